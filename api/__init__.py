@@ -1,0 +1,1 @@
+"""The HTTP service: takes batches in, answers reads, keeps tokens."""

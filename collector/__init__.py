@@ -1,0 +1,1 @@
+"""The node agent: reads GPUs and the host, folds readings into windows, spools and sends them."""

@@ -1,0 +1,177 @@
+"""Posts batches to the API and says in one of four ways how it went."""
+
+import json
+import sys
+from datetime import UTC, datetime
+from pathlib import Path
+
+import msgspec
+import urllib3
+
+from gigawatch import __version__
+from gigawatch.errors import ExitCode, GigawatchError
+from gigawatch.settings import Agent
+from gigawatch.wire import MSGPACK, Receipt
+
+if sys.version_info >= (3, 14):
+    from compression import zstd
+else:
+    from backports import zstd
+
+TIMEOUT = urllib3.Timeout(connect=5, read=30)
+COMPRESSION_LEVEL = 3
+
+
+class ServerUnreachable(Exception):
+    """The server cannot take batches now; the same batch may be sent again.
+
+    Args:
+        retry_after_s: how long the server asked to wait, if it did.
+    """
+
+    def __init__(self, reason: str, retry_after_s: float | None = None) -> None:
+        super().__init__(reason)
+        self.retry_after_s = retry_after_s
+
+
+class BatchRefused(Exception):
+    """The server will never take this batch; the ones after it may be good."""
+
+
+class SequenceGap(Exception):
+    """The server waits for another batch number than the one it got."""
+
+    def __init__(self, expected: int) -> None:
+        super().__init__(f"the server waits for batch {expected}")
+        self.expected = expected
+
+
+class Client:
+    """A connection to the API, kept open between batches.
+
+    Args:
+        agent: where the server is and how to be let in.
+
+    Raises:
+        GigawatchError: the token file or the certificates cannot be read.
+    """
+
+    def __init__(self, agent: Agent) -> None:
+        self._url = agent.server_url.rstrip("/")
+        self._headers = {
+            "User-Agent": f"gigawatch/{__version__}",
+            "Content-Type": MSGPACK,
+            "Content-Encoding": "zstd",
+            "Accept": "application/json",
+        }
+        token = read_token(agent)
+        if token:
+            self._headers["Authorization"] = f"Bearer {token}"
+        if agent.ca_file and not Path(agent.ca_file).is_file():
+            raise GigawatchError(
+                f"agent.ca_file = {agent.ca_file!r} does not exist",
+                "Name a PEM file with the certificates to trust.",
+                ExitCode.CONFIGURATION,
+            )
+        self._pool = urllib3.PoolManager(
+            maxsize=1, timeout=TIMEOUT, retries=False, ca_certs=agent.ca_file
+        )
+
+    def hello(self) -> datetime:
+        """The server's time, if it is there, lets us in and takes our version.
+
+        Raises:
+            GigawatchError: the token is refused, or the URL is not one of Gigawatch.
+            ServerUnreachable: no answer, or one that a retry may better.
+        """
+        response = self._request("GET", "/api/v1/hello", None)
+        if response.status in {401, 403}:
+            raise GigawatchError(
+                f"{self._url} refuses the token: {_detail(response)}",
+                "Make one with `gigawatch token create --role agent NAME` and set agent.token_file.",
+                ExitCode.CONFIGURATION,
+            )
+        try:
+            return datetime.fromisoformat(json.loads(response.data)["server_time"])
+        except (ValueError, KeyError, TypeError) as error:
+            if response.status >= 500:
+                raise ServerUnreachable(f"the server answered {response.status}") from error
+            raise GigawatchError(
+                f"{self._url} answers {response.status}, and not as a Gigawatch API does",
+                "Set agent.server_url to the address that `gigawatch serve` prints.",
+                ExitCode.CONFIGURATION,
+            ) from error
+
+    def post(self, batch: bytes) -> Receipt:
+        """Send one batch as gigawatch.wire.encode made it; returns after the server's commit.
+
+        Raises:
+            ServerUnreachable: not stored as far as we know; send it again.
+            SequenceGap: send the expected number first.
+            BatchRefused: never to be stored.
+            GigawatchError: the token is refused.
+        """
+        response = self._request("POST", "/api/v1/batches", zstd.compress(batch, COMPRESSION_LEVEL))
+        if response.status == 200:
+            try:
+                return msgspec.json.decode(response.data, type=Receipt)
+            except msgspec.DecodeError as error:
+                raise ServerUnreachable(f"the server's answer is malformed: {error}") from error
+        detail = _detail(response)
+        if response.status in {401, 403}:
+            raise GigawatchError(
+                f"{self._url} refuses the token: {detail}",
+                "Make one with `gigawatch token create --role agent NAME` and set agent.token_file.",
+                ExitCode.CONFIGURATION,
+            )
+        if response.status == 409:
+            try:
+                raise SequenceGap(int(json.loads(response.data)["expected_seq"]))
+            except (ValueError, KeyError, TypeError) as error:
+                raise ServerUnreachable(f"the server answered 409: {detail}") from error
+        if response.status in {400, 413, 415, 422}:
+            raise BatchRefused(f"{response.status}: {detail}")
+        raise ServerUnreachable(f"the server answered {response.status}: {detail}", _retry_after_s(response))
+
+    def close(self) -> None:
+        """Close the connection."""
+        self._pool.clear()
+
+    def _request(self, method: str, path: str, body: bytes | None) -> urllib3.BaseHTTPResponse:
+        try:
+            return self._pool.request(method, self._url + path, body=body, headers=self._headers, redirect=False)
+        except (urllib3.exceptions.HTTPError, ValueError) as error:
+            raise ServerUnreachable(f"{self._url} cannot be reached: {error}") from error
+
+
+def read_token(agent: Agent) -> str | None:
+    """The token from the settings or from the file that they name."""
+    if agent.token_file is None:
+        return agent.token
+    try:
+        return Path(agent.token_file).read_text(encoding="ascii").strip()
+    except (OSError, UnicodeDecodeError) as error:
+        raise GigawatchError(
+            f"agent.token_file = {agent.token_file!r} cannot be read: {error}",
+            "Name a file that holds the token on its only line.",
+            ExitCode.CONFIGURATION,
+        ) from error
+
+
+def _detail(response: urllib3.BaseHTTPResponse) -> str:
+    try:
+        return str(json.loads(response.data)["detail"])[:500]
+    except (ValueError, KeyError, TypeError):
+        return response.data[:200].decode("utf-8", "replace") or "no reason given"
+
+
+def _retry_after_s(response: urllib3.BaseHTTPResponse) -> float | None:
+    try:
+        return float(response.headers["Retry-After"])
+    except (KeyError, ValueError):
+        return None
+
+
+def utc_now() -> datetime:
+    """Now, with its zone."""
+    return datetime.now(UTC)

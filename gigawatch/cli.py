@@ -1,0 +1,87 @@
+"""The command `gigawatch`, put together from the rooms' commands by entry points, so that it imports none."""
+
+import logging
+from importlib.metadata import EntryPoint, entry_points
+from pathlib import Path
+
+import click
+
+from gigawatch import __version__
+from gigawatch.errors import ExitCode, GigawatchError
+
+GROUP = "gigawatch.commands"
+ORDER = ("up", "collect", "serve", "dashboard", "migrate", "token", "replay", "simulate", "doctor")
+
+
+class Commands(click.Group):
+    """The verbs that are installed; one whose extra is missing says which to install."""
+
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        """Names of the verbs, those that people need first in front."""
+        names = {point.name for point in entry_points(group=GROUP)}
+        first = [name for name in ORDER if name in names]
+        return [*first, *sorted(names.difference(first))]
+
+    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
+        """The verb, or one that only explains what to install, or None where there is no such verb."""
+        point = next(iter(entry_points(group=GROUP, name=cmd_name)), None)
+        if point is None:
+            return None
+        try:
+            command = point.load()
+        except ModuleNotFoundError as error:
+            if not point.extras:
+                raise
+            return _not_installed(point, error.name)
+        assert isinstance(command, click.Command)
+        return command
+
+
+def _not_installed(point: EntryPoint, module: str | None) -> click.Command:
+    extra = point.extras[0]
+
+    def explain() -> None:
+        raise GigawatchError(
+            f"`gigawatch {point.name}` needs the Python module {module!r}, which is not installed.",
+            f"Install it with: pip install 'gigawatch[{extra}]'",
+            ExitCode.CONFIGURATION,
+        )
+
+    return click.Command(
+        point.name,
+        callback=click.argument("ignored", nargs=-1)(lambda ignored: explain()),
+        context_settings={"ignore_unknown_options": True},
+        help=f"Not installed: pip install 'gigawatch[{extra}]'",
+        params=[click.Argument(["ignored"], nargs=-1)],
+        add_help_option=False,
+    )
+
+
+@click.group(cls=Commands, context_settings={"help_option_names": ["-h", "--help"]})
+@click.version_option(__version__, prog_name="gigawatch")
+@click.option(
+    "--config",
+    type=click.Path(path_type=Path, dir_okay=False),
+    help="Read this settings file (TOML).",
+)
+@click.option("-v", "--verbose", count=True, help="Say more; twice for everything.")
+@click.pass_context
+def main(context: click.Context, config: Path | None, verbose: int) -> None:
+    """Watch the power of AI factories, from one GPU server to a gigawatt.
+
+    \b
+    On one machine, with nothing else to set up:
+      gigawatch up            the store, the API, the dashboard and an agent
+      gigawatch up --demo     the same with a simulated fleet to look at
+    \b
+    On every GPU server of a fleet:
+      gigawatch doctor        what can be read on this server
+      gigawatch collect       the agent
+
+    Settings come from gigawatch.toml, from the environment (GIGAWATCH_AGENT__SITE=paris) and from flags.
+    Exit status: 0 done, 1 failed, 2 wrong usage, 3 wrong configuration or token, 4 database or API out of
+    reach, 5 database of another version, 6 clock off, 7 malformed input.
+    """
+    level = [logging.WARNING, logging.INFO, logging.DEBUG][min(verbose, 2)]
+    logging.basicConfig(level=level, format="%(asctime)s %(levelname)s %(name)s: %(message)s")
+    context.obj = config

@@ -1,0 +1,499 @@
+"""Named reads over the views of schema report: the one read model of API, dashboard, alerts and reports.
+
+Each takes a connection (of an engine with database.REPORT_ROLE) and returns frozen records; times are UTC,
+units are in the names, and None is "not known", never zero. Formulas are in migrations/views/, not here.
+"""
+
+from collections.abc import Mapping
+from datetime import datetime, timedelta
+from typing import Any, Literal, TypeVar
+
+from msgspec import Struct
+from sqlalchemy import Connection, text
+
+T = TypeVar("T", bound=Struct)
+GroupBy = Literal["fleet", "site", "rack", "node", "gpu_model"]
+GpuOrder = Literal["power", "temperature", "throttled", "utilisation", "place"]
+STEPS_S = (10, 20, 30, 60, 120, 300, 600, 900, 1_800, 3_600, 7_200, 14_400, 43_200, 86_400)
+MOST_ROWS = 1_000_000
+
+_GPU_ORDERS: Mapping[GpuOrder, str] = {
+    "power": "power_w DESC NULLS LAST",
+    "temperature": "margin_to_slowdown_c NULLS LAST, gpu_temp_max_c DESC NULLS LAST",
+    "throttled": "throttled DESC NULLS LAST, cardinality(clock_events) DESC NULLS LAST, gpu_temp_max_c DESC NULLS LAST",
+    "utilisation": "gpu_util_pct DESC NULLS LAST",
+    "place": "site, rack NULLS FIRST, hostname, gpu_index",
+}
+
+
+class Where(Struct, frozen=True, kw_only=True):
+    """What part of the fleet is meant; None is everything."""
+
+    site: str | None = None
+    rack: str | None = None
+    gpu_model: str | None = None
+    node_id: int | None = None
+
+
+class Choices(Struct, frozen=True, kw_only=True):
+    """What a filter can be set to."""
+
+    sites: list[str]
+    racks: list[str]
+    gpu_models: list[str]
+
+
+class FleetSummary(Struct, frozen=True, kw_only=True):
+    """The fleet, or a part of it, now."""
+
+    power_w: float | None
+    power_limit_w: float | None
+    gpu_util_pct: float | None
+    gpu_temp_max_c: int | None
+    gpus: int
+    gpus_reporting: int
+    gpus_missing: int
+    gpus_silent: int
+    gpus_throttled: int
+    nodes: int
+    nodes_silent: int
+    nodes_clock_off: int
+    simulated_gpus: int
+    newest: datetime | None
+    """Start of the newest window."""
+
+
+class Energy(Struct, frozen=True, kw_only=True):
+    """Energy over a period."""
+
+    energy_j: float | None
+    covered_s: float
+    gpus: int
+    coverage: float | None
+    """Covered GPU-time over the time of all GPUs that had any window in the period."""
+    counter_share: float | None
+    """Part of the energy that is a difference of counters, 0 to 1."""
+
+
+class GpuNow(Struct, frozen=True, kw_only=True):
+    """One GPU now."""
+
+    site: str
+    rack: str | None
+    node_id: int
+    hostname: str
+    simulated: bool
+    gpu_uuid: str
+    gpu_index: int | None
+    gpu_model: str
+    state: Literal["reporting", "missing", "silent"]
+    time: datetime | None
+    power_w: float | None
+    power_limit_w: float | None
+    gpu_util_pct: float | None
+    mem_util_pct: float | None
+    gpu_temp_max_c: int | None
+    margin_to_slowdown_c: int | None
+    mem_temp_max_c: int | None
+    mem_used_mib: int | None
+    mem_total_mib: int | None
+    sm_clock_mhz: int | None
+    throttled: bool | None
+    clock_events: list[str] | None
+
+
+class NodeNow(Struct, frozen=True, kw_only=True):
+    """One node now."""
+
+    node_id: int
+    hostname: str
+    machine_id: str
+    site: str
+    rack: str | None
+    simulated: bool
+    labels: dict[str, str]
+    agent_version: str | None
+    driver_version: str | None
+    cuda_version: str | None
+    cpu_model: str | None
+    first_seen: datetime
+    last_seen: datetime
+    silent_s: float
+    clock_offset_s: float | None
+    clock_ok: bool | None
+    gpus: int
+    gpus_reporting: int
+    gpus_throttled: int
+    gpu_models: list[str]
+    power_w: float | None
+    gpu_util_pct: float | None
+    gpu_temp_max_c: int | None
+
+
+class Gpu(Struct, frozen=True, kw_only=True):
+    """What one GPU is."""
+
+    gpu_uuid: str
+    gpu_index: int | None
+    gpu_model: str
+    site: str
+    rack: str | None
+    node_id: int
+    hostname: str
+    simulated: bool
+    serial: str | None
+    pci_bus_id: str | None
+    vbios_version: str | None
+    mem_total_mib: int | None
+    power_limit_w: float | None
+    power_limit_default_w: float | None
+    power_limit_min_w: float | None
+    power_limit_max_w: float | None
+    temp_slowdown_c: int | None
+    temp_shutdown_c: int | None
+    energy_counter: bool
+    power_scope: str | None
+    mig_enabled: bool | None
+    mig_instances: list[dict[str, Any]]
+    removed: datetime | None
+
+
+class PowerPoint(Struct, frozen=True, kw_only=True):
+    """Power of a group in a bin of time."""
+
+    time: datetime
+    label: str
+    power_w: float | None
+    energy_j: float | None
+    covered_s: float | None
+    coverage: float | None
+    gpus: int
+    gpu_util_pct: float | None
+
+
+class GpuPoint(Struct, frozen=True, kw_only=True):
+    """One GPU in a bin of time."""
+
+    time: datetime
+    gpu_uuid: str
+    gpu_index: int | None
+    energy_j: float | None
+    covered_s: float | None
+    power_w: float | None
+    power_min_w: float | None
+    power_max_w: float | None
+    power_limit_w: float | None
+    gpu_util_pct: float | None
+    mem_util_pct: float | None
+    gpu_temp_max_c: int | None
+    mem_temp_max_c: int | None
+    sm_clock_mhz: float | None
+    mem_clock_mhz: float | None
+    mem_used_mib: int | None
+    fan_pct: int | None
+    pcie_tx_mib_per_s: float | None
+    pcie_rx_mib_per_s: float | None
+    nvlink_tx_mib_per_s: float | None
+    nvlink_rx_mib_per_s: float | None
+    clock_event_reasons: int | None
+    clock_events: list[str] | None
+
+
+class NodePoint(Struct, frozen=True, kw_only=True):
+    """Power of one node in a bin of time, by part."""
+
+    time: datetime
+    gpu_power_w: float | None
+    gpu_power_min_w: float | None
+    gpu_power_max_w: float | None
+    cpu_power_w: float | None
+    dram_power_w: float | None
+    node_power_w: float | None
+    ticks_taken: int
+    ticks_expected: int
+    rejected_readings: int
+
+
+class Tick(Struct, frozen=True, kw_only=True):
+    """Power of a node's GPUs together at one tick."""
+
+    time: datetime
+    gpu_power_w: float | None
+
+
+class GpuHealth(Struct, frozen=True, kw_only=True):
+    """Latest slow readings of one GPU."""
+
+    site: str
+    rack: str | None
+    node_id: int
+    hostname: str
+    simulated: bool
+    gpu_uuid: str
+    gpu_index: int | None
+    gpu_model: str
+    time: datetime | None
+    state: Literal["ok", "degraded", "failed", "unknown"]
+    ecc_volatile_corrected: int | None
+    ecc_volatile_uncorrected: int | None
+    ecc_aggregate_corrected: int | None
+    ecc_aggregate_uncorrected: int | None
+    rows_remapped_corrected: int | None
+    rows_remapped_uncorrected: int | None
+    row_remap_pending: bool | None
+    row_remap_failed: bool | None
+    pages_retired: int | None
+    page_retirement_pending: bool | None
+    pcie_replays: int | None
+    performance_state: int | None
+    processes: list[dict[str, Any]] | None
+    xids_24h: int
+    last_xid: int | None
+    last_xid_time: datetime | None
+
+
+class EventRow(Struct, frozen=True, kw_only=True):
+    """Something that happened."""
+
+    time: datetime
+    site: str
+    rack: str | None
+    node_id: int
+    hostname: str
+    simulated: bool
+    gpu_uuid: str | None
+    gpu_index: int | None
+    kind: str
+    severity: Literal["info", "warning", "critical"]
+    code: int | None
+    message: str
+
+
+class EnergyHour(Struct, frozen=True, kw_only=True):
+    """Energy of one GPU in one hour."""
+
+    time: datetime
+    site: str
+    rack: str | None
+    node_id: int
+    hostname: str
+    simulated: bool
+    gpu_uuid: str
+    gpu_index: int | None
+    gpu_model: str
+    energy_j: float | None
+    energy_counter_j: float
+    energy_interpolated_j: float
+    energy_integrated_j: float
+    energy_estimated_j: float
+    covered_s: float
+    coverage: float
+
+
+def step_for(start: datetime, stop: datetime, points: int = 300) -> timedelta:
+    """The finest step that gives at most so many points over the period."""
+    length_s = (stop - start).total_seconds()
+    return timedelta(seconds=next((step for step in STEPS_S if length_s / step <= points), STEPS_S[-1]))
+
+
+def choices(connection: Connection) -> Choices:
+    """What sites, racks and GPU models there are."""
+    row = connection.execute(text("""
+        SELECT
+            coalesce(array_agg(DISTINCT site), '{}') AS sites,
+            coalesce(array_agg(DISTINCT rack) FILTER (WHERE rack IS NOT NULL), '{}') AS racks,
+            coalesce(array_agg(DISTINCT gpu_model), '{}') AS gpu_models
+        FROM report.gpus WHERE removed IS NULL""")).one()
+    return Choices(**row._mapping)
+
+
+def fleet_summary(connection: Connection, where: Where = Where()) -> FleetSummary:
+    """The fleet now."""
+    now = _one(connection, FleetSummary, f"""
+        SELECT
+            sum(power_w) AS power_w,
+            sum(power_limit_w) AS power_limit_w,
+            avg(gpu_util_pct) AS gpu_util_pct,
+            max(gpu_temp_max_c) AS gpu_temp_max_c,
+            count(*) AS gpus,
+            count(*) FILTER (WHERE state = 'reporting') AS gpus_reporting,
+            count(*) FILTER (WHERE state = 'missing') AS gpus_missing,
+            count(*) FILTER (WHERE state = 'silent') AS gpus_silent,
+            count(*) FILTER (WHERE throttled) AS gpus_throttled,
+            (SELECT count(*) FROM report.nodes WHERE {_NODES}) AS nodes,
+            (SELECT count(*) FROM report.nodes WHERE silent_s > 60 AND {_NODES}) AS nodes_silent,
+            (SELECT count(*) FROM report.nodes WHERE NOT clock_ok AND {_NODES}) AS nodes_clock_off,
+            count(*) FILTER (WHERE simulated) AS simulated_gpus,
+            max(time) AS newest
+        FROM report.fleet_now WHERE {_GPUS}""", where)
+    assert now is not None
+    return now
+
+
+def energy(connection: Connection, start: datetime, stop: datetime, where: Where = Where()) -> Energy:
+    """Energy of a part of the fleet over a period."""
+    row = connection.execute(text(f"""
+        SELECT
+            sum(energy_j) AS energy_j,
+            coalesce(sum(covered_s) FILTER (WHERE energy_j IS NOT NULL), 0) AS covered_s,
+            count(DISTINCT gpu_uuid) AS gpus,
+            sum(energy_j) FILTER (WHERE energy_method = 'counter') AS counter_j
+        FROM report.gpu_windows WHERE time >= :start AND time < :stop AND {_GPUS}"""),
+        {**_values(where), "start": start, "stop": stop}).one()
+    due_s = row.gpus * (stop - start).total_seconds()
+    return Energy(
+        energy_j=row.energy_j,
+        covered_s=row.covered_s,
+        gpus=row.gpus,
+        coverage=row.covered_s / due_s if due_s else None,
+        counter_share=(row.counter_j or 0) / row.energy_j if row.energy_j else None,
+    )
+
+
+def gpus_now(
+    connection: Connection, where: Where = Where(), order: GpuOrder = "place", limit: int = MOST_ROWS, offset: int = 0
+) -> list[GpuNow]:
+    """GPUs as they are now."""
+    return _all(connection, GpuNow, f"""
+        SELECT * FROM report.fleet_now WHERE {_GPUS}
+        ORDER BY {_GPU_ORDERS[order]}, gpu_uuid LIMIT :limit OFFSET :offset""", where, limit=limit, offset=offset)
+
+
+def nodes_now(
+    connection: Connection, where: Where = Where(), *, silent: bool = False, limit: int = MOST_ROWS, offset: int = 0
+) -> list[NodeNow]:
+    """Nodes as they are now; silent: only those not heard of for 60 s, the longest silent first."""
+    return _all(connection, NodeNow, f"""
+        SELECT nodes.node_id, nodes.hostname, nodes.machine_id, nodes.site, nodes.rack, nodes.simulated, nodes.labels,
+            nodes.agent_version, nodes.driver_version, nodes.cuda_version, nodes.cpu_model, nodes.first_seen,
+            nodes.last_seen, nodes.silent_s, nodes.clock_offset_s, nodes.clock_ok, nodes.gpus,
+            coalesce(now.reporting, 0) AS gpus_reporting,
+            coalesce(now.throttled, 0) AS gpus_throttled,
+            coalesce(now.gpu_models, '{{}}') AS gpu_models,
+            now.power_w, now.gpu_util_pct, now.gpu_temp_max_c
+        FROM report.nodes
+        LEFT JOIN (
+            SELECT node_id, count(*) FILTER (WHERE state = 'reporting') AS reporting,
+                count(*) FILTER (WHERE throttled) AS throttled, array_agg(DISTINCT gpu_model) AS gpu_models,
+                sum(power_w) AS power_w, avg(gpu_util_pct) AS gpu_util_pct, max(gpu_temp_max_c) AS gpu_temp_max_c
+            FROM report.fleet_now GROUP BY node_id
+        ) AS now USING (node_id)
+        WHERE (NOT :silent OR silent_s > 60) AND {_NODES}
+            AND (CAST(:gpu_model AS text) IS NULL OR :gpu_model = ANY (now.gpu_models))
+        ORDER BY CASE WHEN :silent THEN silent_s END DESC NULLS LAST, site, rack NULLS FIRST, hostname, node_id
+        LIMIT :limit OFFSET :offset""", where, silent=silent, limit=limit, offset=offset)
+
+
+def node_now(connection: Connection, node_id: int) -> NodeNow | None:
+    """One node as it is now; None: there is no such node."""
+    return next(iter(nodes_now(connection, Where(node_id=node_id))), None)
+
+
+def gpu(connection: Connection, gpu_uuid: str) -> Gpu | None:
+    """What one GPU is; None: there is no such GPU."""
+    return _one(connection, Gpu, "SELECT * FROM report.gpus WHERE gpu_uuid = :uuid", uuid=gpu_uuid)
+
+
+def gpu_now(connection: Connection, gpu_uuid: str) -> GpuNow | None:
+    """One GPU as it is now; None: there is no such GPU, or its node no longer has it."""
+    return _one(connection, GpuNow, "SELECT * FROM report.fleet_now WHERE gpu_uuid = :uuid", uuid=gpu_uuid)
+
+
+def power_series(
+    connection: Connection,
+    start: datetime,
+    stop: datetime,
+    step: timedelta,
+    where: Where = Where(),
+    group_by: GroupBy = "fleet",
+) -> list[PowerPoint]:
+    """Power over time of a part of the fleet, whole or by group."""
+    return _all(connection, PowerPoint, """
+        SELECT * FROM report.power_series(:start, :stop, :step, :group_by,
+            CAST(:site AS text), CAST(:rack AS text), CAST(:node_id AS integer), CAST(:gpu_model AS text))""",
+        where, start=start, stop=stop, step=step, group_by=group_by)
+
+
+def gpu_series(
+    connection: Connection,
+    start: datetime,
+    stop: datetime,
+    step: timedelta,
+    *,
+    gpu_uuid: str | None = None,
+    node_id: int | None = None,
+) -> list[GpuPoint]:
+    """All metrics over time of one GPU, or of each GPU of a node."""
+    return _all(connection, GpuPoint, """
+        SELECT * FROM report.gpu_series(:start, :stop, :step, CAST(:uuid AS text), CAST(:node_id AS integer))""",
+        Where(node_id=node_id), start=start, stop=stop, step=step, uuid=gpu_uuid)
+
+
+def node_series(
+    connection: Connection, node_id: int, start: datetime, stop: datetime, step: timedelta
+) -> list[NodePoint]:
+    """Power over time of one node, by part."""
+    return _all(connection, NodePoint, "SELECT * FROM report.node_series(:node_id, :start, :stop, :step)",
+        Where(node_id=node_id), start=start, stop=stop, step=step)
+
+
+def node_ticks(connection: Connection, node_id: int, start: datetime, stop: datetime) -> list[Tick]:
+    """Power of a node's GPUs together, tick by tick."""
+    return _all(connection, Tick, "SELECT * FROM report.node_ticks(:node_id, :start, :stop)",
+        Where(node_id=node_id), start=start, stop=stop)
+
+
+def gpu_health(connection: Connection, where: Where = Where(), gpu_uuid: str | None = None) -> list[GpuHealth]:
+    """Latest slow readings, the worst first."""
+    return _all(connection, GpuHealth, f"""
+        SELECT * FROM report.gpu_health WHERE {_GPUS} AND (CAST(:uuid AS text) IS NULL OR gpu_uuid = :uuid)
+        ORDER BY array_position(ARRAY['failed', 'degraded', 'ok', 'unknown'], state), site, hostname, gpu_index""",
+        where, uuid=gpu_uuid)
+
+
+def events(
+    connection: Connection,
+    start: datetime,
+    stop: datetime,
+    where: Where = Where(),
+    gpu_uuid: str | None = None,
+    limit: int = 100,
+) -> list[EventRow]:
+    """What happened in a period, the newest first."""
+    return _all(connection, EventRow, f"""
+        SELECT * FROM report.events
+        WHERE time >= :start AND time < :stop AND {_NODES}
+            AND (CAST(:uuid AS text) IS NULL OR gpu_uuid = :uuid)
+        ORDER BY time DESC LIMIT :limit""", where, start=start, stop=stop, uuid=gpu_uuid, limit=limit)
+
+
+def energy_hourly(
+    connection: Connection, start: datetime, stop: datetime, where: Where = Where()
+) -> list[EnergyHour]:
+    """Energy by GPU and hour."""
+    return _all(connection, EnergyHour, f"""
+        SELECT time, site, rack, node_id, hostname, simulated, gpu_uuid, gpu_index, gpu_model,
+            energy_j::double precision, energy_counter_j::double precision, energy_interpolated_j::double precision,
+            energy_integrated_j::double precision, energy_estimated_j::double precision, covered_s::double precision,
+            coverage
+        FROM report.energy_hourly WHERE time >= :start AND time < :stop AND {_GPUS}
+        ORDER BY time, site, hostname, gpu_index""", where, start=start, stop=stop)
+
+
+# Conditions of a Where, on a view of nodes and on one of GPUs.
+_NODES = """(CAST(:site AS text) IS NULL OR site = :site) AND (CAST(:rack AS text) IS NULL OR rack = :rack)
+    AND (CAST(:node_id AS integer) IS NULL OR node_id = :node_id)"""
+_GPUS = f"{_NODES} AND (CAST(:gpu_model AS text) IS NULL OR gpu_model = :gpu_model)"
+
+
+def _values(where: Where) -> dict[str, Any]:
+    return {"site": where.site, "rack": where.rack, "node_id": where.node_id, "gpu_model": where.gpu_model}
+
+
+def _all(connection: Connection, kind: type[T], sql: str, where: Where = Where(), **values: Any) -> list[T]:
+    rows = connection.execute(text(sql), {**_values(where), **values})
+    return [kind(**row._mapping) for row in rows]
+
+
+def _one(connection: Connection, kind: type[T], sql: str, where: Where = Where(), **values: Any) -> T | None:
+    return next(iter(_all(connection, kind, sql, where, **values)), None)

@@ -1,0 +1,182 @@
+"""One settings object, from a TOML file, the environment and flags, in this order of rising rank.
+
+The file is gigawatch.toml in the working directory, else /etc/gigawatch/gigawatch.toml, or what GIGAWATCH_CONFIG
+or --config names. In the environment a key is GIGAWATCH_<SECTION>__<KEY>. Unknown sections and keys are errors.
+"""
+
+import os
+import tomllib
+from collections.abc import Mapping
+from difflib import get_close_matches
+from pathlib import Path
+from typing import Annotated, Any
+
+import msgspec
+import platformdirs
+from msgspec import Meta, Struct
+
+from gigawatch.errors import ExitCode, GigawatchError
+from gigawatch.records import Name
+
+PLACES = (Path("gigawatch.toml"), Path("/etc/gigawatch/gigawatch.toml"))
+Port = Annotated[int, Meta(ge=0, le=65_535)]
+WINDOW_LENGTHS_S = (1, 2, 5, 10, 15, 20, 30, 60)
+
+
+def _data_dir() -> str:
+    # A service and root keep their data where services do.
+    if os.geteuid() == 0:
+        return "/var/lib/gigawatch"
+    return platformdirs.user_data_dir("gigawatch", appauthor=False)
+
+
+class Store(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """Where data are kept."""
+
+    data_dir: str = msgspec.field(default_factory=_data_dir)
+    """Folder of the embedded database, the spool and generated secrets."""
+    database_url: str | None = None
+    """postgresql://user:password@host:port/database; without it an embedded database is kept in data_dir."""
+    pool_size: Annotated[int, Meta(ge=1, le=1_000)] = 10
+    statement_timeout_s: Annotated[float, Meta(gt=0, le=3_600)] = 30.0
+    """How long one read may take."""
+
+
+class Agent(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """The node agent, `gigawatch collect`."""
+
+    server_url: str = "http://127.0.0.1:8600"
+    token: str | None = None
+    token_file: str | None = None
+    ca_file: str | None = None
+    """Certificates to trust for https, where the system's are not enough."""
+    site: Name = "default"
+    rack: Name | None = None
+    labels: dict[Name, Name] = {}
+    machine_id: str | None = None
+    """Identity of this node; by default /etc/machine-id."""
+    tick_s: Annotated[float, Meta(ge=0.05, le=30)] = 1.0
+    window_s: Annotated[int, Meta(ge=1, le=60)] = 10
+    health_s: Annotated[float, Meta(ge=1, le=3_600)] = 60.0
+    """Interval of the slow readings: ECC, row remap, processes."""
+    spool_max_mib: Annotated[int, Meta(ge=1, le=1_000_000)] = 512
+    spool_max_age_h: Annotated[float, Meta(gt=0, le=8_760)] = 72.0
+
+    def __post_init__(self) -> None:
+        """Check what no single bound can say."""
+        if self.window_s not in WINDOW_LENGTHS_S:
+            allowed = ", ".join(map(str, WINDOW_LENGTHS_S))
+            raise ValueError(f"window_s must divide a minute: one of {allowed}")
+
+
+class Server(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """The HTTP API, `gigawatch serve`."""
+
+    host: str = "127.0.0.1"
+    port: Port = 8600
+    workers: Annotated[int, Meta(ge=1, le=256)] = 1
+    max_body_mib: Annotated[int, Meta(ge=1, le=1_024)] = 16
+    """Greatest size of one request's body, after decompression."""
+    gather_ms: Annotated[int, Meta(ge=0, le=1_000)] = 5
+    """How long arriving batches are gathered into one COPY."""
+    max_clock_offset_s: Annotated[float, Meta(ge=2, le=86_400)] = 300.0
+    """A node whose clock is further off is refused."""
+
+
+class Dashboard(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """The web app, `gigawatch dashboard`."""
+
+    host: str = "127.0.0.1"
+    port: Port = 8601
+    refresh_s: Annotated[float, Meta(ge=1, le=3_600)] = 10.0
+    silent_after_s: Annotated[float, Meta(ge=10, le=86_400)] = 60.0
+
+
+class Settings(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """All settings, a section for each part."""
+
+    store: Store = Store()
+    agent: Agent = Agent()
+    server: Server = Server()
+    dashboard: Dashboard = Dashboard()
+
+
+def load(
+    path: Path | None = None,
+    flags: Mapping[str, Any] | None = None,
+    environment: Mapping[str, str] | None = None,
+) -> Settings:
+    """The settings in force.
+
+    Args:
+        path: the file to read in place of the usual places; it must exist.
+        flags: "section.key" to value; None values are passed over.
+        environment: by default this process's.
+
+    Raises:
+        GigawatchError: a file cannot be read, or a key is unknown or has an impossible value.
+    """
+    environment = os.environ if environment is None else environment
+    if path is None and environment.get("GIGAWATCH_CONFIG"):
+        path = Path(environment["GIGAWATCH_CONFIG"])
+    if path is None:
+        path = next((place for place in PLACES if place.is_file()), None)
+    tree = _read(path) if path else {}
+    for section, content in tree.items():
+        _check(section, content, f"{path}")
+    for name, text in environment.items():
+        section, separator, key = name.removeprefix("GIGAWATCH_").lower().partition("__")
+        if name.startswith("GIGAWATCH_") and separator:
+            _check(section, {key: text}, f"environment variable {name}")
+            tree.setdefault(section, {})[key] = text
+    for flag, value in (flags or {}).items():
+        if value is not None:
+            section, _, key = flag.partition(".")
+            tree.setdefault(section, {})[key] = value
+    return msgspec.convert(tree, Settings, strict=False)
+
+
+def _read(path: Path) -> dict[str, Any]:
+    try:
+        return tomllib.loads(path.read_text(encoding="utf-8"))
+    except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
+        raise GigawatchError(
+            f"The configuration file {path} cannot be read: {error}",
+            "Mend it, or name another with --config.",
+            ExitCode.CONFIGURATION,
+        ) from error
+
+
+def _check(section: str, content: Any, source: str) -> None:
+    """Refuse a section or key that does not exist or has an impossible value, naming its source."""
+    sections = {field.name: field.type for field in msgspec.structs.fields(Settings)}
+    if section not in sections:
+        raise _unknown(source, "section", section, list(sections))
+    known = [field.name for field in msgspec.structs.fields(sections[section])]
+    if not isinstance(content, dict):
+        raise GigawatchError(
+            f"{source}: [{section}] is {content!r}, and a section was expected",
+            f"Write [{section}] on a line of its own, and its keys below.",
+            ExitCode.CONFIGURATION,
+        )
+    for key, value in content.items():
+        if key not in known:
+            raise _unknown(source, f"key in [{section}]", key, known)
+        try:
+            msgspec.convert({key: value}, sections[section], strict=False)
+        except msgspec.ValidationError as error:
+            shown = "(hidden)" if key in {"token", "database_url"} else repr(value)
+            raise GigawatchError(
+                f"{source}: {section}.{key} = {shown}: {str(error).partition(' - at ')[0]}",
+                "docs/configuration.md lists the keys with their ranges.",
+                ExitCode.CONFIGURATION,
+            ) from error
+
+
+def _unknown(source: str, kind: str, name: str, known: list[str]) -> GigawatchError:
+    near = get_close_matches(name, known, n=1)
+    return GigawatchError(
+        f"{source}: unknown {kind}: {name!r}",
+        f"Did you mean {near[0]!r}?" if near else f"Known are: {', '.join(known)}.",
+        ExitCode.CONFIGURATION,
+    )

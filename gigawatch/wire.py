@@ -1,0 +1,194 @@
+"""How records travel: the batch, and GPU windows packed as columns.
+
+A batch is one msgpack (agents) or JSON (people) object. Agents pack GPU windows as one little-endian
+column of integers per field, where the least integer of the column's width stands for "absent": this
+costs a server no Python per row. JSON carries the same windows as a list of objects.
+"""
+
+import sys
+from array import array
+from collections.abc import Iterator, Sequence
+from datetime import datetime
+from functools import cache
+from typing import Annotated, Any, Literal, get_args, get_type_hints
+
+import msgspec
+from msgspec import Meta, Raw, Struct
+
+from gigawatch.records import (
+    INT2_MAX,
+    INT4_MAX,
+    INT8_MAX,
+    Event,
+    GpuHealth,
+    GpuWindow,
+    Identity,
+    Inventory,
+    NodeWindow,
+    Time,
+)
+from gigawatch.units import MILLISECONDS_PER_SECOND
+
+MSGPACK = "application/msgpack"
+JSON = "application/json"
+MAX_ROWS = 1_000_000
+"""GPU windows in one batch."""
+
+Sequence63 = Annotated[int, Meta(ge=0, le=INT8_MAX)]
+
+
+class Column(Struct, frozen=True):
+    """A packed column: a field of GpuWindow, its bounds and its width."""
+
+    name: str
+    typecode: Literal["h", "i", "q"]
+    """As in the standard module array: 2, 4 or 8 bytes, signed."""
+    lower: int
+    upper: int
+    required: bool
+
+    @property
+    def absent(self) -> int:
+        """The integer that stands for "absent" in this column."""
+        return -(2 ** (8 * {"h": 2, "i": 4, "q": 8}[self.typecode] - 1))
+
+
+class PackedGpuWindows(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """GPU windows as columns. Row k is about the GPU gpu_uuids[gpu[k]]."""
+
+    rows: Annotated[int, Meta(ge=0, le=MAX_ROWS)]
+    gpu_uuids: Annotated[list[Identity], Meta(max_length=MAX_ROWS)]
+    gpu: bytes
+    """Index into gpu_uuids, four bytes each, little-endian."""
+    columns: dict[str, bytes]
+    """By the name of a GpuWindow field; `start` is milliseconds since 1970 UTC. An absent column is absent
+    in all rows."""
+
+
+class Batch(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, omit_defaults=True):
+    """What an agent sends in one request, as it is before its items were looked at.
+
+    Numbered batches (spool_id and seq) are stored exactly once. oldest_seq is the least number that the
+    agent still has: the server takes the number after the last it stored, or oldest_seq where the spool's
+    bound dropped some.
+    """
+
+    machine_id: Identity
+    sent_at: Time
+    version: Literal[1] = 1
+    spool_id: Identity | None = None
+    seq: Sequence63 | None = None
+    oldest_seq: Sequence63 | None = None
+    simulated: bool = False
+    inventory: Raw | None = None
+    gpu_windows: list[Raw] = []
+    packed_gpu_windows: PackedGpuWindows | None = None
+    node_windows: list[Raw] = []
+    events: list[Raw] = []
+    health: list[Raw] = []
+
+
+class Refusal(Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """An item that was not stored, and why."""
+
+    where: str
+    """The path of the field in the batch, e.g. gpu_windows[3].energy_mj."""
+    error: str
+    remedy: str
+    count: int = 1
+    """How many rows were refused for this reason."""
+
+
+class Receipt(Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """The server's answer to a batch, given after the commit."""
+
+    duplicate: bool = False
+    """The batch was stored by an earlier request: nothing was written now."""
+    gpu_windows: int = 0
+    node_windows: int = 0
+    events: int = 0
+    health: int = 0
+    refused: list[Refusal] = []
+    next_seq: int | None = None
+    server_time: datetime
+
+
+@cache
+def columns() -> tuple[Column, ...]:
+    """Columns of GpuWindow in the order of its fields, without gpu_uuid."""
+    hints = get_type_hints(GpuWindow, include_extras=True)
+    return tuple(
+        _column(field.name, hints[field.name], required=field.required)
+        for field in msgspec.structs.fields(GpuWindow)
+        if field.name != "gpu_uuid"
+    )
+
+
+def _column(name: str, hint: Any, *, required: bool) -> Column:
+    if name == "start":
+        return Column(name, "q", 946_684_800_000, 4_102_444_800_000, required)  # years 2000 to 2100
+    if name == "energy_method":
+        return Column(name, "h", 1, 4, required)
+    bounds = next(
+        meta
+        for option in (hint, *get_args(hint))
+        for meta in get_args(option)
+        if isinstance(meta, Meta)
+    )
+    lower, upper = int(bounds.ge or 0), int(bounds.le or INT8_MAX)
+    return Column(
+        name,
+        "h" if upper <= INT2_MAX else "i" if upper <= INT4_MAX else "q",
+        lower,
+        upper,
+        required,
+    )
+
+
+def pack(windows: Sequence[GpuWindow]) -> PackedGpuWindows:
+    """The windows as packed columns; columns without any value are left out."""
+    uuids = list(dict.fromkeys(window.gpu_uuid for window in windows))
+    place = {uuid: index for index, uuid in enumerate(uuids)}
+    packed = {}
+    for column in columns():
+        values: Iterator[Any] = (getattr(window, column.name) for window in windows)
+        if column.name == "start":
+            values = (round(time.timestamp() * MILLISECONDS_PER_SECOND) for time in values)
+        integers = [column.absent if value is None else value for value in values]
+        if any(value != column.absent for value in integers):
+            packed[column.name] = _little_endian(array(column.typecode, integers))
+    return PackedGpuWindows(
+        rows=len(windows),
+        gpu_uuids=uuids,
+        gpu=_little_endian(array("i", [place[window.gpu_uuid] for window in windows])),
+        columns=packed,
+    )
+
+
+def encode(
+    batch: Batch,
+    *,
+    inventory: Inventory | None = None,
+    gpu_windows: Sequence[GpuWindow] = (),
+    node_windows: Sequence[NodeWindow] = (),
+    events: Sequence[Event] = (),
+    health: Sequence[GpuHealth] = (),
+) -> bytes:
+    """The batch with these records, as msgpack."""
+    raw = msgspec.msgpack.encode
+    return raw(
+        msgspec.structs.replace(
+            batch,
+            inventory=None if inventory is None else Raw(raw(inventory)),
+            packed_gpu_windows=pack(gpu_windows) if gpu_windows else None,
+            node_windows=[Raw(raw(window)) for window in node_windows],
+            events=[Raw(raw(event)) for event in events],
+            health=[Raw(raw(item)) for item in health],
+        )
+    )
+
+
+def _little_endian(values: "array[int]") -> bytes:
+    if sys.byteorder == "big":
+        values.byteswap()
+    return values.tobytes()

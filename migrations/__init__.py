@@ -1,0 +1,1 @@
+"""The store's schema as Alembic migrations (tables) and repeatable SQL files (views)."""

@@ -1,0 +1,175 @@
+"""Bring a database to this version's schema: tables by Alembic, then views if they changed."""
+
+import hashlib
+import logging
+import re
+from graphlib import TopologicalSorter
+from pathlib import Path
+
+import sqlalchemy
+from alembic import command
+from alembic.config import Config
+from alembic.migration import MigrationContext
+from alembic.script import ScriptDirectory
+from sqlalchemy import Connection, Engine, text
+
+from gigawatch import schema
+from gigawatch.database import REPORT_ROLE, border, capabilities
+from gigawatch.errors import ExitCode, GigawatchError
+
+HERE = Path(__file__).parent
+LOCK = 0x6769_6761  # "giga"; the same for every process that migrates
+LOCK_TIMEOUT_S = 60
+log = logging.getLogger(__name__)
+
+
+def migrate(engine: Engine) -> None:
+    """Bring the database to this version, in one transaction and under an advisory lock.
+
+    Raises:
+        GigawatchError: the database is out of reach, of a newer version, or locked by another process.
+    """
+    with border(engine.url):
+        _add_timescaledb(engine)
+        try:
+            with engine.begin() as connection:
+                connection.execute(text(f"SET LOCAL lock_timeout = '{LOCK_TIMEOUT_S}s'"))
+                connection.execute(text("SELECT pg_advisory_xact_lock(:lock)"), {"lock": LOCK})
+                connection.execute(text("CREATE SCHEMA IF NOT EXISTS gigawatch"))
+                check(connection, newer_only=True)
+                config = _config()
+                config.attributes["connection"] = connection
+                command.upgrade(config, "head")
+                _make_hypertables(connection)
+                _make_views(connection)
+        except sqlalchemy.exc.OperationalError as error:
+            if "lock timeout" in str(error):
+                raise GigawatchError(
+                    f"Another process has held a lock on the schema for {LOCK_TIMEOUT_S} s",
+                    "Is another `gigawatch migrate` running, or a long transaction open? Try again after it.",
+                    ExitCode.UNREACHABLE,
+                ) from error
+            raise
+
+
+def check(connection: Connection, *, newer_only: bool = False) -> None:
+    """Raise GigawatchError unless the database's schema is this version's (or, newer_only, unless it is newer)."""
+    script = ScriptDirectory.from_config(_config())
+    context = MigrationContext.configure(connection, opts={"version_table_schema": "gigawatch"})
+    present = context.get_current_revision()
+    known = {revision.revision for revision in script.walk_revisions()}
+    if present is not None and present not in known:
+        raise GigawatchError(
+            f"The database's schema is of a newer Gigawatch (revision {present!r})",
+            "Install that version or a newer one here, or name another database.",
+            ExitCode.SCHEMA,
+        )
+    if not newer_only and present != script.get_current_head():
+        raise GigawatchError(
+            f"The database's schema is older than this Gigawatch (revision {present!r})",
+            "Run `gigawatch migrate` once.",
+            ExitCode.SCHEMA,
+        )
+
+
+def _config() -> Config:
+    config = Config()
+    config.set_main_option("script_location", str(HERE))
+    return config
+
+
+def _add_timescaledb(engine: Engine) -> None:
+    """Create the extension where the server offers it; without it everything works, with plain tables."""
+    with engine.connect() as connection:
+        offered = connection.scalar(
+            text(
+                "SELECT installed_version IS NULL FROM pg_available_extensions WHERE name = 'timescaledb'"
+            )
+        )
+        if not offered:
+            return
+        try:
+            connection.execute(text("CREATE EXTENSION IF NOT EXISTS timescaledb"))
+            connection.commit()
+        except sqlalchemy.exc.DBAPIError as error:
+            log.warning(
+                "TimescaleDB is installed but cannot be used, going on without it: %s", error.orig
+            )
+
+
+def _make_hypertables(connection: Connection) -> None:
+    if not capabilities(connection).hypertables:
+        return
+    for table, interval in schema.hypertables.items():
+        connection.execute(
+            text(
+                "SELECT create_hypertable(:table, by_range('time', CAST(:interval AS interval)),"
+                " create_default_indexes => false, migrate_data => true, if_not_exists => true)"
+            ),
+            {"table": f"gigawatch.{table}", "interval": interval},
+        )
+
+
+def _make_views(connection: Connection) -> None:
+    """Drop schema report and make it again from views/, if a file of it changed since the last time."""
+    files = view_files()
+    digest = hashlib.sha256("\0".join(files.values()).encode()).hexdigest()
+    present = connection.scalar(
+        text(
+            "SELECT obj_description(oid, 'pg_namespace') FROM pg_namespace WHERE nspname = 'report'"
+        )
+    )
+    if present is not None and digest in present:
+        return
+    connection.execute(text("DROP SCHEMA IF EXISTS report CASCADE"))
+    connection.execute(text("CREATE SCHEMA report"))
+    driver = connection.connection.driver_connection
+    assert driver is not None
+    for sql in files.values():
+        driver.execute(sql)
+    connection.execute(
+        text(f"COMMENT ON SCHEMA report IS 'Figures for people and reports; files {digest}'")
+    )
+    _grant(connection)
+
+
+def _grant(connection: Connection) -> None:
+    """Let the report role read schema report, and nothing else."""
+    # Roles belong to the whole server: another database of it may have made this one, at this moment.
+    connection.execute(
+        text(f"""
+        DO $$ BEGIN
+            CREATE ROLE {REPORT_ROLE} NOLOGIN;
+        EXCEPTION WHEN duplicate_object OR unique_violation THEN NULL;
+        END $$""")
+    )
+    connection.execute(
+        text(f"""
+        DO $$ BEGIN
+            IF NOT pg_has_role(current_user, '{REPORT_ROLE}', 'MEMBER') THEN
+                GRANT {REPORT_ROLE} TO CURRENT_USER;
+            END IF;
+        END $$""")
+    )
+    connection.execute(text(f"GRANT USAGE ON SCHEMA report TO {REPORT_ROLE}"))
+    connection.execute(text(f"GRANT SELECT ON ALL TABLES IN SCHEMA report TO {REPORT_ROLE}"))
+    connection.execute(text(f"REVOKE ALL ON ALL FUNCTIONS IN SCHEMA report FROM PUBLIC"))
+    connection.execute(text(f"GRANT EXECUTE ON ALL FUNCTIONS IN SCHEMA report TO {REPORT_ROLE}"))
+
+
+def view_files() -> dict[str, str]:
+    """SQL by name of the file without its ending, each after those that its header `-- needs: a, b` names."""
+    texts = {
+        path.stem: path.read_text(encoding="utf-8")
+        for path in sorted((HERE / "views").glob("*.sql"))
+    }
+    needs = {
+        name: [word.strip() for word in found[1].split(",")]
+        if (found := _NEEDS.search(sql))
+        else []
+        for name, sql in texts.items()
+    }
+    return {name: texts[name] for name in TopologicalSorter(needs).static_order()}
+
+
+_NEEDS = re.compile(r"^-- needs: (.+)$", re.MULTILINE)

@@ -1,0 +1,1 @@
+"""Tables, version by version."""

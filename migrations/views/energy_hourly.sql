@@ -1,0 +1,54 @@
+-- report.energy_hourly: energy of each GPU by the hour.
+-- Definition: Σ energy of its windows in the hour, exact to the millijoule; beside it the parts by how they
+-- were obtained, which add up to it. Unit: J.
+-- Missing data: an hour without any window has no row. coverage is known time over the hour's time until now.
+CREATE VIEW report.energy_hourly AS
+SELECT
+    date_bin('1 hour', gpu_window.time, '2000-01-01Z') AS time,
+    site.name AS site,
+    rack.name AS rack,
+    node.node_id,
+    node.hostname,
+    node.simulated,
+    gpu.uuid AS gpu_uuid,
+    gpu.index AS gpu_index,
+    gpu.model AS gpu_model,
+    sum(energy_mj)::numeric / 1000 AS energy_j,
+    coalesce(sum(energy_mj) FILTER (WHERE energy_method = 1), 0)::numeric / 1000 AS energy_counter_j,
+    coalesce(sum(energy_mj) FILTER (WHERE energy_method = 2), 0)::numeric / 1000 AS energy_interpolated_j,
+    coalesce(sum(energy_mj) FILTER (WHERE energy_method = 3), 0)::numeric / 1000 AS energy_integrated_j,
+    coalesce(sum(energy_mj) FILTER (WHERE energy_method = 4), 0)::numeric / 1000 AS energy_estimated_j,
+    coalesce(sum(covered_ms) FILTER (WHERE energy_mj IS NOT NULL), 0)::numeric / 1000 AS covered_s,
+    (coalesce(sum(covered_ms) FILTER (WHERE energy_mj IS NOT NULL), 0) / 1000.0 / greatest(1, least(3600,
+        extract(epoch FROM now() - date_bin('1 hour', gpu_window.time, '2000-01-01Z')))))::double precision
+        AS coverage,
+    sum(ticks_taken) AS ticks_taken,
+    sum(ticks_expected) AS ticks_expected
+FROM gigawatch.gpu_window
+JOIN gigawatch.gpu USING (gpu_id)
+JOIN gigawatch.node USING (node_id)
+JOIN gigawatch.site USING (site_id)
+LEFT JOIN gigawatch.rack USING (rack_id)
+GROUP BY 1, site.name, rack.name, node.node_id, node.hostname, node.simulated, gpu.uuid, gpu.index, gpu.model;
+COMMENT ON VIEW report.energy_hourly IS 'Energy of each physical GPU by the hour';
+COMMENT ON COLUMN report.energy_hourly.time IS 'Start of the hour, UTC';
+COMMENT ON COLUMN report.energy_hourly.site IS 'Site';
+COMMENT ON COLUMN report.energy_hourly.rack IS 'Rack';
+COMMENT ON COLUMN report.energy_hourly.node_id IS 'Number of the node in this store';
+COMMENT ON COLUMN report.energy_hourly.hostname IS 'Host name of the node';
+COMMENT ON COLUMN report.energy_hourly.simulated IS 'Whether the data are simulated or replayed';
+COMMENT ON COLUMN report.energy_hourly.gpu_uuid IS 'UUID of the physical GPU';
+COMMENT ON COLUMN report.energy_hourly.gpu_index IS 'Index on its node';
+COMMENT ON COLUMN report.energy_hourly.gpu_model IS 'Model, as the driver names it';
+COMMENT ON COLUMN report.energy_hourly.energy_j IS 'Energy in the hour, J, exact to the millijoule';
+COMMENT ON COLUMN report.energy_hourly.energy_counter_j IS 'Part from differences of the energy counter, J';
+COMMENT ON COLUMN report.energy_hourly.energy_interpolated_j IS
+    'Part from the counter''s difference across gaps in the readings, spread evenly, J';
+COMMENT ON COLUMN report.energy_hourly.energy_integrated_j IS
+    'Part integrated from polled power, for GPUs without a counter, J';
+COMMENT ON COLUMN report.energy_hourly.energy_estimated_j IS
+    'Part estimated from polled power where the counter was reset or gave an impossible value, J';
+COMMENT ON COLUMN report.energy_hourly.covered_s IS 'Time of the hour for which the energy is known, s';
+COMMENT ON COLUMN report.energy_hourly.coverage IS 'covered_s over the time of the hour until now, 0 to 1';
+COMMENT ON COLUMN report.energy_hourly.ticks_taken IS 'Readings taken';
+COMMENT ON COLUMN report.energy_hourly.ticks_expected IS 'Readings due';

@@ -1,0 +1,53 @@
+-- report.node_series(): power of one node over time, by part. report.node_ticks(): its GPUs' power tick by tick.
+-- Definition: gpu_power_w is the mean of the ticks; cpu and dram are RAPL energy over covered time; node_power_w
+-- is the mean of the node's own meter (hwmon), weighted by covered time. Unit: W.
+-- Missing data: a part that the node cannot read is NULL; a tick missed or lacking a GPU is left out of the mean.
+CREATE FUNCTION report.node_series(
+    in_node_id integer,
+    start timestamptz,
+    stop timestamptz,
+    step interval DEFAULT '1 minute'
+) RETURNS TABLE (
+    "time" timestamptz, gpu_power_w double precision, gpu_power_min_w double precision,
+    gpu_power_max_w double precision, cpu_power_w double precision, dram_power_w double precision,
+    node_power_w double precision, ticks_taken bigint, ticks_expected bigint, rejected_readings bigint
+)
+LANGUAGE sql STABLE PARALLEL SAFE SECURITY DEFINER SET search_path = pg_catalog
+BEGIN ATOMIC
+    SELECT
+        date_bin(step, w.time, '2000-01-01Z'),
+        sum(tick.sum_mw)::double precision / nullif(sum(tick.count), 0) / 1000,
+        min(tick.min_mw) / 1000.0::double precision,
+        max(tick.max_mw) / 1000.0::double precision,
+        sum(w.cpu_energy_mj)::double precision / sum(w.covered_ms) FILTER (WHERE w.cpu_energy_mj IS NOT NULL),
+        sum(w.dram_energy_mj)::double precision / sum(w.covered_ms) FILTER (WHERE w.dram_energy_mj IS NOT NULL),
+        sum(w.node_power_mean_mw::double precision * w.covered_ms)
+            / sum(w.covered_ms) FILTER (WHERE w.node_power_mean_mw IS NOT NULL) / 1000,
+        sum(w.ticks_taken),
+        sum(w.ticks_expected),
+        sum(w.rejected_readings)::bigint
+    FROM gigawatch.node_window AS w
+    CROSS JOIN LATERAL (
+        SELECT sum(mw) AS sum_mw, count(mw) AS count, min(mw) AS min_mw, max(mw) AS max_mw
+        FROM unnest(w.gpu_power_mw) AS tick (mw)
+    ) AS tick
+    WHERE w.node_id = in_node_id AND w.time >= start AND w.time < stop
+    GROUP BY 1
+    ORDER BY 1;
+END;
+COMMENT ON FUNCTION report.node_series IS
+    'Power (W) of a node''s GPUs, CPUs, memory and of the whole node, from start to stop by step';
+
+CREATE FUNCTION report.node_ticks(in_node_id integer, start timestamptz, stop timestamptz)
+RETURNS TABLE ("time" timestamptz, gpu_power_w double precision)
+LANGUAGE sql STABLE PARALLEL SAFE SECURITY DEFINER SET search_path = pg_catalog
+BEGIN ATOMIC
+    SELECT
+        w.time + (tick.place - 1) * w.tick_ms * interval '1 millisecond',
+        tick.mw / 1000.0::double precision
+    FROM gigawatch.node_window AS w
+    CROSS JOIN LATERAL unnest(w.gpu_power_mw) WITH ORDINALITY AS tick (mw, place)
+    WHERE w.node_id = in_node_id AND w.time >= start AND w.time < stop
+    ORDER BY 1;
+END;
+COMMENT ON FUNCTION report.node_ticks IS 'Power (W) of a node''s GPUs together, tick by tick';

@@ -1,0 +1,112 @@
+"""What every test may ask for: a real database of each level, made anew from a template for each test."""
+
+import itertools
+import os
+import shutil
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+
+import psycopg
+import pytest
+from sqlalchemy import Engine
+
+from gigawatch import database
+from gigawatch.embedded import SUPERUSER, EmbeddedServer, installations
+from migrations.run import migrate
+
+LEVELS = ("embedded", "timescaledb")
+_numbers = itertools.count()
+
+
+class Server:
+    """A running PostgreSQL with a migrated template database."""
+
+    def __init__(self, embedded: EmbeddedServer) -> None:
+        self.embedded = embedded
+        self.admin = f"user={SUPERUSER} host={embedded.data_dir / 'socket'} dbname=postgres"
+        with psycopg.connect(self.admin, autocommit=True) as connection:
+            connection.execute("CREATE DATABASE template_gigawatch")
+        engine = database.engine(self.url("template_gigawatch"))
+        migrate(engine)
+        engine.dispose()
+        with psycopg.connect(self.admin, autocommit=True) as connection:
+            # TimescaleDB's workers would come back to it, and a template must be at rest.
+            connection.execute("ALTER DATABASE template_gigawatch ALLOW_CONNECTIONS false")
+            connection.execute(
+                "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE datname = 'template_gigawatch'"
+            )
+
+    def url(self, name: str) -> str:
+        """The URL of a database of this server."""
+        return self.embedded.url.replace("/gigawatch?", f"/{name}?")
+
+    def create(self, template: str = "template_gigawatch") -> str:
+        """A new database's URL."""
+        name = f"test_{os.getpid()}_{next(_numbers)}"
+        with psycopg.connect(self.admin, autocommit=True) as connection:
+            connection.execute(f"CREATE DATABASE {name} TEMPLATE {template}")
+        return self.url(name)
+
+    def drop(self, url: str) -> None:
+        """Drop a database, ending its connections."""
+        name = url.rpartition("?")[0].rpartition("/")[2]
+        with psycopg.connect(self.admin, autocommit=True) as connection:
+            connection.execute(f"DROP DATABASE {name} WITH (FORCE)")
+
+
+@pytest.fixture
+def public_dir() -> Iterator[Path]:
+    """A temporary folder that the database's user can enter where the tests run as root."""
+    path = Path(tempfile.mkdtemp(prefix="gigawatch-"))
+    path.chmod(0o755)
+    yield path
+    shutil.rmtree(path, ignore_errors=True)
+
+
+def _serve(level: str) -> Iterator[Server]:
+    timescaledb = level == "timescaledb"
+    fitting = [found for found in installations() if found.timescaledb == timescaledb]
+    if not fitting:
+        pytest.fail(f"no PostgreSQL for level {level!r}: run tests/install-system-packages", pytrace=False)
+    path = Path(tempfile.mkdtemp(prefix="gigawatch-"))
+    with EmbeddedServer(path, fitting[0]) as embedded:
+        yield Server(embedded)
+    shutil.rmtree(path, ignore_errors=True)
+
+
+@pytest.fixture(scope="session")
+def embedded_server() -> Iterator[Server]:
+    """PostgreSQL from the wheel."""
+    yield from _serve("embedded")
+
+
+@pytest.fixture(scope="session")
+def timescaledb_server() -> Iterator[Server]:
+    """PostgreSQL with TimescaleDB."""
+    yield from _serve("timescaledb")
+
+
+@pytest.fixture(params=LEVELS)
+def database_url(request: pytest.FixtureRequest) -> Iterator[str]:
+    """A migrated, empty database: the test runs once on each level of the store."""
+    server: Server = request.getfixturevalue(f"{request.param}_server")
+    url = server.create()
+    yield url
+    server.drop(url)
+
+
+@pytest.fixture
+def engine(database_url: str) -> Iterator[Engine]:
+    """An engine of the store's owner on database_url."""
+    engine = database.engine(database_url)
+    yield engine
+    engine.dispose()
+
+
+@pytest.fixture
+def report_engine(database_url: str) -> Iterator[Engine]:
+    """An engine on database_url that can only read schema report."""
+    engine = database.engine(database_url, role=database.REPORT_ROLE, statement_timeout_s=30)
+    yield engine
+    engine.dispose()

@@ -1,0 +1,117 @@
+"""Migrations against the declared schema, on each level of the store."""
+
+import threading
+
+import pytest
+from alembic.autogenerate import compare_metadata
+from alembic.migration import MigrationContext
+from sqlalchemy import Engine, text
+from sqlalchemy.exc import ProgrammingError
+
+from gigawatch import database, schema
+from gigawatch.database import Capabilities, Edition
+from gigawatch.errors import ExitCode, GigawatchError
+from migrations.run import check, migrate, view_files
+
+
+def test_migrations_make_the_declared_schema(engine: Engine) -> None:
+    with engine.connect() as connection:
+        context = MigrationContext.configure(
+            connection,
+            opts={
+                "version_table_schema": "gigawatch",
+                "include_schemas": True,
+                "include_name": lambda name, kind, _: kind != "schema" or name == "gigawatch",
+                "compare_type": True,
+            },
+        )
+        assert compare_metadata(context, schema.metadata) == []
+
+
+def test_facts_are_hypertables_where_timescaledb_is(engine: Engine) -> None:
+    with engine.connect() as connection:
+        able = database.capabilities(connection)
+        if able.edition is Edition.POSTGRESQL:
+            assert able == Capabilities(18, None, Edition.POSTGRESQL)
+            return
+        names = connection.scalars(text("SELECT hypertable_name FROM timescaledb_information.hypertables")).all()
+    assert set(names) == set(schema.hypertables)
+
+
+def test_migrating_twice_and_at_once_changes_nothing(engine: Engine) -> None:
+    failures: list[BaseException] = []
+
+    def run() -> None:
+        try:
+            migrate(engine)
+        except BaseException as error:  # noqa: BLE001 # a thread's failure must reach the test
+            failures.append(error)
+
+    threads = [threading.Thread(target=run) for _ in range(4)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert failures == []
+    with engine.connect() as connection:
+        check(connection)
+
+
+def test_a_newer_database_is_refused(engine: Engine) -> None:
+    with engine.begin() as connection:
+        connection.execute(text("UPDATE gigawatch.alembic_version SET version_num = '9999'"))
+    with pytest.raises(GigawatchError, match="newer Gigawatch") as caught:
+        migrate(engine)
+    assert caught.value.exit_code == ExitCode.SCHEMA
+
+
+def test_an_old_database_is_named_as_such(engine: Engine) -> None:
+    with engine.begin() as connection:
+        connection.execute(text("DELETE FROM gigawatch.alembic_version"))
+        with pytest.raises(GigawatchError, match="gigawatch migrate"):
+            check(connection)
+
+
+def test_changed_views_are_made_again(engine: Engine) -> None:
+    with engine.begin() as connection:
+        connection.execute(text("COMMENT ON SCHEMA report IS 'of another version'"))
+        connection.execute(text("DROP VIEW report.events"))
+    migrate(engine)
+    with engine.connect() as connection:
+        assert connection.execute(text("SELECT * FROM report.events")).all() == []
+
+
+def test_every_column_of_every_view_has_a_comment(engine: Engine) -> None:
+    with engine.connect() as connection:
+        bare = connection.execute(
+            text("""
+                SELECT attrelid::regclass::text, attname FROM pg_attribute
+                JOIN pg_class ON pg_class.oid = attrelid
+                WHERE relnamespace = 'report'::regnamespace AND relkind = 'v' AND attnum > 0
+                    AND col_description(attrelid, attnum) IS NULL""")
+        ).all()
+    assert bare == []
+
+
+def test_every_view_file_says_what_it_means() -> None:
+    for name, sql in view_files().items():
+        header = sql[: sql.index("CREATE")]
+        for part in ("Definition:", "Missing data:") if name != "events" else ("Definition:",):
+            assert part in header, f"views/{name}.sql lacks {part!r}"
+
+
+@pytest.mark.parametrize(
+    "statement",
+    [
+        "SELECT * FROM gigawatch.node",
+        "SELECT secret_sha256 FROM gigawatch.api_token",
+        "INSERT INTO gigawatch.site (name) VALUES ('x')",
+        "CREATE TABLE report.mine ()",
+        "DELETE FROM report.nodes",
+    ],
+)
+def test_the_report_role_can_only_read_schema_report(report_engine: Engine, statement: str) -> None:
+    with report_engine.connect() as connection, pytest.raises(ProgrammingError, match="permission denied"):
+        connection.execute(text("SET default_transaction_read_only = off"))
+        connection.commit()
+        connection.execute(text(statement))
