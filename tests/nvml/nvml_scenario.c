@@ -180,8 +180,9 @@ static Power parse_power(Parser *p, const char *text, int64_t idle_mw)
                 break;
             }
             *at = 0;
-            int64_t mw = parse_int(p, item);
-            power_add(&power, 1000 * parse_int(p, at + 1), mw, mw);
+            int64_t mw = parse_int(p, item), ms = parse_int(p, at + 1);
+            if (ms <= 0) fail(p, "a step of %lld ms", (long long)ms);
+            power_add(&power, 1000 * ms, mw, mw);
         }
         free(copy);
     } else {
@@ -197,7 +198,9 @@ static Power parse_power(Parser *p, const char *text, int64_t idle_mw)
         } else if (!strcmp(kind, "idle") && count == 0) {
             power_add(&power, 1000000, idle_mw, idle_mw);
         } else if (!strcmp(kind, "square") && count >= 3) {
-            int64_t period = 1000 * n[2], high = period * (count > 3 ? n[3] : 50) / 100;
+            int64_t duty = count > 3 ? n[3] : 50, period = 1000 * n[2];
+            if (duty < 0 || duty > 100) fail(p, "a duty of %lld %%", (long long)duty);
+            int64_t high = period * duty / 100;
             power.loop = true;
             power.phase_us = 1000 * n[4];
             power_add(&power, high, n[1], n[1]);

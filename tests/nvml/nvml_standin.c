@@ -285,7 +285,9 @@ API nvmlReturn_t nvmlInitWithFlags(unsigned flags)
 {
     (void)flags;
     pthread_mutex_lock(&lock);
-    if (sessions) {
+    if (sessions) { /* counts, and does not heal a session that lost its driver */
+        if (driver_state(wait_out_hangs()) == NVML_ERROR_DRIVER_NOT_LOADED)
+            return leave(NVML_ERROR_DRIVER_NOT_LOADED);
         sessions++;
         return leave(NVML_SUCCESS);
     }

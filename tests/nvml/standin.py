@@ -22,9 +22,9 @@ from typing import NamedTuple
 _SOURCES = ("nvml_standin.c", "nvml_readings.c", "nvml_scenario.c")
 _HEADERS = ("nvml_standin.h", "nvml_scenario.h")
 _FLAGS = (
-    "-std=c11 -O2 -g -fPIC -shared -fvisibility=hidden -ffp-contract=off -Wall -Wextra -Werror "
-    "-Wl,-soname,libnvidia-ml.so.1"
-).split()
+    *("-std=c11", "-O2", "-g", "-fPIC", "-shared", "-fvisibility=hidden", "-ffp-contract=off"),
+    *("-Wall", "-Wextra", "-Werror", "-Wl,-soname,libnvidia-ml.so.1"),
+)
 _SINE_STEPS = 1440
 
 
@@ -54,7 +54,7 @@ def build(directory: Path) -> Path:
 def environment(
     library_dir: Path, scenario_path: Path, journal: Path | None = None
 ) -> dict[str, str]:
-    """Return the variables that make a subprocess use the stand-in (add them to its environment)."""
+    """Return the variables that make a subprocess use the stand-in, to add to its environment."""
     before = os.environ.get("LD_LIBRARY_PATH")
     found = {
         "LD_LIBRARY_PATH": f"{library_dir}:{before}" if before else str(library_dir),
@@ -166,9 +166,7 @@ class _Segment(NamedTuple):
 
     def nj(self, elapsed_us: int) -> int:
         change = self.to_mw - self.from_mw
-        return (
-            elapsed_us * self.from_mw + elapsed_us * elapsed_us * change // (2 * self.length_us)
-        )
+        return elapsed_us * self.from_mw + elapsed_us * elapsed_us * change // (2 * self.length_us)
 
 
 class _Table:
@@ -241,7 +239,7 @@ class Gpu:
 
     uuid: str = "GPU-00000000-0000-0000-0000-000000000000"
     model: str = "NVIDIA H100 80GB HBM3"
-    serial: str = "1650023000001"
+    serial: str | None = None  # default: made of the index
     part: str = "692-2G520-0200-000"
     vbios: str = "96.00.89.00.01"
     pci: str | None = None  # domain:bus:device, as 00000000:1B:00; by default a bus a GPU
@@ -488,7 +486,9 @@ def mig(at_s: float, gpu: int, instances: Sequence[str] | None) -> Action:
 
 def xid(at_s: float, gpu: int, code: int, instance: int | None = None) -> Action:
     """Report an XID error, to those who registered for events."""
-    values = {"code": code} | ({} if instance is None else {"instance": instance})
+    values: dict[str, int | str] = {"code": code}
+    if instance is not None:
+        values["instance"] = instance
     return Action(at_s, "xid", gpu, values=values)
 
 
@@ -501,8 +501,8 @@ def ecc(
     at_s: float, gpu: int, corrected: int = 0, uncorrected: int = 0, location: str = "dram"
 ) -> Action:
     """Count memory errors; they are events too."""
-    values = {"corrected": corrected, "uncorrected": uncorrected, "location": location}
-    return Action(at_s, "ecc", gpu, values=values)
+    counts: dict[str, int | str] = {"corrected": corrected, "uncorrected": uncorrected}
+    return Action(at_s, "ecc", gpu, values=counts | {"location": location})
 
 
 def remap(
@@ -593,6 +593,7 @@ class Scenario:
         handle, partial = tempfile.mkstemp(dir=path.parent, prefix=path.name)
         with os.fdopen(handle, "w") as file:
             file.write(self.text())
+        Path(partial).chmod(0o644)  # whoever runs the agent may read it
         Path(partial).replace(path)
         return path
 
