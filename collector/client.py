@@ -1,12 +1,13 @@
 """Posts batches to the API and says in one of four ways how it went."""
 
-import json
 import sys
 from datetime import UTC, datetime
 from pathlib import Path
+from typing import Any
 
 import msgspec
 import urllib3
+from msgspec import Struct
 
 from gigawatch import __version__
 from gigawatch.errors import ExitCode, GigawatchError
@@ -46,6 +47,14 @@ class SequenceGap(Exception):
         self.expected = expected
 
 
+class Hello(Struct, frozen=True, kw_only=True):
+    """What the server says of itself."""
+
+    server_time: datetime
+    version: str
+    max_clock_offset_s: float
+
+
 class Client:
     """A connection to the API, kept open between batches.
 
@@ -73,12 +82,10 @@ class Client:
                 "Name a PEM file with the certificates to trust.",
                 ExitCode.CONFIGURATION,
             )
-        self._pool = urllib3.PoolManager(
-            maxsize=1, timeout=TIMEOUT, retries=False, ca_certs=agent.ca_file
-        )
+        self._pool = urllib3.PoolManager(maxsize=1, timeout=TIMEOUT, retries=False, ca_certs=agent.ca_file)
 
-    def hello(self) -> datetime:
-        """The server's time, if it is there, lets us in and takes our version.
+    def hello(self) -> Hello:
+        """What the server says of itself, if it is there and lets us in.
 
         Raises:
             GigawatchError: the token is refused, or the URL is not one of Gigawatch.
@@ -92,8 +99,8 @@ class Client:
                 ExitCode.CONFIGURATION,
             )
         try:
-            return datetime.fromisoformat(json.loads(response.data)["server_time"])
-        except (ValueError, KeyError, TypeError) as error:
+            return msgspec.json.decode(response.data, type=Hello)
+        except msgspec.DecodeError as error:
             if response.status >= 500:
                 raise ServerUnreachable(f"the server answered {response.status}") from error
             raise GigawatchError(
@@ -124,10 +131,13 @@ class Client:
                 "Make one with `gigawatch token create --role agent NAME` and set agent.token_file.",
                 ExitCode.CONFIGURATION,
             )
+        if response.status == 422 and _answer(response).get("code") == "clock":
+            # Dropping batches would lose what was measured: they wait until the clock was set right.
+            raise ServerUnreachable(detail)
         if response.status == 409:
             try:
-                raise SequenceGap(int(json.loads(response.data)["expected_seq"]))
-            except (ValueError, KeyError, TypeError) as error:
+                raise SequenceGap(int(_answer(response)["expected_seq"]))
+            except (ValueError, KeyError) as error:
                 raise ServerUnreachable(f"the server answered 409: {detail}") from error
         if response.status in {400, 413, 415, 422}:
             raise BatchRefused(f"{response.status}: {detail}")
@@ -139,7 +149,9 @@ class Client:
 
     def _request(self, method: str, path: str, body: bytes | None) -> urllib3.BaseHTTPResponse:
         try:
-            return self._pool.request(method, self._url + path, body=body, headers=self._headers, redirect=False)
+            return self._pool.request(
+                method, self._url + path, body=body, headers=self._headers, redirect=False
+            )
         except (urllib3.exceptions.HTTPError, ValueError) as error:
             raise ServerUnreachable(f"{self._url} cannot be reached: {error}") from error
 
@@ -158,11 +170,19 @@ def read_token(agent: Agent) -> str | None:
         ) from error
 
 
-def _detail(response: urllib3.BaseHTTPResponse) -> str:
+def _answer(response: urllib3.BaseHTTPResponse) -> dict[str, Any]:
+    """The answer as an object; empty where it is none."""
     try:
-        return str(json.loads(response.data)["detail"])[:500]
-    except (ValueError, KeyError, TypeError):
-        return response.data[:200].decode("utf-8", "replace") or "no reason given"
+        return msgspec.json.decode(response.data, type=dict[str, Any])
+    except msgspec.DecodeError:
+        return {}
+
+
+def _detail(response: urllib3.BaseHTTPResponse) -> str:
+    detail = _answer(response).get("detail")
+    return (
+        str(detail)[:500] if detail else response.data[:200].decode("utf-8", "replace") or "no reason given"
+    )
 
 
 def _retry_after_s(response: urllib3.BaseHTTPResponse) -> float | None:

@@ -38,23 +38,21 @@ class Commands(click.Group):
 
 
 def _not_installed(point: EntryPoint, module: str | None) -> click.Command:
-    extra = point.extras[0]
+    install = f"pip install 'gigawatch[{point.extras[0]}]'"
 
+    @click.command(
+        point.name,
+        context_settings={"ignore_unknown_options": True, "allow_extra_args": True},
+        help=f"Not installed: {install}",
+    )
     def explain() -> None:
         raise GigawatchError(
             f"`gigawatch {point.name}` needs the Python module {module!r}, which is not installed.",
-            f"Install it with: pip install 'gigawatch[{extra}]'",
+            f"Install it with: {install}",
             ExitCode.CONFIGURATION,
         )
 
-    return click.Command(
-        point.name,
-        callback=click.argument("ignored", nargs=-1)(lambda ignored: explain()),
-        context_settings={"ignore_unknown_options": True},
-        help=f"Not installed: pip install 'gigawatch[{extra}]'",
-        params=[click.Argument(["ignored"], nargs=-1)],
-        add_help_option=False,
-    )
+    return explain
 
 
 @click.group(cls=Commands, context_settings={"help_option_names": ["-h", "--help"]})

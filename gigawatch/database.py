@@ -123,9 +123,7 @@ def capabilities(connection: Connection) -> Capabilities:
             "Upgrade it, or leave out --database-url to use the embedded one.",
             ExitCode.CONFIGURATION,
         )
-    extension = connection.scalar(
-        text("SELECT extversion FROM pg_extension WHERE extname = 'timescaledb'")
-    )
+    extension = connection.scalar(text("SELECT extversion FROM pg_extension WHERE extname = 'timescaledb'"))
     if extension is None:
         return Capabilities(major, None, Edition.POSTGRESQL)
     # The module with compression is loaded under the Timescale licence only.
@@ -146,9 +144,7 @@ def border(url: URL | str | None = None) -> Iterator[None]:
     try:
         yield
     except (sqlalchemy.exc.OperationalError, psycopg.OperationalError) as error:
-        place = (
-            f" at {make_url(url).render_as_string(hide_password=True)}" if url is not None else ""
-        )
+        place = f" at {make_url(url).render_as_string(hide_password=True)}" if url is not None else ""
         raise GigawatchError(
             f"The database{place} cannot be reached: {_first_line(error)}",
             "Is it running, and are host, port, user and password right?",
@@ -160,6 +156,4 @@ def _first_line(error: BaseException) -> str:
     cause: Any = getattr(error, "orig", None) or error
     lines = [line.strip() for line in str(cause).splitlines() if line.strip()]
     # A URL in the driver's words would carry the password.
-    return (
-        re.sub(r"(://[^:/@\s]+):[^@\s]+@", r"\1:***@", lines[0]) if lines else type(cause).__name__
-    )
+    return re.sub(r"(://[^:/@\s]+):[^@\s]+@", r"\1:***@", lines[0]) if lines else type(cause).__name__

@@ -18,7 +18,7 @@ import time
 from collections.abc import Sequence
 from pathlib import Path
 from types import TracebackType
-from typing import IO, Self
+from typing import IO, Self, TypedDict
 from urllib.parse import quote
 
 import psycopg
@@ -42,6 +42,14 @@ SETTINGS = {
     "log_min_messages": "warning",
     "timezone": "UTC",
 }
+
+
+class Credentials(TypedDict, total=False):
+    """Whom to run as, as subprocess takes it."""
+
+    user: int
+    group: int
+    extra_groups: Sequence[int]
 
 
 class Installation(Struct, frozen=True):
@@ -71,9 +79,7 @@ def installations() -> list[Installation]:
             ).stdout
             major = re.search(r"\) (\d+)", version)
             assert major is not None, version
-            found.append(
-                Installation(prefix, int(major[1]), (prefix / "lib" / "timescaledb.so").exists())
-            )
+            found.append(Installation(prefix, int(major[1]), (prefix / "lib" / "timescaledb.so").exists()))
     return sorted(found, key=lambda found: (found.timescaledb, found.major), reverse=True)
 
 
@@ -113,9 +119,7 @@ class EmbeddedServer:
     @property
     def url(self) -> str:
         """Where the database is, for gigawatch.database.engine."""
-        return (
-            f"postgresql://{SUPERUSER}@/{DATABASE}?host={quote(str(self._socket_dir()), safe='')}"
-        )
+        return f"postgresql://{SUPERUSER}@/{DATABASE}?host={quote(str(self._socket_dir()), safe='')}"
 
     def start(self) -> None:
         """Start the server, making the cluster if there is none, and wait until it answers."""
@@ -216,9 +220,7 @@ class EmbeddedServer:
             # The files belong to one major version, and to TimescaleDB where they were made with it.
             major = int(version_file.read_text(encoding="ascii"))
             timescaledb = (self.cluster / "made-with-timescaledb").exists()
-            found = [
-                it for it in found if it.major == major and (it.timescaledb or not timescaledb)
-            ]
+            found = [it for it in found if it.major == major and (it.timescaledb or not timescaledb)]
             if not found:
                 kind = f"PostgreSQL {major}{' with TimescaleDB' if timescaledb else ''}"
                 raise GigawatchError(
@@ -287,9 +289,7 @@ class EmbeddedServer:
         while True:
             try:
                 with psycopg.connect(f"{address} dbname=postgres", autocommit=True) as connection:
-                    known = connection.execute(
-                        "SELECT 1 FROM pg_database WHERE datname = %s", [DATABASE]
-                    )
+                    known = connection.execute("SELECT 1 FROM pg_database WHERE datname = %s", [DATABASE])
                     if known.fetchone() is None:
                         connection.execute(f"CREATE DATABASE {DATABASE}")  # a constant, not input
                 break
@@ -330,10 +330,7 @@ class EmbeddedServer:
             return None
         for folder in (*reversed(path.parents), path):
             status = folder.stat()
-            if not (
-                status.st_mode & 0o001
-                or (status.st_uid == self.user.pw_uid and status.st_mode & 0o100)
-            ):
+            if not (status.st_mode & 0o001 or (status.st_uid == self.user.pw_uid and status.st_mode & 0o100)):
                 return folder
         return None
 
@@ -341,10 +338,10 @@ class EmbeddedServer:
         if self.user is not None:
             os.chown(path, self.user.pw_uid, self.user.pw_gid)
 
-    def _credentials(self) -> dict[str, int | Sequence[int]]:
+    def _credentials(self) -> Credentials:
         if self.user is None:
             return {}
-        return {"user": self.user.pw_uid, "group": self.user.pw_gid, "extra_groups": []}
+        return Credentials(user=self.user.pw_uid, group=self.user.pw_gid, extra_groups=[])
 
 
 def _unprivileged_user() -> pwd.struct_passwd:

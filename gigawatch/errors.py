@@ -35,4 +35,4 @@ class GigawatchError(click.ClickException):
         super().__init__(f"{problem}\n  {remedy}" if remedy else problem)
         self.problem = problem
         self.remedy = remedy
-        self.exit_code = int(exit_code)
+        self.exit_code = int(exit_code)  # type: ignore[misc] # click reads it from the instance

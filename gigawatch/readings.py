@@ -298,18 +298,23 @@ def step_for(start: datetime, stop: datetime, points: int = 300) -> timedelta:
 
 def choices(connection: Connection) -> Choices:
     """What sites, racks and GPU models there are."""
-    row = connection.execute(text("""
+    row = connection.execute(
+        text("""
         SELECT
             coalesce(array_agg(DISTINCT site), '{}') AS sites,
             coalesce(array_agg(DISTINCT rack) FILTER (WHERE rack IS NOT NULL), '{}') AS racks,
             coalesce(array_agg(DISTINCT gpu_model), '{}') AS gpu_models
-        FROM report.gpus WHERE removed IS NULL""")).one()
+        FROM report.gpus WHERE removed IS NULL""")
+    ).one()
     return Choices(**row._mapping)
 
 
 def fleet_summary(connection: Connection, where: Where = Where()) -> FleetSummary:
     """The fleet now."""
-    now = _one(connection, FleetSummary, f"""
+    now = _one(
+        connection,
+        FleetSummary,
+        f"""
         SELECT
             sum(power_w) AS power_w,
             sum(power_limit_w) AS power_limit_w,
@@ -325,21 +330,25 @@ def fleet_summary(connection: Connection, where: Where = Where()) -> FleetSummar
             (SELECT count(*) FROM report.nodes WHERE NOT clock_ok AND {_NODES}) AS nodes_clock_off,
             count(*) FILTER (WHERE simulated) AS simulated_gpus,
             max(time) AS newest
-        FROM report.fleet_now WHERE {_GPUS}""", where)
+        FROM report.fleet_now WHERE {_GPUS}""",
+        where,
+    )
     assert now is not None
     return now
 
 
 def energy(connection: Connection, start: datetime, stop: datetime, where: Where = Where()) -> Energy:
     """Energy of a part of the fleet over a period."""
-    row = connection.execute(text(f"""
+    row = connection.execute(
+        text(f"""
         SELECT
             sum(energy_j) AS energy_j,
             coalesce(sum(covered_s) FILTER (WHERE energy_j IS NOT NULL), 0) AS covered_s,
             count(DISTINCT gpu_uuid) AS gpus,
             sum(energy_j) FILTER (WHERE energy_method = 'counter') AS counter_j
         FROM report.gpu_windows WHERE time >= :start AND time < :stop AND {_GPUS}"""),
-        {**_values(where), "start": start, "stop": stop}).one()
+        {**_values(where), "start": start, "stop": stop},
+    ).one()
     due_s = row.gpus * (stop - start).total_seconds()
     return Energy(
         energy_j=row.energy_j,
@@ -351,19 +360,38 @@ def energy(connection: Connection, start: datetime, stop: datetime, where: Where
 
 
 def gpus_now(
-    connection: Connection, where: Where = Where(), order: GpuOrder = "place", limit: int = MOST_ROWS, offset: int = 0
+    connection: Connection,
+    where: Where = Where(),
+    order: GpuOrder = "place",
+    limit: int = MOST_ROWS,
+    offset: int = 0,
 ) -> list[GpuNow]:
     """GPUs as they are now."""
-    return _all(connection, GpuNow, f"""
+    return _all(
+        connection,
+        GpuNow,
+        f"""
         SELECT * FROM report.fleet_now WHERE {_GPUS}
-        ORDER BY {_GPU_ORDERS[order]}, gpu_uuid LIMIT :limit OFFSET :offset""", where, limit=limit, offset=offset)
+        ORDER BY {_GPU_ORDERS[order]}, gpu_uuid LIMIT :limit OFFSET :offset""",
+        where,
+        limit=limit,
+        offset=offset,
+    )
 
 
 def nodes_now(
-    connection: Connection, where: Where = Where(), *, silent: bool = False, limit: int = MOST_ROWS, offset: int = 0
+    connection: Connection,
+    where: Where = Where(),
+    *,
+    silent: bool = False,
+    limit: int = MOST_ROWS,
+    offset: int = 0,
 ) -> list[NodeNow]:
     """Nodes as they are now; silent: only those not heard of for 60 s, the longest silent first."""
-    return _all(connection, NodeNow, f"""
+    return _all(
+        connection,
+        NodeNow,
+        f"""
         SELECT nodes.node_id, nodes.hostname, nodes.machine_id, nodes.site, nodes.rack, nodes.simulated, nodes.labels,
             nodes.agent_version, nodes.driver_version, nodes.cuda_version, nodes.cpu_model, nodes.first_seen,
             nodes.last_seen, nodes.silent_s, nodes.clock_offset_s, nodes.clock_ok, nodes.gpus,
@@ -381,7 +409,12 @@ def nodes_now(
         WHERE (NOT :silent OR silent_s > 60) AND {_NODES}
             AND (CAST(:gpu_model AS text) IS NULL OR :gpu_model = ANY (now.gpu_models))
         ORDER BY CASE WHEN :silent THEN silent_s END DESC NULLS LAST, site, rack NULLS FIRST, hostname, node_id
-        LIMIT :limit OFFSET :offset""", where, silent=silent, limit=limit, offset=offset)
+        LIMIT :limit OFFSET :offset""",
+        where,
+        silent=silent,
+        limit=limit,
+        offset=offset,
+    )
 
 
 def node_now(connection: Connection, node_id: int) -> NodeNow | None:
@@ -408,10 +441,18 @@ def power_series(
     group_by: GroupBy = "fleet",
 ) -> list[PowerPoint]:
     """Power over time of a part of the fleet, whole or by group."""
-    return _all(connection, PowerPoint, """
+    return _all(
+        connection,
+        PowerPoint,
+        """
         SELECT * FROM report.power_series(:start, :stop, :step, :group_by,
             CAST(:site AS text), CAST(:rack AS text), CAST(:node_id AS integer), CAST(:gpu_model AS text))""",
-        where, start=start, stop=stop, step=step, group_by=group_by)
+        where,
+        start=start,
+        stop=stop,
+        step=step,
+        group_by=group_by,
+    )
 
 
 def gpu_series(
@@ -424,31 +465,59 @@ def gpu_series(
     node_id: int | None = None,
 ) -> list[GpuPoint]:
     """All metrics over time of one GPU, or of each GPU of a node."""
-    return _all(connection, GpuPoint, """
+    return _all(
+        connection,
+        GpuPoint,
+        """
         SELECT * FROM report.gpu_series(:start, :stop, :step, CAST(:uuid AS text), CAST(:node_id AS integer))""",
-        Where(node_id=node_id), start=start, stop=stop, step=step, uuid=gpu_uuid)
+        Where(node_id=node_id),
+        start=start,
+        stop=stop,
+        step=step,
+        uuid=gpu_uuid,
+    )
 
 
 def node_series(
     connection: Connection, node_id: int, start: datetime, stop: datetime, step: timedelta
 ) -> list[NodePoint]:
     """Power over time of one node, by part."""
-    return _all(connection, NodePoint, "SELECT * FROM report.node_series(:node_id, :start, :stop, :step)",
-        Where(node_id=node_id), start=start, stop=stop, step=step)
+    return _all(
+        connection,
+        NodePoint,
+        "SELECT * FROM report.node_series(:node_id, :start, :stop, :step)",
+        Where(node_id=node_id),
+        start=start,
+        stop=stop,
+        step=step,
+    )
 
 
 def node_ticks(connection: Connection, node_id: int, start: datetime, stop: datetime) -> list[Tick]:
     """Power of a node's GPUs together, tick by tick."""
-    return _all(connection, Tick, "SELECT * FROM report.node_ticks(:node_id, :start, :stop)",
-        Where(node_id=node_id), start=start, stop=stop)
+    return _all(
+        connection,
+        Tick,
+        "SELECT * FROM report.node_ticks(:node_id, :start, :stop)",
+        Where(node_id=node_id),
+        start=start,
+        stop=stop,
+    )
 
 
-def gpu_health(connection: Connection, where: Where = Where(), gpu_uuid: str | None = None) -> list[GpuHealth]:
+def gpu_health(
+    connection: Connection, where: Where = Where(), gpu_uuid: str | None = None
+) -> list[GpuHealth]:
     """Latest slow readings, the worst first."""
-    return _all(connection, GpuHealth, f"""
+    return _all(
+        connection,
+        GpuHealth,
+        f"""
         SELECT * FROM report.gpu_health WHERE {_GPUS} AND (CAST(:uuid AS text) IS NULL OR gpu_uuid = :uuid)
         ORDER BY array_position(ARRAY['failed', 'degraded', 'ok', 'unknown'], state), site, hostname, gpu_index""",
-        where, uuid=gpu_uuid)
+        where,
+        uuid=gpu_uuid,
+    )
 
 
 def events(
@@ -460,24 +529,40 @@ def events(
     limit: int = 100,
 ) -> list[EventRow]:
     """What happened in a period, the newest first."""
-    return _all(connection, EventRow, f"""
+    return _all(
+        connection,
+        EventRow,
+        f"""
         SELECT * FROM report.events
         WHERE time >= :start AND time < :stop AND {_NODES}
             AND (CAST(:uuid AS text) IS NULL OR gpu_uuid = :uuid)
-        ORDER BY time DESC LIMIT :limit""", where, start=start, stop=stop, uuid=gpu_uuid, limit=limit)
+        ORDER BY time DESC LIMIT :limit""",
+        where,
+        start=start,
+        stop=stop,
+        uuid=gpu_uuid,
+        limit=limit,
+    )
 
 
 def energy_hourly(
     connection: Connection, start: datetime, stop: datetime, where: Where = Where()
 ) -> list[EnergyHour]:
     """Energy by GPU and hour."""
-    return _all(connection, EnergyHour, f"""
+    return _all(
+        connection,
+        EnergyHour,
+        f"""
         SELECT time, site, rack, node_id, hostname, simulated, gpu_uuid, gpu_index, gpu_model,
             energy_j::double precision, energy_counter_j::double precision, energy_interpolated_j::double precision,
             energy_integrated_j::double precision, energy_estimated_j::double precision, covered_s::double precision,
             coverage
         FROM report.energy_hourly WHERE time >= :start AND time < :stop AND {_GPUS}
-        ORDER BY time, site, hostname, gpu_index""", where, start=start, stop=stop)
+        ORDER BY time, site, hostname, gpu_index""",
+        where,
+        start=start,
+        stop=stop,
+    )
 
 
 # Conditions of a Where, on a view of nodes and on one of GPUs.
@@ -487,7 +572,12 @@ _GPUS = f"{_NODES} AND (CAST(:gpu_model AS text) IS NULL OR gpu_model = :gpu_mod
 
 
 def _values(where: Where) -> dict[str, Any]:
-    return {"site": where.site, "rack": where.rack, "node_id": where.node_id, "gpu_model": where.gpu_model}
+    return {
+        "site": where.site,
+        "rack": where.rack,
+        "node_id": where.node_id,
+        "gpu_model": where.gpu_model,
+    }
 
 
 def _all(connection: Connection, kind: type[T], sql: str, where: Where = Where(), **values: Any) -> list[T]:

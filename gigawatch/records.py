@@ -159,9 +159,7 @@ class Event(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, omit_
     """The XID, for kind xid."""
 
 
-class MigInstance(
-    Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, omit_defaults=True
-):
+class MigInstance(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, omit_defaults=True):
     """One MIG device of a GPU. Its energy is the physical GPU's, and counted there."""
 
     uuid: Identity

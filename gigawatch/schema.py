@@ -96,9 +96,7 @@ node = Table(
         comment="Labels from the agent's configuration",
     ),
     Column("agent_version", Text, comment="Version of the agent"),
-    Column(
-        "driver_version", Text, comment="Version of the NVIDIA driver; absent where there is none"
-    ),
+    Column("driver_version", Text, comment="Version of the NVIDIA driver; absent where there is none"),
     Column("cuda_version", Text, comment="Version of CUDA that the driver supports"),
     Column("nvml_version", Text, comment="Version of NVML"),
     Column("cpu_model", Text, comment="Model of the CPU"),
@@ -164,9 +162,7 @@ gpu = Table(
         server_default="[]",
         comment="MIG devices: uuid, ids, profile, memory",
     ),
-    Column(
-        "removed", Time, comment="When its node was last seen without it; absent while it is there"
-    ),
+    Column("removed", Time, comment="When its node was last seen without it; absent while it is there"),
     comment="A physical GPU",
 )
 
@@ -195,12 +191,8 @@ gpu_window = Table(
     Column("mem_temp_max_c", SmallInteger, comment="Greatest memory temperature, °C"),
     Column("sm_clock_mhz", SmallInteger, comment="Mean SM clock, MHz"),
     Column("mem_clock_mhz", SmallInteger, comment="Mean memory clock, MHz"),
-    Column(
-        "fan_pct", SmallInteger, comment="Fan speed at the last tick, % of the maximum intended"
-    ),
-    Column(
-        "clock_event_reasons", BigInteger, comment="Union of NVML's clock-event bits over the ticks"
-    ),
+    Column("fan_pct", SmallInteger, comment="Fan speed at the last tick, % of the maximum intended"),
+    Column("clock_event_reasons", BigInteger, comment="Union of NVML's clock-event bits over the ticks"),
     Column("pcie_tx_kib", BigInteger, comment="Sent over PCIe, KiB"),
     Column("pcie_rx_kib", BigInteger, comment="Received over PCIe, KiB"),
     Column("nvlink_tx_kib", BigInteger, comment="Sent over NVLink, KiB"),
@@ -225,12 +217,8 @@ node_window = Table(
     Column("tick_ms", Integer, nullable=False, comment="Interval of the ticks, ms"),
     Column("ticks_taken", SmallInteger, nullable=False, comment="Readings taken"),
     Column("ticks_expected", SmallInteger, nullable=False, comment="Readings due"),
-    Column(
-        "gpus_read", SmallInteger, nullable=False, comment="GPUs that answered at the last tick"
-    ),
-    Column(
-        "gpus_expected", SmallInteger, nullable=False, comment="GPUs that the node is known to have"
-    ),
+    Column("gpus_read", SmallInteger, nullable=False, comment="GPUs that answered at the last tick"),
+    Column("gpus_expected", SmallInteger, nullable=False, comment="GPUs that the node is known to have"),
     Column(
         "gpu_power_mw",
         ARRAY(Integer),
@@ -272,9 +260,7 @@ gpu_health = Table(
         BigInteger,
         comment="Uncorrected memory errors since the driver was loaded",
     ),
-    Column(
-        "ecc_aggregate_corrected", BigInteger, comment="Corrected memory errors in the GPU's life"
-    ),
+    Column("ecc_aggregate_corrected", BigInteger, comment="Corrected memory errors in the GPU's life"),
     Column(
         "ecc_aggregate_uncorrected",
         BigInteger,
@@ -288,9 +274,7 @@ gpu_health = Table(
     Column("page_retirement_pending", Boolean, comment="A page retirement waits for a reboot"),
     Column("pcie_replays", BigInteger, comment="PCIe replays"),
     Column("performance_state", SmallInteger, comment="P-state, 0 the fastest"),
-    Column(
-        "processes", JSONB, comment="Processes that hold memory of the GPU: pid, name, mem_used_mib"
-    ),
+    Column("processes", JSONB, comment="Processes that hold memory of the GPU: pid, name, mem_used_mib"),
     Index("gpu_health_gpu_id_time_idx", "gpu_id", "time", unique=True),
     comment="What is read slowly of a GPU, stored when it changed and once an hour",
 )
@@ -322,9 +306,7 @@ ingest_cursor = Table(
     metadata,
     Column("spool_id", Text, primary_key=True, comment="Identity of an agent's spool"),
     Column("node_id", ForeignKey(node.c.node_id), nullable=False),
-    Column(
-        "next_seq", BigInteger, nullable=False, comment="Number of the batch that is taken next"
-    ),
+    Column("next_seq", BigInteger, nullable=False, comment="Number of the batch that is taken next"),
     Column("updated", Time, nullable=False, server_default=func.now()),
     comment="How far each spool is stored; committed with the rows of its batch",
 )

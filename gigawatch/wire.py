@@ -50,7 +50,7 @@ class Column(Struct, frozen=True):
     @property
     def absent(self) -> int:
         """The integer that stands for "absent" in this column."""
-        return -(2 ** (8 * {"h": 2, "i": 4, "q": 8}[self.typecode] - 1))
+        return {"h": -(2**15), "i": -(2**31), "q": -(2**63)}[self.typecode]
 
 
 class PackedGpuWindows(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -130,10 +130,7 @@ def _column(name: str, hint: Any, *, required: bool) -> Column:
     if name == "energy_method":
         return Column(name, "h", 1, 4, required)
     bounds = next(
-        meta
-        for option in (hint, *get_args(hint))
-        for meta in get_args(option)
-        if isinstance(meta, Meta)
+        meta for option in (hint, *get_args(hint)) for meta in get_args(option) if isinstance(meta, Meta)
     )
     lower, upper = int(bounds.ge or 0), int(bounds.le or INT8_MAX)
     return Column(

@@ -82,9 +82,7 @@ def _add_timescaledb(engine: Engine) -> None:
     """Create the extension where the server offers it; without it everything works, with plain tables."""
     with engine.connect() as connection:
         offered = connection.scalar(
-            text(
-                "SELECT installed_version IS NULL FROM pg_available_extensions WHERE name = 'timescaledb'"
-            )
+            text("SELECT installed_version IS NULL FROM pg_available_extensions WHERE name = 'timescaledb'")
         )
         if not offered:
             return
@@ -92,9 +90,7 @@ def _add_timescaledb(engine: Engine) -> None:
             connection.execute(text("CREATE EXTENSION IF NOT EXISTS timescaledb"))
             connection.commit()
         except sqlalchemy.exc.DBAPIError as error:
-            log.warning(
-                "TimescaleDB is installed but cannot be used, going on without it: %s", error.orig
-            )
+            log.warning("TimescaleDB is installed but cannot be used, going on without it: %s", error.orig)
 
 
 def _make_hypertables(connection: Connection) -> None:
@@ -115,9 +111,7 @@ def _make_views(connection: Connection) -> None:
     files = view_files()
     digest = hashlib.sha256("\0".join(files.values()).encode()).hexdigest()
     present = connection.scalar(
-        text(
-            "SELECT obj_description(oid, 'pg_namespace') FROM pg_namespace WHERE nspname = 'report'"
-        )
+        text("SELECT obj_description(oid, 'pg_namespace') FROM pg_namespace WHERE nspname = 'report'")
     )
     if present is not None and digest in present:
         return
@@ -127,9 +121,7 @@ def _make_views(connection: Connection) -> None:
     assert driver is not None
     for sql in files.values():
         driver.execute(sql)
-    connection.execute(
-        text(f"COMMENT ON SCHEMA report IS 'Figures for people and reports; files {digest}'")
-    )
+    connection.execute(text(f"COMMENT ON SCHEMA report IS 'Figures for people and reports; files {digest}'"))
     _grant(connection)
 
 
@@ -153,20 +145,15 @@ def _grant(connection: Connection) -> None:
     )
     connection.execute(text(f"GRANT USAGE ON SCHEMA report TO {REPORT_ROLE}"))
     connection.execute(text(f"GRANT SELECT ON ALL TABLES IN SCHEMA report TO {REPORT_ROLE}"))
-    connection.execute(text(f"REVOKE ALL ON ALL FUNCTIONS IN SCHEMA report FROM PUBLIC"))
+    connection.execute(text("REVOKE ALL ON ALL FUNCTIONS IN SCHEMA report FROM PUBLIC"))
     connection.execute(text(f"GRANT EXECUTE ON ALL FUNCTIONS IN SCHEMA report TO {REPORT_ROLE}"))
 
 
 def view_files() -> dict[str, str]:
     """SQL by name of the file without its ending, each after those that its header `-- needs: a, b` names."""
-    texts = {
-        path.stem: path.read_text(encoding="utf-8")
-        for path in sorted((HERE / "views").glob("*.sql"))
-    }
+    texts = {path.stem: path.read_text(encoding="utf-8") for path in sorted((HERE / "views").glob("*.sql"))}
     needs = {
-        name: [word.strip() for word in found[1].split(",")]
-        if (found := _NEEDS.search(sql))
-        else []
+        name: [word.strip() for word in found[1].split(",")] if (found := _NEEDS.search(sql)) else []
         for name, sql in texts.items()
     }
     return {name: texts[name] for name in TopologicalSorter(needs).static_order()}

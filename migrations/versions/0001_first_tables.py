@@ -28,18 +28,14 @@ def upgrade() -> None:
             nullable=False,
             comment="SHA-256 of the secret, which is 256 random bits",
         ),
-        sa.Column(
-            "created", sa.DateTime(timezone=True), server_default=sa.text("now()"), nullable=False
-        ),
+        sa.Column("created", sa.DateTime(timezone=True), server_default=sa.text("now()"), nullable=False),
         sa.Column(
             "revoked",
             sa.DateTime(timezone=True),
             nullable=True,
             comment="When it was revoked; absent while it is good",
         ),
-        sa.CheckConstraint(
-            "role IN ('agent', 'viewer', 'admin')", name=op.f("api_token_role_check")
-        ),
+        sa.CheckConstraint("role IN ('agent', 'viewer', 'admin')", name=op.f("api_token_role_check")),
         sa.PrimaryKeyConstraint("token_id", name=op.f("api_token_pkey")),
         sa.UniqueConstraint("name", name=op.f("api_token_name_key")),
         sa.UniqueConstraint("secret_sha256", name=op.f("api_token_secret_sha256_key")),
@@ -65,18 +61,12 @@ def upgrade() -> None:
         sa.Column("severity", sa.Text(), nullable=False, comment="info, warning or critical"),
         sa.Column("code", sa.Integer(), nullable=True, comment="The XID, for kind xid"),
         sa.Column("message", sa.Text(), nullable=False, comment="What happened, in words"),
-        sa.CheckConstraint(
-            "severity IN ('info', 'warning', 'critical')", name=op.f("event_severity_check")
-        ),
+        sa.CheckConstraint("severity IN ('info', 'warning', 'critical')", name=op.f("event_severity_check")),
         schema="gigawatch",
         comment="Something that happened on a node",
     )
-    op.create_index(
-        "event_gpu_id_time_idx", "event", ["gpu_id", "time"], unique=False, schema="gigawatch"
-    )
-    op.create_index(
-        "event_node_id_time_idx", "event", ["node_id", "time"], unique=False, schema="gigawatch"
-    )
+    op.create_index("event_gpu_id_time_idx", "event", ["gpu_id", "time"], unique=False, schema="gigawatch")
+    op.create_index("event_node_id_time_idx", "event", ["node_id", "time"], unique=False, schema="gigawatch")
     op.create_index("event_time_idx", "event", ["time"], unique=False, schema="gigawatch")
     op.create_table(
         "gpu_health",
@@ -138,9 +128,7 @@ def upgrade() -> None:
             comment="A page retirement waits for a reboot",
         ),
         sa.Column("pcie_replays", sa.BigInteger(), nullable=True, comment="PCIe replays"),
-        sa.Column(
-            "performance_state", sa.SmallInteger(), nullable=True, comment="P-state, 0 the fastest"
-        ),
+        sa.Column("performance_state", sa.SmallInteger(), nullable=True, comment="P-state, 0 the fastest"),
         sa.Column(
             "processes",
             postgresql.JSONB(astext_type=sa.Text()),
@@ -159,9 +147,7 @@ def upgrade() -> None:
     )
     op.create_table(
         "gpu_window",
-        sa.Column(
-            "time", sa.DateTime(timezone=True), nullable=False, comment="Start of the window"
-        ),
+        sa.Column("time", sa.DateTime(timezone=True), nullable=False, comment="Start of the window"),
         sa.Column("gpu_id", sa.Integer(), nullable=False),
         sa.Column(
             "covered_ms",
@@ -170,9 +156,7 @@ def upgrade() -> None:
             comment="Time for which the energy is known, ms",
         ),
         sa.Column("energy_mj", sa.Integer(), nullable=True, comment="Energy over covered_ms, mJ"),
-        sa.Column(
-            "power_mean_mw", sa.Integer(), nullable=True, comment="Mean of the polled power, mW"
-        ),
+        sa.Column("power_mean_mw", sa.Integer(), nullable=True, comment="Mean of the polled power, mW"),
         sa.Column("power_min_mw", sa.Integer(), nullable=True, comment="Least polled power, mW"),
         sa.Column("power_max_mw", sa.Integer(), nullable=True, comment="Greatest polled power, mW"),
         sa.Column(
@@ -181,9 +165,7 @@ def upgrade() -> None:
             nullable=True,
             comment="Enforced power limit at the last tick, mW",
         ),
-        sa.Column(
-            "mem_used_mib", sa.Integer(), nullable=True, comment="Greatest memory in use, MiB"
-        ),
+        sa.Column("mem_used_mib", sa.Integer(), nullable=True, comment="Greatest memory in use, MiB"),
         sa.Column(
             "energy_method",
             sa.SmallInteger(),
@@ -217,9 +199,7 @@ def upgrade() -> None:
             comment="Greatest memory temperature, °C",
         ),
         sa.Column("sm_clock_mhz", sa.SmallInteger(), nullable=True, comment="Mean SM clock, MHz"),
-        sa.Column(
-            "mem_clock_mhz", sa.SmallInteger(), nullable=True, comment="Mean memory clock, MHz"
-        ),
+        sa.Column("mem_clock_mhz", sa.SmallInteger(), nullable=True, comment="Mean memory clock, MHz"),
         sa.Column(
             "fan_pct",
             sa.SmallInteger(),
@@ -235,9 +215,7 @@ def upgrade() -> None:
         sa.Column("pcie_tx_kib", sa.BigInteger(), nullable=True, comment="Sent over PCIe, KiB"),
         sa.Column("pcie_rx_kib", sa.BigInteger(), nullable=True, comment="Received over PCIe, KiB"),
         sa.Column("nvlink_tx_kib", sa.BigInteger(), nullable=True, comment="Sent over NVLink, KiB"),
-        sa.Column(
-            "nvlink_rx_kib", sa.BigInteger(), nullable=True, comment="Received over NVLink, KiB"
-        ),
+        sa.Column("nvlink_rx_kib", sa.BigInteger(), nullable=True, comment="Received over NVLink, KiB"),
         schema="gigawatch",
         comment="What one physical GPU did in one window",
     )
@@ -259,9 +237,7 @@ def upgrade() -> None:
     )
     op.create_table(
         "node_window",
-        sa.Column(
-            "time", sa.DateTime(timezone=True), nullable=False, comment="Start of the window"
-        ),
+        sa.Column("time", sa.DateTime(timezone=True), nullable=False, comment="Start of the window"),
         sa.Column("node_id", sa.Integer(), nullable=False),
         sa.Column("covered_ms", sa.Integer(), nullable=False, comment="Length of the window, ms"),
         sa.Column("tick_ms", sa.Integer(), nullable=False, comment="Interval of the ticks, ms"),
@@ -353,9 +329,7 @@ def upgrade() -> None:
         sa.Column("rack_id", sa.Integer(), sa.Identity(always=False), nullable=False),
         sa.Column("site_id", sa.Integer(), nullable=False),
         sa.Column("name", sa.Text(), nullable=False, comment="Name of the rack within its site"),
-        sa.ForeignKeyConstraint(
-            ["site_id"], ["gigawatch.site.site_id"], name=op.f("rack_site_id_fkey")
-        ),
+        sa.ForeignKeyConstraint(["site_id"], ["gigawatch.site.site_id"], name=op.f("rack_site_id_fkey")),
         sa.PrimaryKeyConstraint("rack_id", name=op.f("rack_pkey")),
         sa.UniqueConstraint("site_id", "name", name=op.f("rack_site_id_name_key")),
         schema="gigawatch",
@@ -364,9 +338,7 @@ def upgrade() -> None:
     op.create_table(
         "node",
         sa.Column("node_id", sa.Integer(), sa.Identity(always=False), nullable=False),
-        sa.Column(
-            "machine_id", sa.Text(), nullable=False, comment="The machine's own lasting identity"
-        ),
+        sa.Column("machine_id", sa.Text(), nullable=False, comment="The machine's own lasting identity"),
         sa.Column("site_id", sa.Integer(), nullable=False),
         sa.Column(
             "rack_id",
@@ -424,12 +396,8 @@ def upgrade() -> None:
             nullable=False,
             comment="When the server last stored a batch of it",
         ),
-        sa.ForeignKeyConstraint(
-            ["rack_id"], ["gigawatch.rack.rack_id"], name=op.f("node_rack_id_fkey")
-        ),
-        sa.ForeignKeyConstraint(
-            ["site_id"], ["gigawatch.site.site_id"], name=op.f("node_site_id_fkey")
-        ),
+        sa.ForeignKeyConstraint(["rack_id"], ["gigawatch.rack.rack_id"], name=op.f("node_rack_id_fkey")),
+        sa.ForeignKeyConstraint(["site_id"], ["gigawatch.site.site_id"], name=op.f("node_site_id_fkey")),
         sa.PrimaryKeyConstraint("node_id", name=op.f("node_pkey")),
         sa.UniqueConstraint("machine_id", name=op.f("node_machine_id_key")),
         schema="gigawatch",
@@ -452,12 +420,8 @@ def upgrade() -> None:
         sa.Column("pci_bus_id", sa.Text(), nullable=True, comment="PCI address"),
         sa.Column("vbios_version", sa.Text(), nullable=True, comment="Version of the video BIOS"),
         sa.Column("mem_total_mib", sa.Integer(), nullable=True, comment="Memory, MiB"),
-        sa.Column(
-            "power_limit_mw", sa.Integer(), nullable=True, comment="Enforced power limit, mW"
-        ),
-        sa.Column(
-            "power_limit_default_mw", sa.Integer(), nullable=True, comment="Default power limit, mW"
-        ),
+        sa.Column("power_limit_mw", sa.Integer(), nullable=True, comment="Enforced power limit, mW"),
+        sa.Column("power_limit_default_mw", sa.Integer(), nullable=True, comment="Default power limit, mW"),
         sa.Column(
             "power_limit_min_mw",
             sa.Integer(),
@@ -514,9 +478,7 @@ def upgrade() -> None:
             nullable=True,
             comment="When its node was last seen without it; absent while it is there",
         ),
-        sa.ForeignKeyConstraint(
-            ["node_id"], ["gigawatch.node.node_id"], name=op.f("gpu_node_id_fkey")
-        ),
+        sa.ForeignKeyConstraint(["node_id"], ["gigawatch.node.node_id"], name=op.f("gpu_node_id_fkey")),
         sa.PrimaryKeyConstraint("gpu_id", name=op.f("gpu_pkey")),
         sa.UniqueConstraint("uuid", name=op.f("gpu_uuid_key")),
         schema="gigawatch",
@@ -533,9 +495,7 @@ def upgrade() -> None:
             nullable=False,
             comment="Number of the batch that is taken next",
         ),
-        sa.Column(
-            "updated", sa.DateTime(timezone=True), server_default=sa.text("now()"), nullable=False
-        ),
+        sa.Column("updated", sa.DateTime(timezone=True), server_default=sa.text("now()"), nullable=False),
         sa.ForeignKeyConstraint(
             ["node_id"], ["gigawatch.node.node_id"], name=op.f("ingest_cursor_node_id_fkey")
         ),

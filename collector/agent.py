@@ -1,0 +1,269 @@
+"""The node agent: ticks at an even pace, puts what a node's folders hand out into the spool, minds the sender."""
+
+import logging
+import socket
+import threading
+import time
+from pathlib import Path
+
+from collector.client import Client, ServerUnreachable, utc_now
+from collector.node import Node, Records
+from collector.sender import Sender
+from collector.sources.host import Host
+from collector.sources.nvml import Nvml
+from collector.spool import Checkpoint, Spool, SpoolFull
+from gigawatch.errors import ExitCode, GigawatchError
+from gigawatch.records import Event, Severity
+from gigawatch.settings import Settings
+from gigawatch.units import MILLISECONDS_PER_SECOND
+from gigawatch.wire import Batch, encode
+
+HUNG_AFTER_S = 10.0
+MOST_HELD_WINDOWS = 100_000
+"""GPU windows kept in memory while the disk takes nothing."""
+FINISH_S = 5.0
+LARGEST_DRIFT_S = 0.5
+LARGEST_SLEW = 0.01
+log = logging.getLogger(__name__)
+
+
+class Clock:
+    """Milliseconds of UTC that never go back: the monotonic clock, drawn gently to the wall clock."""
+
+    def __init__(self) -> None:
+        self._last_s = time.monotonic()
+        self._offset_s = time.time() - self._last_s
+
+    def now_ms(self) -> tuple[int, int]:
+        """Now, and by how much the wall clock was set since the last call, 0 if it was not."""
+        monotonic_s = time.monotonic()
+        drift_s = time.time() - monotonic_s - self._offset_s
+        if stepped := abs(drift_s) > LARGEST_DRIFT_S:
+            self._offset_s += drift_s
+        else:
+            most_s = LARGEST_SLEW * (monotonic_s - self._last_s)
+            self._offset_s += max(-most_s, min(most_s, drift_s))
+        self._last_s = monotonic_s
+        now_ms = round((monotonic_s + self._offset_s) * MILLISECONDS_PER_SECOND)
+        return now_ms, round(drift_s * MILLISECONDS_PER_SECOND) if stepped else 0
+
+
+class Agent:
+    """One agent on one node.
+
+    Args:
+        settings: all settings; sections agent and store matter.
+        host: the node itself.
+
+    Raises:
+        GigawatchError: the spool is in use, the token is refused, or the clock is off.
+    """
+
+    def __init__(self, settings: Settings, host: Host) -> None:
+        self._agent = settings.agent
+        self._tick_ms = round(settings.agent.tick_s * MILLISECONDS_PER_SECOND)
+        self._machine_id = settings.agent.machine_id or host.machine_id()
+        self._boot_id = host.boot_id()
+        self._clock = Clock()
+        self._wake = threading.Event()
+        self._ending = threading.Event()
+        self._client = Client(settings.agent)
+        _greet(self._client)
+        self._spool = Spool(
+            Path(settings.store.data_dir).expanduser() / "spool.sqlite",
+            settings.agent.spool_max_mib,
+            settings.agent.spool_max_age_h,
+        )
+        self._sender = Sender(self._spool, self._client, self._report)
+        checkpoint = self._spool.checkpoint()
+        same_boot = checkpoint is not None and checkpoint.boot_id == self._boot_id
+        self._node = Node(
+            settings.agent,
+            host,
+            Nvml(),
+            socket.gethostname(),
+            self._wake.set,
+            checkpoint.marks if checkpoint and same_boot else None,
+            checkpoint.gpus if checkpoint and same_boot else (),
+        )
+        self._held = Records()
+        self._lost_windows = 0
+        self._closed_ms = checkpoint.closed_ms if checkpoint else 0
+        self._reading_since_s: float | None = None
+        self._watchdog = threading.Thread(target=self._watch, name="watchdog", daemon=True)
+        self._say_started(checkpoint, same_boot=same_boot)
+
+    def run(self) -> None:
+        """Work until stop() is called; then hand out what is open, and send what can be sent at once."""
+        self._sender.start()
+        self._watchdog.start()
+        at_ms = 0
+        while not self._ending.is_set():
+            at_ms = self._tick()
+            self._flush(at_ms)
+            self._wait_for_next_tick()
+        if at_ms:
+            self._flush(at_ms, stop=True)
+        self._node.shut()
+        self._sender.finish(FINISH_S)
+        self._spool.close()
+        self._client.close()
+
+    def stop(self) -> None:
+        """End soon; may be called from a signal handler."""
+        self._ending.set()
+        self._wake.set()
+
+    def _tick(self) -> int:
+        at_ms, stepped_ms = self._clock.now_ms()
+        if stepped_ms:
+            before_ms = at_ms - stepped_ms
+            self._flush(before_ms, stop=True)
+            self._node.shift(stepped_ms, at_ms)
+        self._reading_since_s = time.monotonic()
+        self._node.tick(at_ms)
+        self._reading_since_s = None
+        return at_ms
+
+    def _wait_for_next_tick(self) -> None:
+        """Wait until the next multiple of the tick in UTC, sending events that come in meanwhile."""
+        while not self._ending.is_set():
+            now_s = time.time()
+            tick_s = self._tick_ms / MILLISECONDS_PER_SECOND
+            if not self._wake.wait(tick_s - now_s % tick_s):
+                return
+            self._wake.clear()
+            self._flush_events()
+
+    def _flush(self, until_ms: int, *, stop: bool = False) -> None:
+        """Spool the windows that are over, with everything else that came up."""
+        gpu_windows, node_windows = self._node.close(until_ms, stop=stop)
+        inventory, events, health = self._node.take()
+        self._closed_ms = until_ms
+        self._store(
+            Records(
+                inventory=inventory,
+                gpu_windows=gpu_windows,
+                node_windows=node_windows,
+                events=events,
+                health=health,
+            ),
+            with_checkpoint=bool(gpu_windows or node_windows),
+        )
+
+    def _flush_events(self) -> None:
+        inventory, events, health = self._node.take()
+        self._store(Records(inventory=inventory, events=events, health=health), with_checkpoint=False)
+
+    def _store(self, new: Records, *, with_checkpoint: bool) -> None:
+        """Put records into the spool; while the disk takes nothing, hold them in memory up to a bound."""
+        held = self._held
+        records = Records(
+            inventory=new.inventory or held.inventory,
+            gpu_windows=[*held.gpu_windows, *new.gpu_windows],
+            node_windows=[*held.node_windows, *new.node_windows],
+            events=[*held.events, *new.events],
+            health=[*held.health, *new.health],
+        )
+        if not records:
+            return
+        body = encode(
+            Batch(machine_id=self._machine_id, sent_at=utc_now(), spool_id=self._spool.spool_id),
+            inventory=records.inventory,
+            gpu_windows=records.gpu_windows,
+            node_windows=records.node_windows,
+            events=records.events,
+            health=records.health,
+        )
+        checkpoint = Checkpoint(self._boot_id, self._closed_ms, self._node.marks(), self._node.gpus)
+        try:
+            dropped = self._spool.append(
+                body, len(records.gpu_windows), checkpoint if with_checkpoint or held else None
+            )
+        except SpoolFull as error:
+            self._hold(records, error)
+            return
+        self._held = Records()
+        self._sender.notify()
+        if dropped is not None:
+            self._report_loss(
+                "spool_dropped",
+                f"The spool's bound dropped {dropped.batches} batches with {dropped.gpu_windows} GPU windows"
+                " that the server had not taken",
+            )
+
+    def _hold(self, records: Records, error: Exception) -> None:
+        if not self._held:
+            log.warning("The spool %s takes nothing: %s; holding records in memory", self._spool.path, error)
+        excess = max(0, len(records.gpu_windows) - MOST_HELD_WINDOWS)
+        self._lost_windows += excess
+        self._held = Records(
+            inventory=records.inventory,
+            gpu_windows=records.gpu_windows[excess:],
+            node_windows=records.node_windows[-MOST_HELD_WINDOWS:],
+            events=records.events[-1_000:],
+            health=records.health[-1_000:],
+        )
+        if excess:
+            log.error("%d GPU windows were lost to a full disk so far", self._lost_windows)
+
+    def _report(self, event: Event) -> None:
+        """Take in an event of the sender's thread."""
+        self._node.report(event)
+
+    def _report_loss(self, kind: str, message: str) -> None:
+        log.error(message)
+        self._report(Event(time=utc_now(), kind=kind, severity=Severity.WARNING, message=message))
+
+    def _watch(self) -> None:
+        """Say that the driver hangs while it hangs: the tick's own thread cannot."""
+        told = False
+        while not self._ending.wait(1.0):
+            since_s = self._reading_since_s
+            hangs = since_s is not None and time.monotonic() - since_s > HUNG_AFTER_S
+            if hangs and not told:
+                self._report_now(
+                    "driver_hung",
+                    Severity.CRITICAL,
+                    f"The NVIDIA driver has not answered for {HUNG_AFTER_S:.0f} s",
+                )
+            if told and not hangs:
+                self._report_now("driver_answers", Severity.INFO, "The NVIDIA driver answers again")
+            told = hangs
+
+    def _report_now(self, kind: str, severity: Severity, message: str) -> None:
+        log.warning(message)
+        event = Event(time=utc_now(), kind=kind, severity=severity, message=message)
+        batch = Batch(machine_id=self._machine_id, sent_at=utc_now(), spool_id=self._spool.spool_id)
+        try:
+            self._spool.append(encode(batch, events=[event]), 0, None)
+        except SpoolFull as error:
+            log.error("The event cannot be stored: %s", error)
+            return
+        self._sender.notify()
+
+    def _say_started(self, checkpoint: Checkpoint | None, *, same_boot: bool) -> None:
+        message = "The agent started"
+        now_ms, _ = self._clock.now_ms()
+        if checkpoint is not None:
+            away_s = (now_ms - checkpoint.closed_ms) / MILLISECONDS_PER_SECOND
+            message += f"; the last window it had handed out ended {away_s:.1f} s before"
+            if not same_boot:
+                message += ", before a reboot: the energy between is unknown"
+        self._node.add_event(now_ms, "agent_started", Severity.INFO, message)
+
+
+def _greet(client: Client) -> None:
+    """Learn early what no retry would mend: a wrong token, a wrong address, a clock that is off."""
+    try:
+        answer = client.hello()
+    except ServerUnreachable as error:
+        log.warning("%s; windows are spooled until it can", error)
+        return
+    offset_s = (utc_now() - answer.server_time).total_seconds()
+    if abs(offset_s) > answer.max_clock_offset_s:
+        raise GigawatchError(
+            f"This machine's clock is {offset_s:+.0f} s off the server's",
+            "Set it right, e.g. with chrony or systemd-timesyncd: windows would land in the wrong time.",
+            ExitCode.CLOCK,
+        )

@@ -1,0 +1,228 @@
+"""The command `gigawatch simulate`: an imagined fleet, sent through the API as agents would."""
+
+import json
+import math
+import re
+import signal
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from types import FrameType
+from typing import TextIO, get_args
+
+import click
+import msgspec
+
+from collector.client import Client
+from collector.simulated import faults, fleet
+from collector.simulated.faults import MINUTE_S
+from collector.simulated.sending import Simulation
+from gigawatch import settings
+from gigawatch.errors import GigawatchError
+from gigawatch.settings import WINDOW_LENGTHS_S
+
+UNITS_S = {"s": 1, "m": 60, "h": 3_600, "d": 86_400}
+MAX_DURATION_S = 366 * UNITS_S["d"]
+
+
+class Duration(click.ParamType[float]):
+    """A time such as 90s, 15m, 24h or 7d; a bare 0 is good as well. In seconds."""
+
+    name = "duration"
+
+    def convert(self, value: object, param: click.Parameter | None, ctx: click.Context | None) -> float:
+        """Seconds of this text."""
+        found = re.fullmatch(r"(\d+(?:\.\d+)?)([smhd])", str(value).strip())
+        if not found and value != "0":
+            self.fail(f"{value!r} is no duration: write 90s, 15m, 24h or 7d.", param, ctx)
+        seconds = float(found[1]) * UNITS_S[found[2]] if found else 0.0
+        if seconds > MAX_DURATION_S:
+            self.fail(f"{value!r} is longer than 366d.", param, ctx)
+        return seconds
+
+
+class Stopped(BaseException):
+    """Somebody asked the process to end."""
+
+
+class Progress:
+    """Tells on a terminal how far the history is, and elsewhere in a line for each tenth."""
+
+    def __init__(self, stream: TextIO) -> None:
+        self._stream = stream
+        self._is_terminal = stream.isatty()
+        self._tenths = 0
+
+    def __call__(self, share: float, gpu_windows: int) -> None:
+        """Say it.
+
+        Args:
+            share: how much is done, from 0 to 1.
+            gpu_windows: GPU windows stored so far.
+        """
+        text = f"history {share:4.0%}, {gpu_windows:,} GPU windows stored"
+        if self._is_terminal:
+            self._stream.write(f"\r{text}" + ("\n" if share >= 1 else ""))
+        elif int(share * 10) > self._tenths:
+            self._tenths = int(share * 10)
+            self._stream.write(f"{text}\n")
+        self._stream.flush()
+
+
+@click.command()
+@click.option("--server-url", help="The API to send to; by default agent.server_url of the settings.")
+@click.option("--token-file", help="A file with an agent's token; by default agent.token_file.")
+@click.option("--nodes", type=click.IntRange(1, 1_000_000), help="Nodes in the fleet. [default: 16]")
+@click.option(
+    "--megawatts",
+    type=click.FloatRange(0.0, 10_000.0, min_open=True),
+    help="In place of --nodes: as many as draw this much with all GPUs at their limits.",
+)
+@click.option("--gpus-per-node", type=click.IntRange(1, 16), default=8, show_default=True)
+@click.option(
+    "--seed",
+    type=click.IntRange(0, 2**31 - 1),
+    default=1,
+    show_default=True,
+    help="The same seed gives the same machines, work and faults.",
+)
+@click.option(
+    "--history",
+    "history_s",
+    type=Duration(),
+    default="24h",
+    show_default=True,
+    help="How much of the past to send first, in full minutes; 0 for none.",
+)
+@click.option(
+    "--for",
+    "for_s",
+    type=Duration(),
+    help="Stop after so much time of live windows; without it, when asked to.",
+)
+@click.option(
+    "--window-s",
+    type=click.Choice(WINDOW_LENGTHS_S),
+    default=10,
+    show_default=True,
+    help="Length of the live windows.",
+)
+@click.option(
+    "--speed",
+    type=click.FloatRange(1.0, 100_000.0),
+    default=1.0,
+    show_default=True,
+    help="Above 1: send the history as live windows, so many times as fast.",
+)
+@click.option(
+    "--faults",
+    "amount",
+    type=click.Choice(get_args(faults.Amount)),
+    default="few",
+    show_default=True,
+    help="What goes wrong in the fleet.",
+)
+@click.option("--json", "as_json", is_flag=True, help="Print what was sent as JSON at the end.")
+@click.pass_context
+def simulate(
+    context: click.Context,
+    server_url: str | None,
+    token_file: str | None,
+    nodes: int | None,
+    megawatts: float | None,
+    gpus_per_node: int,
+    seed: int,
+    history_s: float,
+    for_s: float | None,
+    window_s: int,
+    speed: float,
+    amount: faults.Amount,
+    as_json: bool,
+) -> None:
+    """Send the data of a simulated fleet to an API, marked as simulated.
+
+    First a history in windows of a minute, then live windows as time passes, until Ctrl-C or SIGTERM.
+    Durations are written as 90s, 15m, 24h, 7d. docs/simulate.md says what is modelled and what is not.
+    """
+    if nodes and megawatts:
+        raise click.UsageError("--nodes and --megawatts both say how large the fleet is: give one of them.")
+    if history_s % MINUTE_S:
+        raise click.BadParameter("it must be of full minutes", param_hint="--history")
+    if speed > 1 and not history_s:
+        raise click.UsageError("--speed hurries through the history, and --history is 0.")
+    machines = (
+        fleet.of_megawatts(megawatts, seed=seed, gpus_per_node=gpus_per_node)
+        if megawatts
+        else fleet.of_nodes(nodes or 16, seed=seed, gpus_per_node=gpus_per_node)
+    )
+    path = context.obj if isinstance(context.obj, Path) else None
+    flags = {"agent.server_url": server_url, "agent.token_file": token_file}
+    client = Client(settings.load(path, flags).agent)
+    now_s, length_s = int(time.time()) // MINUTE_S * MINUTE_S, int(history_s)
+    simulation = Simulation(
+        machines,
+        faults.plan(machines, amount, seed=seed, now_s=now_s, history_s=length_s),
+        client,
+        seed=seed,
+    )
+    began_s = time.monotonic()
+    history_took_s = None
+    with _stopping():
+        simulation.connect()
+        simulation.introduce(now_s - length_s)
+        live_s = now_s
+        if speed > 1:
+            live_s -= length_s
+        elif length_s:
+            simulation.send_history(now_s - length_s, now_s, Progress(sys.stderr))
+            history_took_s = round(time.monotonic() - began_s, 3)
+        stop_s = math.inf if for_s is None else time.time() + for_s
+        simulation.run(live_s, window_s, speed=speed, stop_s=stop_s)
+    client.close()
+    sent = {
+        "sites": len({node.site.name for node in machines}),
+        "nodes": len(machines),
+        "gpus": len(machines) * gpus_per_node,
+        "rated_w": round(sum(node.rated_w for node in machines)),
+        "history_took_s": history_took_s,
+        "took_s": round(time.monotonic() - began_s, 3),
+        **msgspec.structs.asdict(simulation.totals),
+    }
+    if as_json:
+        click.echo(json.dumps(sent))
+    else:
+        click.echo(
+            f"{sent['nodes']} simulated nodes, {sent['gpus']} GPUs: "
+            f"{simulation.totals.gpu_windows:,} GPU windows stored in {sent['took_s']} s, "
+            f"{simulation.totals.refused:,} rows refused",
+            err=True,
+        )
+    if simulation.totals.refused_batches and not simulation.totals.batches:
+        raise GigawatchError(
+            "The server refused every batch",
+            "The warnings above say why; `gigawatch doctor` checks the clock.",
+        )
+
+
+@contextmanager
+def _stopping() -> Iterator[None]:
+    """Leave the block when SIGINT or SIGTERM comes, at once: a request under way is given up.
+
+    Further signals are ignored: Ctrl-C under `gigawatch up` brings both, and what is left to do is short.
+    """
+    numbers = (signal.SIGINT, signal.SIGTERM)
+
+    def stop(_number: int, _frame: FrameType | None) -> None:
+        for number in numbers:
+            signal.signal(number, signal.SIG_IGN)
+        raise Stopped
+
+    before = {number: signal.signal(number, stop) for number in numbers}
+    try:
+        yield
+    except Stopped:
+        return
+    for number, handler in before.items():
+        signal.signal(number, handler)

@@ -1,0 +1,187 @@
+"""Batches that wait to be sent, in an SQLite file: nothing is lost while the server is away or the agent restarts.
+
+Each batch is committed to disk with its number and with the checkpoint that the next agent goes on from, in one
+transaction. The file has a bound in size and age; what the bound drops is counted and reported.
+"""
+
+import sqlite3
+import threading
+import time
+import uuid
+from pathlib import Path
+from typing import Any
+
+import msgspec
+from msgspec import Struct
+
+from collector.windows import Mark
+from gigawatch.errors import ExitCode, GigawatchError
+from gigawatch.records import Gpu
+from gigawatch.units import BYTES_PER_MIB, SECONDS_PER_HOUR
+
+SCHEMA = """
+CREATE TABLE IF NOT EXISTS batch (seq INTEGER PRIMARY KEY, created REAL NOT NULL, gpu_windows INTEGER NOT NULL,
+    body BLOB NOT NULL);
+CREATE TABLE IF NOT EXISTS state (name TEXT PRIMARY KEY, value NOT NULL);
+"""
+
+
+class Checkpoint(Struct, frozen=True):
+    """What the next agent on this node goes on from."""
+
+    boot_id: str | None
+    """The counters' epoch: after a reboot the marks are void."""
+    closed_ms: int
+    """Up to when windows were handed out."""
+    marks: dict[str, Mark]
+    """By GPU: up to where its energy was handed out."""
+    gpus: tuple[Gpu, ...]
+    """GPUs that the node has, the lost ones too."""
+
+
+class Waiting(Struct, frozen=True):
+    """A batch in the spool."""
+
+    seq: int
+    oldest_seq: int
+    body: bytes
+
+
+class Dropped(Struct, frozen=True):
+    """What the bound cost."""
+
+    batches: int
+    gpu_windows: int
+
+
+class SpoolFull(Exception):
+    """The disk takes no more: the batch was not stored."""
+
+
+class Spool:
+    """The file, for use by several threads.
+
+    Args:
+        path: the file; made if absent.
+        max_mib: bound of its size.
+        max_age_h: bound of a batch's age.
+
+    Raises:
+        GigawatchError: the file cannot be opened, or is not a spool.
+    """
+
+    def __init__(self, path: Path, max_mib: int, max_age_h: float) -> None:
+        self.path = path
+        self._max_bytes = max_mib * BYTES_PER_MIB
+        self._max_age_s = max_age_h * SECONDS_PER_HOUR
+        self._lock = threading.Lock()
+        try:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            self._database = sqlite3.connect(path, check_same_thread=False, isolation_level=None, timeout=5)
+            path.chmod(0o600)
+            # One writer: another agent on the same spool would number its batches alike.
+            self._database.execute("PRAGMA locking_mode = EXCLUSIVE")
+            self._database.execute("PRAGMA journal_mode = WAL")
+            # A number must never be used twice, not after a power failure either.
+            self._database.execute("PRAGMA synchronous = FULL")
+            self._database.execute("PRAGMA auto_vacuum = INCREMENTAL")
+            self._database.execute("PRAGMA cache_size = -512")
+            self._database.executescript(SCHEMA)
+            self.spool_id = self._state("spool_id") or self._begin()
+            self._next_seq = int(self._state("next_seq") or 0)
+        except (OSError, sqlite3.Error) as error:
+            in_use = "locked" in str(error)
+            raise GigawatchError(
+                f"The spool {path} cannot be opened: {'another agent uses it' if in_use else error}",
+                "One agent runs per node and data directory: stop the other."
+                if in_use
+                else "Check the folder's owner and free space, or choose another --data-dir.",
+                ExitCode.CONFIGURATION,
+            ) from error
+
+    def append(self, body: bytes, gpu_windows: int, checkpoint: Checkpoint | None) -> Dropped | None:
+        """Store a batch durably, with the checkpoint if one is given; returns what had to go for it.
+
+        Raises:
+            SpoolFull: the disk takes no more.
+        """
+        with self._lock:
+            try:
+                self._database.execute("BEGIN IMMEDIATE")
+                seq = self._next_seq
+                self._database.execute(
+                    "INSERT INTO batch VALUES (?, ?, ?, ?)", (seq, time.time(), gpu_windows, body)
+                )
+                self._database.execute("INSERT OR REPLACE INTO state VALUES ('next_seq', ?)", (str(seq + 1),))
+                if checkpoint is not None:
+                    self._database.execute(
+                        "INSERT OR REPLACE INTO state VALUES ('checkpoint', ?)",
+                        (msgspec.msgpack.encode(checkpoint),),
+                    )
+                dropped = self._drop()
+                self._database.execute("COMMIT")
+            except sqlite3.Error as error:
+                if self._database.in_transaction:
+                    self._database.execute("ROLLBACK")
+                raise SpoolFull(str(error)) from error
+            self._next_seq = seq + 1
+            return dropped
+
+    def first(self) -> Waiting | None:
+        """The oldest batch."""
+        with self._lock:
+            row = self._database.execute("SELECT seq, body FROM batch ORDER BY seq LIMIT 1").fetchone()
+        return None if row is None else Waiting(row[0], row[0], row[1])
+
+    def remove(self, seq: int) -> None:
+        """Forget a batch that the server has stored, or will never take."""
+        with self._lock:
+            self._database.execute("DELETE FROM batch WHERE seq = ?", (seq,))
+            self._database.execute("PRAGMA incremental_vacuum")
+
+    def waiting(self) -> int:
+        """How many batches wait."""
+        with self._lock:
+            return int(self._database.execute("SELECT count(*) FROM batch").fetchone()[0])
+
+    def checkpoint(self) -> Checkpoint | None:
+        """What an earlier agent left; None if there was none, or one of another version."""
+        with self._lock:
+            value = self._state("checkpoint")
+        try:
+            return None if value is None else msgspec.msgpack.decode(value, type=Checkpoint)
+        except msgspec.DecodeError:
+            return None
+
+    def close(self) -> None:
+        """Close the file."""
+        with self._lock:
+            self._database.close()
+
+    def _state(self, name: str) -> Any:
+        row = self._database.execute("SELECT value FROM state WHERE name = ?", (name,)).fetchone()
+        return None if row is None else row[0]
+
+    def _begin(self) -> str:
+        spool_id = uuid.uuid4().hex
+        self._database.execute("INSERT INTO state VALUES ('spool_id', ?)", (spool_id,))
+        return spool_id
+
+    def _drop(self) -> Dropped | None:
+        """Drop the oldest batches until the bounds hold, but never the newest."""
+        batches = windows = 0
+        oldest = time.time() - self._max_age_s
+        size = self._database.execute("SELECT coalesce(sum(length(body)), 0) FROM batch").fetchone()[0]
+        rows = self._database.execute(
+            "SELECT seq, created, gpu_windows, length(body) FROM batch WHERE seq < ? ORDER BY seq",
+            (self._next_seq,),
+        )
+        gone = []
+        for seq, created, gpu_windows, length in rows:
+            if created >= oldest and size <= self._max_bytes:
+                break
+            gone.append((seq,))
+            size -= length
+            batches, windows = batches + 1, windows + gpu_windows
+        self._database.executemany("DELETE FROM batch WHERE seq = ?", gone)
+        return Dropped(batches, windows) if batches else None
