@@ -223,6 +223,7 @@ def _stopping() -> Iterator[None]:
     try:
         yield
     except Stopped:
-        return
-    for number, handler in before.items():
-        signal.signal(number, handler)
+        before = {}
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)

@@ -35,6 +35,9 @@ class Where(Struct, frozen=True, kw_only=True):
     node_id: int | None = None
 
 
+EVERYTHING = Where()
+
+
 class Choices(Struct, frozen=True, kw_only=True):
     """What a filter can be set to."""
 
@@ -309,7 +312,7 @@ def choices(connection: Connection) -> Choices:
     return Choices(**row._mapping)
 
 
-def fleet_summary(connection: Connection, where: Where = Where()) -> FleetSummary:
+def fleet_summary(connection: Connection, where: Where = EVERYTHING) -> FleetSummary:
     """The fleet now."""
     now = _one(
         connection,
@@ -337,7 +340,7 @@ def fleet_summary(connection: Connection, where: Where = Where()) -> FleetSummar
     return now
 
 
-def energy(connection: Connection, start: datetime, stop: datetime, where: Where = Where()) -> Energy:
+def energy(connection: Connection, start: datetime, stop: datetime, where: Where = EVERYTHING) -> Energy:
     """Energy of a part of the fleet over a period."""
     row = connection.execute(
         text(f"""
@@ -361,7 +364,7 @@ def energy(connection: Connection, start: datetime, stop: datetime, where: Where
 
 def gpus_now(
     connection: Connection,
-    where: Where = Where(),
+    where: Where = EVERYTHING,
     order: GpuOrder = "place",
     limit: int = MOST_ROWS,
     offset: int = 0,
@@ -381,7 +384,7 @@ def gpus_now(
 
 def nodes_now(
     connection: Connection,
-    where: Where = Where(),
+    where: Where = EVERYTHING,
     *,
     silent: bool = False,
     limit: int = MOST_ROWS,
@@ -437,7 +440,7 @@ def power_series(
     start: datetime,
     stop: datetime,
     step: timedelta,
-    where: Where = Where(),
+    where: Where = EVERYTHING,
     group_by: GroupBy = "fleet",
 ) -> list[PowerPoint]:
     """Power over time of a part of the fleet, whole or by group."""
@@ -506,7 +509,7 @@ def node_ticks(connection: Connection, node_id: int, start: datetime, stop: date
 
 
 def gpu_health(
-    connection: Connection, where: Where = Where(), gpu_uuid: str | None = None
+    connection: Connection, where: Where = EVERYTHING, gpu_uuid: str | None = None
 ) -> list[GpuHealth]:
     """Latest slow readings, the worst first."""
     return _all(
@@ -524,7 +527,7 @@ def events(
     connection: Connection,
     start: datetime,
     stop: datetime,
-    where: Where = Where(),
+    where: Where = EVERYTHING,
     gpu_uuid: str | None = None,
     limit: int = 100,
 ) -> list[EventRow]:
@@ -546,7 +549,7 @@ def events(
 
 
 def energy_hourly(
-    connection: Connection, start: datetime, stop: datetime, where: Where = Where()
+    connection: Connection, start: datetime, stop: datetime, where: Where = EVERYTHING
 ) -> list[EnergyHour]:
     """Energy by GPU and hour."""
     return _all(
@@ -580,10 +583,14 @@ def _values(where: Where) -> dict[str, Any]:
     }
 
 
-def _all(connection: Connection, kind: type[T], sql: str, where: Where = Where(), **values: Any) -> list[T]:
+def _all(
+    connection: Connection, kind: type[T], sql: str, where: Where = EVERYTHING, **values: Any
+) -> list[T]:
     rows = connection.execute(text(sql), {**_values(where), **values})
     return [kind(**row._mapping) for row in rows]
 
 
-def _one(connection: Connection, kind: type[T], sql: str, where: Where = Where(), **values: Any) -> T | None:
+def _one(
+    connection: Connection, kind: type[T], sql: str, where: Where = EVERYTHING, **values: Any
+) -> T | None:
     return next(iter(_all(connection, kind, sql, where, **values)), None)

@@ -1,4 +1,4 @@
-"""The verb `gigawatch up`: everything on one machine, each part a process of its own that is started again if it fails."""
+"""The verb `gigawatch up`: everything on one machine, each part a process that is started again if it fails."""
 
 import ctypes
 import os
@@ -241,8 +241,9 @@ class _Parts:
             ):
                 return path
             secret = tokens.create(connection, f"up-{role}-{datetime.now(UTC):%Y%m%dT%H%M%S.%f}", role)
-        with open(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600), "w", encoding="ascii") as file:
-            file.write(secret + "\n")
+        path.touch(mode=0o600)
+        path.chmod(0o600)
+        path.write_text(secret + "\n", encoding="ascii")
         return path
 
     def _missing_history(self) -> str:
@@ -277,7 +278,7 @@ def _die_with_parent() -> None:
 def _terminate_as_interrupt() -> Iterator[None]:
     """Let SIGTERM stop us as Ctrl-C does."""
 
-    def interrupt(number: int, frame: FrameType | None) -> None:
+    def interrupt(_number: int, _frame: FrameType | None) -> None:
         raise KeyboardInterrupt
 
     before = signal.signal(signal.SIGTERM, interrupt)

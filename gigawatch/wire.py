@@ -13,7 +13,7 @@ from functools import cache
 from typing import Annotated, Any, Literal, get_args, get_type_hints
 
 import msgspec
-from msgspec import Meta, Raw, Struct
+from msgspec import UNSET, Meta, Raw, Struct, UnsetType
 
 from gigawatch.records import (
     INT2_MAX,
@@ -80,7 +80,7 @@ class Batch(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, omit_
     seq: Sequence63 | None = None
     oldest_seq: Sequence63 | None = None
     simulated: bool = False
-    inventory: Raw | None = None
+    inventory: Raw | UnsetType = UNSET
     gpu_windows: list[Raw] = []
     packed_gpu_windows: PackedGpuWindows | None = None
     node_windows: list[Raw] = []
@@ -176,7 +176,7 @@ def encode(
     return raw(
         msgspec.structs.replace(
             batch,
-            inventory=None if inventory is None else Raw(raw(inventory)),
+            inventory=UNSET if inventory is None else Raw(raw(inventory)),
             packed_gpu_windows=pack(gpu_windows) if gpu_windows else None,
             node_windows=[Raw(raw(window)) for window in node_windows],
             events=[Raw(raw(event)) for event in events],

@@ -1,0 +1,65 @@
+"""Settings: ranks of their sources, and errors that name the key."""
+
+from pathlib import Path
+
+import pytest
+
+from gigawatch.errors import ExitCode, GigawatchError
+from gigawatch.settings import load
+
+
+def write(folder: Path, text: str) -> Path:
+    path = folder / "gigawatch.toml"
+    path.write_text(text, encoding="utf-8")
+    return path
+
+
+def test_flags_outrank_the_environment_which_outranks_the_file(tmp_path: Path) -> None:
+    path = write(tmp_path, '[agent]\nsite = "file"\nrack = "file"\ntick_s = 2\n[server]\nport = 1\n')
+    loaded = load(
+        path,
+        {"agent.rack": "flag", "server.port": None},
+        {"GIGAWATCH_AGENT__RACK": "environment", "GIGAWATCH_AGENT__TICK_S": "0.5", "HOME": "/"},
+    )
+    assert (loaded.agent.site, loaded.agent.rack, loaded.agent.tick_s) == ("file", "flag", 0.5)
+    assert loaded.server.port == 1
+
+
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        ("[agent]\nsites = 'x'", ["unknown key in [agent]: 'sites'", "Did you mean 'site'?"]),
+        ("[agents]\nsite = 'x'", ["unknown section: 'agents'", "Did you mean 'agent'?"]),
+        ("[agent]\ntick_s = 0", ["agent.tick_s = 0", ">= 0.05"]),
+        ("[agent]\nwindow_s = 7", ["window_s must divide a minute"]),
+        ("[server]\nport = 'x'", ["server.port = 'x'", "int"]),
+        ("[server]\nport = 70000", ["server.port = 70000", "65535"]),
+        ("agent = 3", ["[agent] is 3"]),
+        ("[agent", ["cannot be read"]),
+    ],
+)
+def test_a_wrong_file_is_refused_with_the_key_named(tmp_path: Path, text: str, words: list[str]) -> None:
+    with pytest.raises(GigawatchError) as caught:
+        load(write(tmp_path, text), environment={})
+    assert caught.value.exit_code == ExitCode.CONFIGURATION
+    for word in words:
+        assert word in caught.value.message
+
+
+@pytest.mark.parametrize(
+    "name", ["GIGAWATCH_AGENT__SITES", "GIGAWATCH_NOSUCH__KEY", "GIGAWATCH_SERVER__PORT"]
+)
+def test_a_wrong_environment_variable_is_named(name: str) -> None:
+    with pytest.raises(GigawatchError, match=name):
+        load(environment={name: "x"})
+
+
+def test_secrets_do_not_appear_in_errors(tmp_path: Path) -> None:
+    with pytest.raises(GigawatchError) as caught:
+        load(write(tmp_path, "[agent]\ntoken = 12345678"), environment={})
+    assert "12345678" not in caught.value.message
+
+
+def test_a_named_file_must_exist(tmp_path: Path) -> None:
+    with pytest.raises(GigawatchError, match="none.toml"):
+        load(None, environment={"GIGAWATCH_CONFIG": str(tmp_path / "none.toml")})

@@ -1,0 +1,127 @@
+"""The spool: durable, numbered, bounded, and honest about what it dropped."""
+
+import os
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from collector.spool import Checkpoint, Dropped, Spool, SpoolFull
+from collector.windows import Mark
+from gigawatch.errors import GigawatchError
+from gigawatch.records import Gpu
+
+CHECKPOINT = Checkpoint(
+    "boot-1", 12_345, {"GPU-1": Mark(12_000, 99)}, (Gpu(uuid="GPU-1", index=0, model="H100"),)
+)
+
+
+def test_batches_come_out_in_order_and_numbers_go_on_after_a_restart(tmp_path: Path) -> None:
+    spool = Spool(tmp_path / "spool.sqlite", 512, 72)
+    spool_id = spool.spool_id
+    for body in (b"a", b"b"):
+        assert spool.append(body, 1, CHECKPOINT) is None
+    spool.remove(0)
+    spool.close()
+
+    spool = Spool(tmp_path / "spool.sqlite", 512, 72)
+    assert spool.spool_id == spool_id
+    assert spool.checkpoint() == CHECKPOINT
+    spool.append(b"c", 1, None)
+    assert spool.checkpoint() == CHECKPOINT
+    taken = []
+    while (waiting := spool.first()) is not None:
+        assert waiting.oldest_seq == waiting.seq
+        taken.append((waiting.seq, waiting.body))
+        spool.remove(waiting.seq)
+    assert taken == [(1, b"b"), (2, b"c")]
+    spool.close()
+
+
+def test_an_emptied_spool_does_not_number_from_the_start(tmp_path: Path) -> None:
+    spool = Spool(tmp_path / "spool.sqlite", 512, 72)
+    spool.append(b"a", 1, None)
+    spool.remove(0)
+    spool.close()
+    spool = Spool(tmp_path / "spool.sqlite", 512, 72)
+    spool.append(b"b", 1, None)
+    waiting = spool.first()
+    assert waiting is not None
+    assert waiting.seq == 1
+    spool.close()
+
+
+def test_the_bound_in_size_drops_the_oldest_and_counts(tmp_path: Path) -> None:
+    spool = Spool(tmp_path / "spool.sqlite", 1, 72)
+    body = bytes(300_000)
+    assert [spool.append(body, 8, None) for _ in range(4)] == [None, None, None, Dropped(1, 8)]
+    waiting = spool.first()
+    assert waiting is not None
+    assert waiting.seq == waiting.oldest_seq == 1
+    assert spool.waiting() == 3
+    spool.close()
+
+
+def test_the_bound_in_age_drops_the_oldest(tmp_path: Path) -> None:
+    spool = Spool(tmp_path / "spool.sqlite", 512, 1e-9)
+    assert spool.append(b"a", 8, None) is None
+    assert spool.append(b"b", 8, None) == Dropped(1, 8)
+    spool.close()
+
+
+def test_a_batch_survives_sigkill_the_moment_append_returns(tmp_path: Path) -> None:
+    program = (
+        "import os, signal, sys; from pathlib import Path; from collector.spool import Spool\n"
+        "spool = Spool(Path(sys.argv[1]), 512, 72); spool.append(b'kept', 1, None)\n"
+        "os.kill(os.getpid(), signal.SIGKILL)"
+    )
+    path = tmp_path / "spool.sqlite"
+    done = subprocess.run([sys.executable, "-c", program, str(path)], check=False, cwd=Path.cwd())
+    assert done.returncode == -signal.SIGKILL
+    waiting = Spool(path, 512, 72).first()
+    assert waiting is not None
+    assert waiting.body == b"kept"
+
+
+def test_a_second_agent_on_the_same_spool_is_refused(tmp_path: Path) -> None:
+    spool = Spool(tmp_path / "spool.sqlite", 512, 72)
+    spool.append(b"a", 1, None)
+    program = "import sys; from pathlib import Path; from collector.spool import Spool; Spool(Path(sys.argv[1]), 1, 1)"
+    second = subprocess.run(
+        [sys.executable, "-c", program, str(tmp_path / "spool.sqlite")],
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert second.returncode != 0
+    assert "another agent uses it" in second.stderr
+    spool.close()
+
+
+def test_a_full_disk_is_told_and_nothing_is_half_stored(tmp_path: Path) -> None:
+    spool = Spool(tmp_path / "spool.sqlite", 512, 72)
+    spool.append(b"a", 1, None)
+    spool._database.execute("PRAGMA max_page_count = 1")  # what SQLite itself offers to be full
+    with pytest.raises(SpoolFull, match="full"):
+        spool.append(bytes(1_000_000), 1, CHECKPOINT)
+    assert spool.waiting() == 1
+    assert spool.checkpoint() is None
+    spool._database.execute("PRAGMA max_page_count = 1000000")
+    spool.append(b"b", 1, CHECKPOINT)
+    assert spool.waiting() == 2
+    spool.close()
+
+
+def test_a_file_that_is_no_spool_is_named(tmp_path: Path) -> None:
+    path = tmp_path / "spool.sqlite"
+    path.write_bytes(b"not a database, but long enough to look at" * 100)
+    with pytest.raises(GigawatchError, match="cannot be opened"):
+        Spool(path, 512, 72)
+
+
+def test_only_its_owner_can_read_it(tmp_path: Path) -> None:
+    spool = Spool(tmp_path / "spool.sqlite", 512, 72)
+    assert os.stat(spool.path).st_mode & 0o077 == 0
+    spool.close()

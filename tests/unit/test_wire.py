@@ -1,0 +1,73 @@
+"""The wire format: packed columns hold what the windows held."""
+
+from datetime import UTC, datetime
+
+import msgspec
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from gigawatch import schema
+from gigawatch.records import EnergyMethod, Gpu, GpuWindow, Inventory
+from gigawatch.wire import Batch, columns, encode, pack
+
+NOW = datetime(2026, 11, 23, 12, 0, tzinfo=UTC)
+
+
+@st.composite
+def gpu_windows(draw: st.DrawFn) -> GpuWindow:
+    values = {
+        column.name: draw(
+            st.integers(column.lower, column.upper)
+            if column.required
+            else st.none() | st.integers(column.lower, column.upper)
+        )
+        for column in columns()
+        if column.name not in {"start", "energy_method"}
+    }
+    method = draw(st.none() | st.sampled_from(EnergyMethod))
+    return GpuWindow(
+        gpu_uuid=draw(st.sampled_from(["GPU-1", "GPU-2"])), start=NOW, energy_method=method, **values
+    )
+
+
+@given(st.lists(gpu_windows(), min_size=1, max_size=20))
+def test_packed_columns_hold_the_windows(windows: list[GpuWindow]) -> None:
+    packed = pack(windows)
+    assert packed.rows == len(windows)
+    place = np.frombuffer(packed.gpu, "<i4")
+    assert [packed.gpu_uuids[index] for index in place] == [window.gpu_uuid for window in windows]
+    for column in columns():
+        expected = [getattr(window, column.name) for window in windows]
+        if column.name == "start":
+            expected = [round(value.timestamp() * 1000) for value in expected]
+        if column.name not in packed.columns:
+            assert expected == [None] * len(windows)
+            continue
+        found = np.frombuffer(
+            packed.columns[column.name], {"h": "<i2", "i": "<i4", "q": "<i8"}[column.typecode]
+        )
+        assert [None if value == column.absent else value for value in found.tolist()] == expected
+
+
+def test_a_batch_survives_the_journey() -> None:
+    window = GpuWindow(gpu_uuid="GPU-1", start=NOW, covered_ms=10_000, ticks_taken=10, ticks_expected=10)
+    inventory = Inventory(hostname="n1", gpus=(Gpu(uuid="GPU-1", index=0, model="H100"),))
+    body = encode(Batch(machine_id="m", sent_at=NOW, seq=3), inventory=inventory, gpu_windows=[window] * 8)
+    batch = msgspec.msgpack.decode(body, type=Batch)
+    assert batch.seq == 3
+    assert batch.packed_gpu_windows is not None
+    assert batch.packed_gpu_windows.rows == 8
+    assert isinstance(batch.inventory, msgspec.Raw)
+    assert msgspec.msgpack.decode(batch.inventory, type=Inventory) == inventory
+    again = msgspec.msgpack.decode(msgspec.msgpack.encode(batch), type=Batch)
+    assert again == batch
+
+
+@pytest.mark.parametrize("column", columns(), ids=lambda column: column.name)
+def test_widths_on_the_wire_fit_the_table(column: object) -> None:
+    stored = {"start": "time"}.get(column.name, column.name)  # type: ignore[attr-defined]
+    kind = type(schema.gpu_window.c[stored].type).__name__
+    width = {"DateTime": "q", "Integer": "i", "SmallInteger": "h", "BigInteger": "q"}[kind]
+    assert column.typecode == width  # type: ignore[attr-defined]
