@@ -15,7 +15,7 @@ from msgspec import Struct
 from collector.client import utc_now
 from collector.sources.host import Host
 from collector.sources.nvml import Device, DriverGone, GpuLost, GpuReading, Nvml, describe_event
-from collector.windows import Gap, GpuFolder, Mark, NodeFolder, from_ms
+from collector.windows import Gap, GpuFolder, GpusAtTick, Mark, NodeFolder, from_ms
 from gigawatch import __version__
 from gigawatch.records import Event, Gpu, GpuHealth, GpuWindow, Inventory, NodeWindow, Severity
 from gigawatch.settings import Agent
@@ -25,7 +25,6 @@ REOPEN_S = 2.0
 """How often a driver that is gone is tried again."""
 LOST_REOPEN_S = 30.0
 """How often NVML is started anew while a GPU is lost: only then one that came back can be seen."""
-INVENTORY_S = 60.0
 HEALTH_REPEAT_S = 3_600.0
 EVENT_WAIT_MS = 500
 EVENT_PAUSE_S = 1.0
@@ -113,13 +112,13 @@ class Node:
             self._events.extend(folder.add(at_ms, reading))
         powers = [reading.power_mw for reading in readings]
         complete = len(readings) == len(self._known) and None not in powers
-        self._node_folder.add(
-            at_ms,
+        gpus = GpusAtTick(
             sum(power for power in powers if power is not None) if complete else None,
             len(readings),
             len(self._known),
-            self._host.read(),
+            sum(folder.take_rejected() for folder in self._folders.values()),
         )
+        self._node_folder.add(at_ms, gpus, self._host.read())
         self._report_gaps(at_ms)
         if self._nvml.is_open:
             try:
@@ -129,15 +128,10 @@ class Node:
 
     def close(self, until_ms: int, *, stop: bool = False) -> tuple[list[GpuWindow], list[NodeWindow]]:
         """The windows that are over at until_ms; with stop the open ones, too."""
-        folders = self._folders.values()
-        gpu_windows = [window for folder in folders for window in folder.close(until_ms, stop=stop)]
-        rejected = sum(folder.rejected for folder in folders)
-        node_window = self._node_folder.close(until_ms, rejected, stop=stop)
-        if node_window is None:
-            return gpu_windows, []
-        for folder in folders:
-            folder.rejected = 0
-        return gpu_windows, [node_window]
+        gpu_windows = [
+            window for folder in self._folders.values() for window in folder.close(until_ms, stop=stop)
+        ]
+        return gpu_windows, self._node_folder.close(until_ms, stop=stop)
 
     def take(self) -> tuple[Inventory | None, list[Event], list[GpuHealth]]:
         """What came up since the last call: the inventory if it changed, events, slow readings."""
@@ -262,7 +256,7 @@ class Node:
         """The inventory when it is due, and one GPU's slow readings per tick at most: each costs milliseconds."""
         now_s = time.monotonic()
         if now_s >= self._inventory_due_s:
-            self._inventory_due_s = now_s + INVENTORY_S
+            self._inventory_due_s = now_s + self._agent.health_s
             if self._nvml.count() != len(self._nvml.devices) and not self._missing:
                 self._reopen_due_s = 0.0
                 self.shut()

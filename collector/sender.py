@@ -71,12 +71,15 @@ class Sender(threading.Thread):
                 self._ending.wait(pause_s)
 
     def _send(self, seq: int, oldest_seq: int, body: bytes) -> None:
-        batch = msgspec.msgpack.decode(body, type=Batch)
-        batch = msgspec.structs.replace(batch, sent_at=utc_now(), seq=seq, oldest_seq=oldest_seq)
         try:
+            batch = msgspec.msgpack.decode(body, type=Batch)
+            batch = msgspec.structs.replace(batch, sent_at=utc_now(), seq=seq, oldest_seq=oldest_seq)
             receipt = self._client.post(msgspec.msgpack.encode(batch))
         except BatchRefused as error:
             self._tell("batch_refused", f"The server refused batch {seq} whole: {error}")
+        except msgspec.DecodeError as error:
+            # Written by another version, or by a failing disk: it must not hold up those behind it.
+            self._tell("batch_refused", f"Batch {seq} in the spool cannot be read: {error}")
         else:
             self._look_at(seq, receipt)
         self._spool.remove(seq)

@@ -128,8 +128,7 @@ class GpuFolder:
 
     def __init__(self, uuid: str, window_ms: int, tick_ms: int, mark: Mark | None = None) -> None:
         self.uuid = uuid
-        self.rejected = 0
-        """Counter readings refused as impossible since this was last set to 0."""
+        self._rejected = 0
         self.gaps: list[Gap] = []
         """Gaps that ended since this was last emptied."""
         self._window_ms = window_ms
@@ -175,6 +174,11 @@ class GpuFolder:
             self._base.counter_mj - sum(window.counter_mj for window in held),
         )
 
+    def take_rejected(self) -> int:
+        """How many readings of the counter were refused as impossible since the last call."""
+        rejected, self._rejected = self._rejected, 0
+        return rejected
+
     def shift(self, by_ms: int) -> None:
         """Follow the wall clock where it was set; every window was closed before."""
         if self._base is not None:
@@ -193,7 +197,7 @@ class GpuFolder:
             pass
         elif _follows(base, now, limit_mw):
             if doubt is not None:
-                self.rejected += 1
+                self._rejected += 1
                 events.append(
                     self._event("counter_rejected", at_ms, base, doubt, "a single reading, left out")
                 )
@@ -213,7 +217,7 @@ class GpuFolder:
             self._hand_out_counted(doubt, now)
         else:
             if doubt is not None:
-                self.rejected += 1
+                self._rejected += 1
             self._doubt, self._doubt_power_mw = now, reading.power_mw
             return events
         self._base, self._base_power_mw = now, reading.power_mw
@@ -357,89 +361,104 @@ class NodeFolder:
     """Folds the readings of a node into windows.
 
     Args:
-        window_ms: length of a window.
+        window_ms: length of a window; it divides a minute.
         tick_ms: interval of the readings.
     """
 
     def __init__(self, window_ms: int, tick_ms: int) -> None:
         self._window_ms = window_ms
         self._tick_ms = tick_ms
-        self._start_ms: int | None = None
+        self._open: OpenNodeWindow | None = None
+        self._over: list[NodeWindow] = []
         self._last_host: HostReading | None = None
         self._last_ms = 0
-        self._reset(0)
 
-    def _reset(self, first_slot: int) -> None:
-        self._first_slot = first_slot
-        self._slots: list[int | None] = [None] * (self._window_ms // self._tick_ms)
-        self._ticks = 0
-        self._cpu_uj: int | None = None
-        self._dram_uj: int | None = None
-        self._power = Mean()
-        self._gpus_read = self._gpus_expected = 0
-
-    def add(
-        self,
-        at_ms: int,
-        gpu_power_mw: int | None,
-        gpus_read: int,
-        gpus_expected: int,
-        host: HostReading,
-    ) -> None:
-        """Take in a tick.
-
-        Args:
-            at_ms: when; it grows from call to call, and close() was called for it before.
-            gpu_power_mw: sum over the GPUs; None where one of them did not answer.
-            gpus_read: GPUs that answered.
-            gpus_expected: GPUs that the node is known to have.
-            host: what the node itself said.
-        """
-        slot = min(at_ms % self._window_ms // self._tick_ms, len(self._slots) - 1)
-        if self._start_ms is None:
-            self._start_ms = at_ms
-            self._reset(slot)
-        self._ticks += 1
-        self._slots[slot] = gpu_power_mw
-        self._gpus_read, self._gpus_expected = gpus_read, gpus_expected
-        self._power.add(host.node_power_mw)
+    def add(self, at_ms: int, gpus: "GpusAtTick", host: HostReading) -> None:
+        """Take in a tick, later than the one before."""
+        if self._open is not None and at_ms >= self._end_ms(self._open):
+            self._finish(at_ms)
+        if self._open is None:
+            self._open = OpenNodeWindow(at_ms, [None] * max(1, self._window_ms // self._tick_ms))
+        window = self._open
+        slot = min(at_ms % self._window_ms // self._tick_ms, len(window.slots) - 1)
+        window.slots[slot] = gpus.power_mw
+        window.ticks += 1
+        window.gpus = gpus
+        window.rejected += gpus.rejected
+        window.power.add(host.node_power_mw)
         before = self._last_host
         if before is not None and at_ms - self._last_ms <= max(LONGEST_TRAPEZOID_MS, 3 * self._tick_ms):
-            self._cpu_uj = _plus(self._cpu_uj, before.cpu_energy_uj, host.cpu_energy_uj)
-            self._dram_uj = _plus(self._dram_uj, before.dram_energy_uj, host.dram_energy_uj)
+            window.cpu_uj = _plus(window.cpu_uj, before.cpu_energy_uj, host.cpu_energy_uj)
+            window.dram_uj = _plus(window.dram_uj, before.dram_energy_uj, host.dram_energy_uj)
         self._last_host, self._last_ms = host, at_ms
 
     def shift(self, by_ms: int) -> None:
         """Follow the wall clock where it was set; the window was closed before."""
         self._last_ms += by_ms
 
-    def close(self, until_ms: int, rejected_readings: int, *, stop: bool = False) -> NodeWindow | None:
-        """The open window, if it is over at until_ms or with stop."""
-        if self._start_ms is None:
-            return None
-        end_ms = (self._start_ms // self._window_ms + 1) * self._window_ms
-        if end_ms > until_ms and not stop:
-            return None
-        start_ms, end_ms = self._start_ms, min(end_ms, until_ms)
-        self._start_ms = None
-        if end_ms <= start_ms:
-            return None
-        due = max(1, round((end_ms - start_ms) / self._tick_ms))
-        return NodeWindow(
-            start=from_ms(start_ms),
-            covered_ms=end_ms - start_ms,
-            ticks_taken=self._ticks,
-            ticks_expected=max(due, self._ticks),
-            gpus_read=self._gpus_read,
-            gpus_expected=self._gpus_expected,
-            tick_ms=self._tick_ms,
-            gpu_power_mw=tuple(self._slots[self._first_slot : self._first_slot + due]),
-            cpu_energy_mj=None if self._cpu_uj is None else round(self._cpu_uj / 1_000),
-            dram_energy_mj=None if self._dram_uj is None else round(self._dram_uj / 1_000),
-            node_power_mean_mw=self._power.mean(),
-            node_power_max_mw=self._power.greatest,
-            rejected_readings=rejected_readings,
+    def close(self, until_ms: int, *, stop: bool = False) -> list[NodeWindow]:
+        """Hand out the windows that are over at until_ms; with stop the one still open, too."""
+        if self._open is not None and (stop or self._end_ms(self._open) <= until_ms):
+            self._finish(until_ms)
+        over, self._over = self._over, []
+        return over
+
+    def _end_ms(self, window: "OpenNodeWindow") -> int:
+        return (window.start_ms // self._window_ms + 1) * self._window_ms
+
+    def _finish(self, until_ms: int) -> None:
+        window, self._open = self._open, None
+        assert window is not None
+        length_ms = min(self._end_ms(window), until_ms) - window.start_ms
+        if length_ms <= 0:
+            return
+        due = max(1, round(length_ms / self._tick_ms))
+        first = window.start_ms % self._window_ms // self._tick_ms
+        self._over.append(
+            NodeWindow(
+                start=from_ms(window.start_ms),
+                covered_ms=length_ms,
+                ticks_taken=window.ticks,
+                ticks_expected=max(due, window.ticks),
+                gpus_read=window.gpus.read,
+                gpus_expected=window.gpus.expected,
+                tick_ms=self._tick_ms,
+                gpu_power_mw=tuple(window.slots[first : first + due]),
+                cpu_energy_mj=None if window.cpu_uj is None else round(window.cpu_uj / 1_000),
+                dram_energy_mj=None if window.dram_uj is None else round(window.dram_uj / 1_000),
+                node_power_mean_mw=window.power.mean(),
+                node_power_max_mw=window.power.greatest,
+                rejected_readings=window.rejected,
+            )
         )
+
+
+class GpusAtTick(Struct, frozen=True):
+    """A node's GPUs together at one tick."""
+
+    power_mw: int | None
+    """Sum over the GPUs; None where one of them did not answer."""
+    read: int
+    """GPUs that answered."""
+    expected: int
+    """GPUs that the node is known to have."""
+    rejected: int
+    """Counter readings refused as impossible."""
+
+
+class OpenNodeWindow:
+    """What is known so far of a node in one window."""
+
+    def __init__(self, start_ms: int, slots: list[int | None]) -> None:
+        self.start_ms = start_ms
+        self.slots = slots
+        """The GPUs' power at each tick of a full window."""
+        self.ticks = 0
+        self.gpus = GpusAtTick(None, 0, 0, 0)
+        self.rejected = 0
+        self.power = Mean()
+        self.cpu_uj: int | None = None
+        self.dram_uj: int | None = None
 
 
 def _plus(total: int | None, before: int | None, after: int | None) -> int | None:

@@ -105,6 +105,20 @@ class GpuNow(Struct, frozen=True, kw_only=True):
     clock_events: list[str] | None
 
 
+class RackNow(Struct, frozen=True, kw_only=True):
+    """One rack now; nodes of a site that name no rack together."""
+
+    site: str
+    rack: str | None
+    gpus: int
+    gpus_reporting: int
+    gpus_throttled: int
+    power_w: float | None
+    power_limit_w: float | None
+    gpu_util_pct: float | None
+    gpu_temp_max_c: int | None
+
+
 class NodeNow(Struct, frozen=True, kw_only=True):
     """One node now."""
 
@@ -200,6 +214,8 @@ class GpuPoint(Struct, frozen=True, kw_only=True):
     nvlink_rx_mib_per_s: float | None
     clock_event_reasons: int | None
     clock_events: list[str] | None
+    energy_method: Literal["counter", "interpolated", "integrated", "estimated"] | None
+    """The weakest used."""
 
 
 class NodePoint(Struct, frozen=True, kw_only=True):
@@ -379,6 +395,25 @@ def gpus_now(
         where,
         limit=limit,
         offset=offset,
+    )
+
+
+def racks_now(connection: Connection, where: Where = EVERYTHING) -> list[RackNow]:
+    """Racks as they are now."""
+    return _all(
+        connection,
+        RackNow,
+        f"""
+        SELECT site, rack,
+            count(*) AS gpus,
+            count(*) FILTER (WHERE state = 'reporting') AS gpus_reporting,
+            count(*) FILTER (WHERE throttled) AS gpus_throttled,
+            sum(power_w) AS power_w,
+            sum(power_limit_w) AS power_limit_w,
+            avg(gpu_util_pct) AS gpu_util_pct,
+            max(gpu_temp_max_c) AS gpu_temp_max_c
+        FROM report.fleet_now WHERE {_GPUS} GROUP BY site, rack ORDER BY site, rack NULLS FIRST""",
+        where,
     )
 
 

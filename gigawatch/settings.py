@@ -58,7 +58,7 @@ class Agent(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     tick_s: Annotated[float, Meta(ge=0.05, le=30)] = 1.0
     window_s: Annotated[int, Meta(ge=1, le=60)] = 10
     health_s: Annotated[float, Meta(ge=1, le=3_600)] = 60.0
-    """Interval of the slow readings: ECC, row remap, processes."""
+    """Interval of the slow readings: ECC, row remap, processes, inventory with MIG layout."""
     spool_max_mib: Annotated[int, Meta(ge=1, le=1_000_000)] = 512
     spool_max_age_h: Annotated[float, Meta(gt=0, le=8_760)] = 72.0
 

@@ -109,6 +109,8 @@ class Device:
         self.index = index
         self.uuid = ""
         self.lost = False
+        self.latest: dict[tuple[int, int], int] = {}
+        """The last answer of fields()."""
         self._unsupported: set[object] = set()
         self._fields: Any = None
         self._field_ids: Sequence[tuple[int, int]] = ()
@@ -163,6 +165,7 @@ class Device:
             elif answer.nvmlReturn in NEVER:
                 self._unsupported.add(field_id)
                 self._fields = None  # ask for fewer the next time
+        self.latest = found
         return found
 
 
@@ -494,7 +497,7 @@ def _describe(device: Device) -> Gpu:
     pci = ask(pynvml.nvmlDeviceGetPciInfo)
     memory = ask(pynvml.nvmlDeviceGetMemoryInfo)
     limits = ask(pynvml.nvmlDeviceGetPowerManagementLimitConstraints) or (None, None)
-    fields = device.fields(FAST_FIELDS)
+    fields = device.latest or device.fields(FAST_FIELDS)
     gpu_power = POWER_AVERAGE in fields or ask(pynvml.nvmlDeviceGetPowerUsage) is not None
     mig = ask(pynvml.nvmlDeviceGetMigMode)
     return Gpu(

@@ -44,16 +44,12 @@ def build(directory: Path) -> Path:
         # Under another name first: two test processes may build at the same time.
         partial = folder / f"partial.{os.getpid()}"
         sources = [str(here / name) for name in _SOURCES]
-        subprocess.run(
-            ["cc", *_FLAGS, "-o", str(partial), *sources, "-lm", "-lpthread"], check=True
-        )
+        subprocess.run(["cc", *_FLAGS, "-o", str(partial), *sources, "-lm", "-lpthread"], check=True)
         partial.replace(library)
     return folder
 
 
-def environment(
-    library_dir: Path, scenario_path: Path, journal: Path | None = None
-) -> dict[str, str]:
+def environment(library_dir: Path, scenario_path: Path, journal: Path | None = None) -> dict[str, str]:
     """Return the variables that make a subprocess use the stand-in, to add to its environment."""
     before = os.environ.get("LD_LIBRARY_PATH")
     found = {
@@ -471,9 +467,7 @@ def error(
     return Action(at_s, "error", gpu, for_s, {"call": call, "code": code})
 
 
-def slow(
-    at_s: float, call: str, ms: int, gpu: int | None = None, for_s: float | None = None
-) -> Action:
+def slow(at_s: float, call: str, ms: int, gpu: int | None = None, for_s: float | None = None) -> Action:
     """Let a call (symbol, ``field:N`` or ``*``) take ``ms`` for a while."""
     return Action(at_s, "slow", gpu, for_s, {"call": call, "ms": ms})
 
@@ -497,9 +491,7 @@ def reasons(at_s: float, gpu: int, mask: int, for_s: float | None = None) -> Act
     return Action(at_s, "reasons", gpu, for_s, {"mask": mask})
 
 
-def ecc(
-    at_s: float, gpu: int, corrected: int = 0, uncorrected: int = 0, location: str = "dram"
-) -> Action:
+def ecc(at_s: float, gpu: int, corrected: int = 0, uncorrected: int = 0, location: str = "dram") -> Action:
     """Count memory errors; they are events too."""
     counts: dict[str, int | str] = {"corrected": corrected, "uncorrected": uncorrected}
     return Action(at_s, "ecc", gpu, values=counts | {"location": location})
@@ -516,14 +508,10 @@ def remap(
 ) -> Action:
     """Add remapped rows; ``pending`` and ``failure`` hold from then on."""
     values: dict[str, int | str] = {"corrected": corrected, "uncorrected": uncorrected}
-    return Action(
-        at_s, "remap", gpu, values=values | {"pending": int(pending), "failure": int(failure)}
-    )
+    return Action(at_s, "remap", gpu, values=values | {"pending": int(pending), "failure": int(failure)})
 
 
-def retire(
-    at_s: float, gpu: int, cause: int = 0, address: int = 0x1000, *, pending: bool = False
-) -> Action:
+def retire(at_s: float, gpu: int, cause: int = 0, address: int = 0x1000, *, pending: bool = False) -> Action:
     """Retire a page (boards before Ampere); cause 1 is a double-bit error."""
     values = {"cause": cause, "address": address, "pending": int(pending)}
     return Action(at_s, "retire", gpu, values=values)
@@ -623,9 +611,7 @@ class Scenario:
         for action in self.actions:
             if action.kind == "driver_reload" or (action.kind == "lost" and action.for_s):
                 at_us = action.end_us
-            elif action.kind == "reset" or (
-                action.kind == "back" and not action.values.get("keep_counter")
-            ):
+            elif action.kind == "reset" or (action.kind == "back" and not action.values.get("keep_counter")):
                 at_us = action.at_us
             else:
                 continue

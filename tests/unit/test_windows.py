@@ -4,14 +4,13 @@ from collections import Counter
 from datetime import timedelta
 from itertools import pairwise
 
-import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from collector.sources.host import HostReading
 from collector.sources.nvml import GpuReading
-from collector.windows import LONGEST_GAP_MS, GpuFolder, Mark, NodeFolder, from_ms
-from gigawatch.records import EnergyMethod, GpuWindow
+from collector.windows import LONGEST_GAP_MS, GpuFolder, GpusAtTick, Mark, NodeFolder, from_ms
+from gigawatch.records import EnergyMethod, GpuWindow, NodeWindow
 
 START_MS = 1_790_000_003_456
 LIMIT_MW = 700_000
@@ -239,28 +238,29 @@ def test_a_set_wall_clock_moves_the_windows_and_costs_no_energy() -> None:
 def test_node_windows_keep_the_power_tick_by_tick() -> None:
     folder = NodeFolder(10_000, 1_000)
     minute_ms = 1_790_000_040_000
-    powers = [None if slot == 4 else 1_000 * slot for slot in range(10)]
-    for slot, power_mw in enumerate(powers):
-        if slot == 7:
+    windows: list[NodeWindow] = []
+    for tick in range(-3, 23):
+        if tick == 7:
             continue  # a tick that was missed
-        host = HostReading(cpu_energy_uj=slot * 2_500_000, node_power_mw=900_000 + slot)
-        folder.add(minute_ms + 1_000 * slot + 3, power_mw, 8, 8, host)
-        assert folder.close(minute_ms + 1_000 * slot + 3, 0) is None
-    window = folder.close(minute_ms + 10_004, 2)
-    assert window is not None
-    assert window.gpu_power_mw == (0, 1_000, 2_000, 3_000, None, 5_000, 6_000, None, 8_000, 9_000)
-    assert (window.ticks_taken, window.ticks_expected) == (9, 10)
-    assert window.cpu_energy_mj == 22_500
-    assert (window.node_power_max_mw, window.rejected_readings) == (900_009, 2)
-
-
-@pytest.mark.parametrize("first_slot", [0, 3, 9])
-def test_a_node_window_that_starts_late_has_as_many_ticks_as_time(first_slot: int) -> None:
-    folder = NodeFolder(10_000, 1_000)
-    minute_ms = 1_790_000_040_000
-    for slot in range(first_slot, 10):
-        folder.add(minute_ms + 1_000 * slot, 5, 1, 1, HostReading())
-    window = folder.close(minute_ms + 10_000, 0)
-    assert window is not None
-    assert window.gpu_power_mw == (5,) * (10 - first_slot)
-    assert window.ticks_expected == window.ticks_taken == 10 - first_slot
+        at_ms = minute_ms + 1_000 * tick + 3
+        power_mw = None if tick == 4 else 1_000 * tick + 5_000
+        host = HostReading(cpu_energy_uj=tick * 2_500_000, node_power_mw=900_000 + tick)
+        folder.add(at_ms, GpusAtTick(power_mw, 8, 8, 1 if tick == 10 else 0), host)
+        windows += folder.close(at_ms)
+    windows += folder.close(minute_ms + 22_003, stop=True)
+    assert [window.start for window in windows] == [
+        from_ms(minute_ms + ms) for ms in (-2_997, 3, 10_003, 20_003)
+    ]
+    assert windows[0].gpu_power_mw == (2_000, 3_000, 4_000)
+    assert windows[1].gpu_power_mw == (
+        5_000, 6_000, 7_000, 8_000, None, 10_000, 11_000, None, 13_000, 14_000,
+    )  # fmt: skip
+    assert [(window.ticks_taken, window.ticks_expected) for window in windows] == [
+        (3, 3),
+        (9, 10),
+        (10, 10),
+        (3, 3),
+    ]
+    assert [window.rejected_readings for window in windows] == [0, 0, 1, 0]
+    assert [window.cpu_energy_mj for window in windows] == [5_000, 25_000, 25_000, 7_500]
+    assert windows[1].node_power_max_mw == 900_009

@@ -1,0 +1,154 @@
+"""Runs the real agent as a process of its own, on the stand-in for libnvidia-ml.so.1."""
+
+import functools
+import os
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import msgspec
+
+from collector.spool import Spool
+from gigawatch import wire
+from gigawatch.records import Event, GpuHealth, Inventory, NodeWindow
+from tests.nvml import standin
+
+GIGAWATCH = [sys.executable, "-m", "gigawatch"]
+
+
+@functools.cache
+def library() -> Path:
+    """The folder with the stand-in, built once."""
+    return standin.build(Path(tempfile.gettempdir()) / "gigawatch-tests")
+
+
+def environment(scenario: Path | None, **settings: str) -> dict[str, str]:
+    """The environment of an agent: without a scenario the machine has no NVIDIA driver."""
+    clean = {key: value for key, value in os.environ.items() if not key.startswith("GIGAWATCH_")}
+    driver = standin.environment(library(), scenario) if scenario else {}
+    return {**clean, **driver, **settings}
+
+
+def collect(scenario: Path | None, *options: str) -> "subprocess.CompletedProcess[str]":
+    """Run `gigawatch collect` with these options to its end."""
+    return subprocess.run(
+        [*GIGAWATCH, "collect", *options],
+        env=environment(scenario), capture_output=True, text=True, check=False, timeout=60,
+    )  # fmt: skip
+
+
+@contextmanager
+def running_agent(scenario: Path | None, data_dir: Path, *options: str, **settings: str) -> "Iterator[Agent]":
+    """An agent that is stopped in the end."""
+    agent = Agent(scenario, data_dir, options, settings)
+    agent.start()
+    try:
+        yield agent
+    finally:
+        agent.stop()
+
+
+class Agent:
+    """An agent's process, to be killed and started again."""
+
+    def __init__(
+        self, scenario: Path | None, data_dir: Path, options: tuple[str, ...], settings: dict[str, str]
+    ) -> None:
+        self.log = data_dir / "agent.log"
+        self._command = [*GIGAWATCH, "-v", "collect", "--data-dir", str(data_dir), *options]
+        self._environment = environment(scenario, **settings)
+        self._process: subprocess.Popen[bytes] | None = None
+        data_dir.mkdir(parents=True, exist_ok=True)
+
+    def start(self) -> None:
+        with self.log.open("ab") as log:
+            self._process = subprocess.Popen(self._command, env=self._environment, stdout=log, stderr=log)
+
+    @property
+    def process(self) -> "subprocess.Popen[bytes]":
+        assert self._process is not None
+        return self._process
+
+    def kill(self) -> None:
+        """SIGKILL, as the kernel's out-of-memory killer does."""
+        self.process.kill()
+        self.process.wait()
+
+    def stop(self) -> int:
+        """SIGTERM, as systemd does; returns the exit status."""
+        if self.process.poll() is None:
+            self.process.send_signal(signal.SIGTERM)
+        try:
+            return self.process.wait(30)
+        except subprocess.TimeoutExpired:
+            self.kill()
+            raise
+
+    def words(self) -> str:
+        """What it has said."""
+        return self.log.read_text(encoding="utf-8")
+
+
+@dataclass
+class Spooled:
+    """What an agent left in its spool, decoded."""
+
+    batches: list[wire.Batch] = field(default_factory=list)
+    inventories: list[Inventory] = field(default_factory=list)
+    gpu_windows: list[dict[str, Any]] = field(default_factory=list)
+    node_windows: list[NodeWindow] = field(default_factory=list)
+    events: list[Event] = field(default_factory=list)
+    health: list[GpuHealth] = field(default_factory=list)
+
+    def kinds(self) -> list[str]:
+        """Kinds of the events, in order."""
+        return [event.kind for event in self.events]
+
+
+def spooled(data_dir: Path) -> Spooled:
+    """Read the spool of an agent that was stopped, emptying it."""
+    spool = Spool(data_dir / "spool.sqlite", 512, 72)
+    found = Spooled()
+    while (waiting := spool.first()) is not None:
+        batch = msgspec.msgpack.decode(waiting.body, type=wire.Batch)
+        found.batches.append(batch)
+        if isinstance(batch.inventory, msgspec.Raw):
+            found.inventories.append(msgspec.msgpack.decode(batch.inventory, type=Inventory))
+        found.gpu_windows += unpack(batch.packed_gpu_windows) if batch.packed_gpu_windows else []
+        found.node_windows += [msgspec.msgpack.decode(raw, type=NodeWindow) for raw in batch.node_windows]
+        found.events += [msgspec.msgpack.decode(raw, type=Event) for raw in batch.events]
+        found.health += [msgspec.msgpack.decode(raw, type=GpuHealth) for raw in batch.health]
+        spool.remove(waiting.seq)
+    spool.close()
+    return found
+
+
+def unpack(packed: wire.PackedGpuWindows) -> list[dict[str, Any]]:
+    """Packed windows as one dictionary each."""
+    rows: list[dict[str, Any]] = [
+        {"gpu_uuid": packed.gpu_uuids[index]} for index in memoryview(packed.gpu).cast("i").tolist()
+    ]
+    for column in wire.columns():
+        data = packed.columns.get(column.name)
+        values = [None] * packed.rows if data is None else memoryview(data).cast(column.typecode).tolist()
+        for row, value in zip(rows, values, strict=True):
+            row[column.name] = None if value == column.absent else value
+    return rows
+
+
+def wait_for(what: str, condition: Any, timeout_s: float = 30.0) -> Any:
+    """Wait until the condition gives something true, and return it."""
+    deadline = time.monotonic() + timeout_s
+    while time.monotonic() < deadline:
+        found = condition()
+        if found:
+            return found
+        time.sleep(0.1)
+    raise AssertionError(f"no {what} within {timeout_s} s")
