@@ -27,8 +27,6 @@ def require_free(host: str, port: int, setting: str, flag: str) -> None:
         raise GigawatchError(
             f"{setting} = {port}: {'another process listens on it' if taken else error.strerror or error}"
             f" (address {host})",
-            f"Stop that process, or choose another port with {flag}."
-            if taken
-            else f"Choose another with {flag}.",
+            f"Stop that process, or choose another port with {flag}." if taken else f"Choose another with {flag}.",
             ExitCode.FAILURE,
         ) from error

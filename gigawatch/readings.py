@@ -46,6 +46,20 @@ class Choices(Struct, frozen=True, kw_only=True):
     gpu_models: list[str]
 
 
+class SiteNow(Struct, frozen=True, kw_only=True):
+    """One site now."""
+
+    site: str
+    racks: list[str]
+    nodes: int
+    nodes_silent: int
+    gpus: int
+    gpus_reporting: int
+    power_w: float | None
+    simulated: bool
+    """Whether some node of it is simulated."""
+
+
 class FleetSummary(Struct, frozen=True, kw_only=True):
     """The fleet, or a part of it, now."""
 
@@ -328,6 +342,26 @@ def choices(connection: Connection) -> Choices:
     return Choices(**row._mapping)
 
 
+def sites_now(connection: Connection) -> list[SiteNow]:
+    """Sites as they are now."""
+    return _all(
+        connection,
+        SiteNow,
+        """
+        SELECT site, coalesce(array_agg(DISTINCT rack) FILTER (WHERE rack IS NOT NULL), '{}') AS racks,
+            count(*) AS nodes, count(*) FILTER (WHERE silent_s > 60) AS nodes_silent,
+            coalesce(sum(now.gpus), 0)::bigint AS gpus, coalesce(sum(now.reporting), 0)::bigint AS gpus_reporting,
+            sum(now.power_w) AS power_w, bool_or(simulated) AS simulated
+        FROM report.nodes
+        LEFT JOIN (
+            SELECT node_id, count(*) AS gpus, count(*) FILTER (WHERE state = 'reporting') AS reporting,
+                sum(power_w) AS power_w
+            FROM report.fleet_now GROUP BY node_id
+        ) AS now USING (node_id)
+        GROUP BY site ORDER BY site""",
+    )
+
+
 def fleet_summary(connection: Connection, where: Where = EVERYTHING) -> FleetSummary:
     """The fleet now."""
     now = _one(
@@ -543,9 +577,7 @@ def node_ticks(connection: Connection, node_id: int, start: datetime, stop: date
     )
 
 
-def gpu_health(
-    connection: Connection, where: Where = EVERYTHING, gpu_uuid: str | None = None
-) -> list[GpuHealth]:
+def gpu_health(connection: Connection, where: Where = EVERYTHING, gpu_uuid: str | None = None) -> list[GpuHealth]:
     """Latest slow readings, the worst first."""
     return _all(
         connection,
@@ -618,14 +650,10 @@ def _values(where: Where) -> dict[str, Any]:
     }
 
 
-def _all(
-    connection: Connection, kind: type[T], sql: str, where: Where = EVERYTHING, **values: Any
-) -> list[T]:
+def _all(connection: Connection, kind: type[T], sql: str, where: Where = EVERYTHING, **values: Any) -> list[T]:
     rows = connection.execute(text(sql), {**_values(where), **values})
     return [kind(**row._mapping) for row in rows]
 
 
-def _one(
-    connection: Connection, kind: type[T], sql: str, where: Where = EVERYTHING, **values: Any
-) -> T | None:
+def _one(connection: Connection, kind: type[T], sql: str, where: Where = EVERYTHING, **values: Any) -> T | None:
     return next(iter(_all(connection, kind, sql, where, **values)), None)

@@ -105,9 +105,7 @@ class NodeWindow(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, 
     gpus_expected: Ticks
     """GPUs that the node is known to have."""
     tick_ms: Annotated[int, Meta(ge=10, le=MILLISECONDS_PER_MINUTE)]
-    gpu_power_mw: Annotated[
-        tuple[Annotated[int, Meta(ge=0, le=INT4_MAX)] | None, ...], Meta(max_length=6_000)
-    ]
+    gpu_power_mw: Annotated[tuple[Annotated[int, Meta(ge=0, le=INT4_MAX)] | None, ...], Meta(max_length=6_000)]
     """Sum over the node's GPUs at each tick expected; None where a tick was missed or a GPU did not answer."""
     cpu_energy_mj: MillijoulesOfNode | None = None
     dram_energy_mj: MillijoulesOfNode | None = None

@@ -12,6 +12,7 @@ from sqlalchemy import (
     Boolean,
     CheckConstraint,
     Column,
+    Connection,
     DateTime,
     ForeignKey,
     Identity,
@@ -23,8 +24,14 @@ from sqlalchemy import (
     Text,
     UniqueConstraint,
     func,
+    text,
 )
 from sqlalchemy.dialects.postgresql import ARRAY, JSONB
+
+from gigawatch.errors import ExitCode, GigawatchError
+
+REVISION = "0001"
+"""The newest file in migrations/versions/."""
 
 metadata = MetaData(
     schema="gigawatch",
@@ -341,3 +348,22 @@ hypertables: Mapping[str, str] = {
     "gpu_health": "30 days",
 }
 """Facts that become hypertables where TimescaleDB is there, with their chunk interval."""
+
+
+def require_revision(connection: Connection) -> None:
+    """Raise GigawatchError unless the database has this version's schema."""
+    known = connection.scalar(text("SELECT to_regclass('gigawatch.alembic_version') IS NOT NULL"))
+    present = connection.scalar(text("SELECT version_num FROM gigawatch.alembic_version")) if known else None
+    if present == REVISION:
+        return
+    if present is not None and present > REVISION:
+        raise GigawatchError(
+            f"The database's schema is of a newer Gigawatch (revision {present!r}, this one knows {REVISION!r})",
+            "Install that version or a newer one here, or name another database.",
+            ExitCode.SCHEMA,
+        )
+    raise GigawatchError(
+        f"The database's schema is {'missing' if present is None else f'older (revision {present!r})'}",
+        "Run `gigawatch migrate` once.",
+        ExitCode.SCHEMA,
+    )

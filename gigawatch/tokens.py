@@ -54,9 +54,7 @@ def create(connection: Connection, name: str, role: Role) -> str:
 def role_of(connection: Connection, secret: str) -> Role | None:
     """The role of a token that is good; None: there is none with this secret, or it was revoked."""
     role = connection.scalar(
-        select(api_token.c.role).where(
-            api_token.c.secret_sha256 == _hash(secret), api_token.c.revoked.is_(None)
-        )
+        select(api_token.c.role).where(api_token.c.secret_sha256 == _hash(secret), api_token.c.revoked.is_(None))
     )
     return None if role is None else msgspec.convert(role, Role)
 
@@ -68,9 +66,7 @@ def revoke(connection: Connection, name: str) -> None:
         GigawatchError: there is no good token of that name.
     """
     done = connection.execute(
-        update(api_token)
-        .where(api_token.c.name == name, api_token.c.revoked.is_(None))
-        .values(revoked=func.now())
+        update(api_token).where(api_token.c.name == name, api_token.c.revoked.is_(None)).values(revoked=func.now())
     )
     if done.rowcount == 0:
         raise GigawatchError(

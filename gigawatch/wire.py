@@ -88,7 +88,7 @@ class Batch(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, omit_
     health: list[Raw] = []
 
 
-class Refusal(Struct, frozen=True, kw_only=True, omit_defaults=True):
+class Refusal(Struct, frozen=True, kw_only=True):
     """An item that was not stored, and why."""
 
     where: str
@@ -99,7 +99,7 @@ class Refusal(Struct, frozen=True, kw_only=True, omit_defaults=True):
     """How many rows were refused for this reason."""
 
 
-class Receipt(Struct, frozen=True, kw_only=True, omit_defaults=True):
+class Receipt(Struct, frozen=True, kw_only=True):
     """The server's answer to a batch, given after the commit."""
 
     duplicate: bool = False

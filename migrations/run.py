@@ -36,7 +36,7 @@ def migrate(engine: Engine) -> None:
                 connection.execute(text(f"SET LOCAL lock_timeout = '{LOCK_TIMEOUT_S}s'"))
                 connection.execute(text("SELECT pg_advisory_xact_lock(:lock)"), {"lock": LOCK})
                 connection.execute(text("CREATE SCHEMA IF NOT EXISTS gigawatch"))
-                check(connection, newer_only=True)
+                _refuse_newer(connection)
                 config = _config()
                 config.attributes["connection"] = connection
                 command.upgrade(config, "head")
@@ -52,8 +52,8 @@ def migrate(engine: Engine) -> None:
             raise
 
 
-def check(connection: Connection, *, newer_only: bool = False) -> None:
-    """Raise GigawatchError unless the database's schema is this version's (or, newer_only, unless it is newer)."""
+def _refuse_newer(connection: Connection) -> None:
+    """Raise GigawatchError if the database's schema is one that this version does not know."""
     script = ScriptDirectory.from_config(_config())
     context = MigrationContext.configure(connection, opts={"version_table_schema": "gigawatch"})
     present = context.get_current_revision()
@@ -62,12 +62,6 @@ def check(connection: Connection, *, newer_only: bool = False) -> None:
         raise GigawatchError(
             f"The database's schema is of a newer Gigawatch (revision {present!r})",
             "Install that version or a newer one here, or name another database.",
-            ExitCode.SCHEMA,
-        )
-    if not newer_only and present != script.get_current_head():
-        raise GigawatchError(
-            f"The database's schema is older than this Gigawatch (revision {present!r})",
-            "Run `gigawatch migrate` once.",
             ExitCode.SCHEMA,
         )
 

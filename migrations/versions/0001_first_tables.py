@@ -496,9 +496,7 @@ def upgrade() -> None:
             comment="Number of the batch that is taken next",
         ),
         sa.Column("updated", sa.DateTime(timezone=True), server_default=sa.text("now()"), nullable=False),
-        sa.ForeignKeyConstraint(
-            ["node_id"], ["gigawatch.node.node_id"], name=op.f("ingest_cursor_node_id_fkey")
-        ),
+        sa.ForeignKeyConstraint(["node_id"], ["gigawatch.node.node_id"], name=op.f("ingest_cursor_node_id_fkey")),
         sa.PrimaryKeyConstraint("spool_id", name=op.f("ingest_cursor_pkey")),
         schema="gigawatch",
         comment="How far each spool is stored; committed with the rows of its batch",

@@ -1,6 +1,6 @@
 -- report.gpu_series(): all metrics of the GPUs of a node, or of one GPU, over time.
 -- Definition: power_w is Σ energy / Σ covered time; utilisation and clocks are means weighted by covered time;
--- temperatures and memory are maxima; throughput is Σ bytes / Σ covered time.
+-- temperatures and memory are maxima; throughput is Σ bytes / Σ covered time; energy_method is the weakest used.
 -- Missing data: a bin without windows has no row; a metric that was not read in a bin is NULL.
 -- needs: gpu_windows, clock_event_names
 CREATE FUNCTION report.gpu_series(
@@ -17,7 +17,7 @@ CREATE FUNCTION report.gpu_series(
     sm_clock_mhz double precision, mem_clock_mhz double precision, mem_used_mib integer,
     fan_pct smallint, pcie_tx_mib_per_s double precision, pcie_rx_mib_per_s double precision,
     nvlink_tx_mib_per_s double precision, nvlink_rx_mib_per_s double precision,
-    clock_event_reasons bigint, clock_events text[]
+    clock_event_reasons bigint, clock_events text[], energy_method text
 )
 LANGUAGE sql STABLE PARALLEL SAFE
 BEGIN ATOMIC
@@ -44,7 +44,9 @@ BEGIN ATOMIC
         sum(w.nvlink_tx_kib) / 1024 / sum(w.covered_s) FILTER (WHERE w.nvlink_tx_kib IS NOT NULL),
         sum(w.nvlink_rx_kib) / 1024 / sum(w.covered_s) FILTER (WHERE w.nvlink_rx_kib IS NOT NULL),
         bit_or(w.clock_event_reasons),
-        report.clock_event_names(bit_or(w.clock_event_reasons))
+        report.clock_event_names(bit_or(w.clock_event_reasons)),
+        (ARRAY['counter', 'interpolated', 'integrated', 'estimated'])[max(
+            array_position(ARRAY['counter', 'interpolated', 'integrated', 'estimated'], w.energy_method))]
     FROM report.gpu_windows AS w
     WHERE w.time >= start AND w.time < stop
         AND (in_gpu_uuid IS NULL OR w.gpu_uuid = in_gpu_uuid)

@@ -11,7 +11,7 @@ from sqlalchemy.exc import ProgrammingError
 from gigawatch import database, schema
 from gigawatch.database import Capabilities, Edition
 from gigawatch.errors import ExitCode, GigawatchError
-from migrations.run import check, migrate, view_files
+from migrations.run import migrate, view_files
 
 
 def test_migrations_make_the_declared_schema(engine: Engine) -> None:
@@ -35,9 +35,7 @@ def test_facts_are_hypertables_where_timescaledb_is(engine: Engine) -> None:
         if able.edition is Edition.POSTGRESQL:
             assert able == Capabilities(18, None, Edition.POSTGRESQL)
             return
-        names = connection.scalars(
-            text("SELECT hypertable_name FROM timescaledb_information.hypertables")
-        ).all()
+        names = connection.scalars(text("SELECT hypertable_name FROM timescaledb_information.hypertables")).all()
     assert set(names) == set(schema.hypertables)
 
 
@@ -57,7 +55,7 @@ def test_migrating_twice_and_at_once_changes_nothing(engine: Engine) -> None:
         thread.join()
     assert failures == []
     with engine.connect() as connection:
-        check(connection)
+        schema.require_revision(connection)
 
 
 def test_a_newer_database_is_refused(engine: Engine) -> None:
@@ -72,7 +70,7 @@ def test_an_old_database_is_named_as_such(engine: Engine) -> None:
     with engine.begin() as connection:
         connection.execute(text("DELETE FROM gigawatch.alembic_version"))
         with pytest.raises(GigawatchError, match="gigawatch migrate"):
-            check(connection)
+            schema.require_revision(connection)
 
 
 def test_changed_views_are_made_again(engine: Engine) -> None:

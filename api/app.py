@@ -1,0 +1,192 @@
+"""The HTTP service: takes batches in, answers reads."""
+
+import logging
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from datetime import UTC, datetime
+from typing import Annotated, Any
+
+import msgspec
+import sqlalchemy
+from fastapi import Depends, FastAPI, Request
+from fastapi.exceptions import RequestValidationError
+from starlette.concurrency import run_in_threadpool
+from starlette.exceptions import HTTPException
+from starlette.responses import Response
+
+from api.access import Access, require
+from api.decode import Unacceptable, decode, decompress
+from api.documents import Greeting, Problem, answers, describe
+from api.reads import router
+from api.store import ForeignSpool, SequenceGap
+from api.writer import Busy, StoreUnreachable, Writer
+from gigawatch import __version__, database, settings
+from gigawatch.errors import GigawatchError
+from gigawatch.schema import require_revision
+from gigawatch.settings import Settings
+from gigawatch.tokens import Role
+from gigawatch.units import BYTES_PER_MIB, MILLISECONDS_PER_SECOND
+from gigawatch.wire import Receipt
+
+DESCRIPTION = """Batches of GPU telemetry in, figures out. Every endpoint but the health checks needs a token: header
+`Authorization: Bearer …`. Agents' tokens may send, viewers' may read, admins' may do both. Times are UTC."""
+RETRY_SOON = {"Retry-After": "1"}
+QUERY_CANCELED = "57014"
+log = logging.getLogger(__name__)
+
+
+def create() -> FastAPI:
+    """The application, as a server imports it: settings come from the environment."""
+    return build(settings.load())
+
+
+def build(loaded: Settings) -> FastAPI:
+    """The application.
+
+    Raises:
+        GigawatchError: store.database_url is not set.
+    """
+    url = loaded.store.database_url
+    if url is None:
+        raise GigawatchError("store.database_url is not set", "`gigawatch serve` sets it.")
+
+    @asynccontextmanager
+    async def life(app: FastAPI) -> AsyncIterator[None]:
+        engine = database.engine(url, pool_size=loaded.store.pool_size, application="gigawatch serve")
+        report_engine = database.engine(
+            url,
+            pool_size=loaded.store.pool_size,
+            statement_timeout_s=loaded.store.statement_timeout_s,
+            role=database.REPORT_ROLE,
+            application="gigawatch serve, reads",
+        )
+        writer = Writer(engine, loaded.server.gather_ms / MILLISECONDS_PER_SECOND)
+        writer.start()
+        app.state.settings = loaded
+        app.state.access = Access(engine)
+        app.state.writer = writer
+        app.state.engine = engine
+        app.state.report_engine = report_engine
+        yield
+        await run_in_threadpool(writer.stop)
+        engine.dispose()
+        report_engine.dispose()
+
+    app = FastAPI(title="Gigawatch", version=__version__, description=DESCRIPTION, lifespan=life, redoc_url=None)
+    app.include_router(router)
+    app.openapi = lambda: describe(app)  # type: ignore[method-assign] # FastAPI's own way to extend it
+    _add_ingest(app)
+    _add_health(app)
+    _add_errors(app)
+    return app
+
+
+def _add_ingest(app: FastAPI) -> None:
+    @app.post("/api/v1/batches", responses=answers(Receipt, 400, 409, 413, 415), tags=["ingest"])
+    async def batches(request: Request, _: Annotated[Role, Depends(require("agent"))]) -> Response:
+        """Store a batch: inventory, windows, events, slow readings. The answer comes after the commit.
+
+        A numbered batch (spool_id and seq) that was stored before is answered as a duplicate. A bad item is
+        refused with its field named; the rest of its batch is stored.
+        """
+        loaded: Settings = request.app.state.settings
+        most_bytes = loaded.server.max_body_mib * BYTES_PER_MIB
+        body = await _receive(request, most_bytes)
+        body = decompress(body, request.headers.get("Content-Encoding", ""), most_bytes)
+        content_type = request.headers.get("Content-Type", "")
+        parcel = decode(body, content_type, datetime.now(UTC), loaded.server.max_clock_offset_s)
+        writer: Writer = request.app.state.writer
+        outcome = await writer.store(parcel)
+        if isinstance(outcome, SequenceGap):
+            return _problem(409, str(outcome), code="gap", expected_seq=outcome.expected)
+        if isinstance(outcome, ForeignSpool):
+            return _problem(422, str(outcome))
+        return Response(msgspec.json.encode(outcome), media_type="application/json")
+
+    @app.get("/api/v1/hello", responses=answers(Greeting), tags=["ingest"])
+    async def hello(request: Request, role: Annotated[Role, Depends(require("agent", "viewer"))]) -> Response:
+        """The server's time and version, and the role of the token."""
+        loaded: Settings = request.app.state.settings
+        greeting = Greeting(
+            server_time=datetime.now(UTC),
+            version=__version__,
+            role=role,
+            max_clock_offset_s=loaded.server.max_clock_offset_s,
+        )
+        return Response(msgspec.json.encode(greeting), media_type="application/json")
+
+
+async def _receive(request: Request, most_bytes: int) -> bytes:
+    """The body as it came, never more than most_bytes."""
+    parts, size = [], 0
+    async for part in request.stream():
+        size += len(part)
+        if size > most_bytes:
+            raise Unacceptable(413, f"The body is larger than {most_bytes} bytes: send smaller batches")
+        parts.append(part)
+    return b"".join(parts)
+
+
+def _add_health(app: FastAPI) -> None:
+    @app.get("/healthz", tags=["health"])
+    async def healthz() -> dict[str, str]:
+        """This process is alive."""
+        return {"status": "ok"}
+
+    @app.get("/readyz", tags=["health"], responses={503: {"description": "The database is away or does not fit"}})
+    def readyz(request: Request) -> dict[str, str]:
+        """The database answers and has this version's schema."""
+        with request.app.state.engine.connect() as connection:
+            require_revision(connection)
+            edition = database.capabilities(connection)
+        return {"status": "ok", "database": str(edition)}
+
+
+def _add_errors(app: FastAPI) -> None:
+    """Every error is {"detail": "…"}, in words that name the field, the value and the remedy."""
+
+    @app.exception_handler(HTTPException)
+    async def refused(_: Request, error: HTTPException) -> Response:
+        return _problem(error.status_code, str(error.detail), dict(error.headers or {}))
+
+    @app.exception_handler(Unacceptable)
+    async def unacceptable(_: Request, error: Unacceptable) -> Response:
+        return _problem(error.status, str(error), code=error.code)
+
+    @app.exception_handler(RequestValidationError)
+    async def wrong_parameter(_: Request, error: RequestValidationError) -> Response:
+        first = error.errors()[0]
+        name = ".".join(str(part) for part in first["loc"][1:])
+        return _problem(422, f"Parameter {name} = {str(first.get('input'))[:80]!r}: {first['msg']}")
+
+    @app.exception_handler(Busy)
+    async def busy(_: Request, error: Busy) -> Response:
+        return _problem(503, f"{error}: try again soon", RETRY_SOON)
+
+    @app.exception_handler(StoreUnreachable)
+    async def unreachable(_: Request, error: StoreUnreachable) -> Response:
+        return _problem(503, f"{error}: nothing was stored, send it again", RETRY_SOON)
+
+    @app.exception_handler(GigawatchError)
+    async def unfit(_: Request, error: GigawatchError) -> Response:
+        return _problem(503, f"{error.problem}. {error.remedy}")
+
+    @app.exception_handler(sqlalchemy.exc.DBAPIError)
+    async def database_failed(request: Request, error: sqlalchemy.exc.DBAPIError) -> Response:
+        if getattr(error.orig, "sqlstate", None) == QUERY_CANCELED:
+            timeout_s = request.app.state.settings.store.statement_timeout_s
+            return _problem(503, f"The read took longer than {timeout_s:g} s: ask for a shorter period or a filter")
+        log.warning("%s: %s", request.url.path, str(error.orig).partition("\n")[0])
+        return _problem(503, "The database cannot be reached: try again soon", RETRY_SOON)
+
+
+def _problem(
+    status: int,
+    detail: str,
+    headers: dict[str, Any] | None = None,
+    *,
+    code: str | None = None,
+    expected_seq: int | None = None,
+) -> Response:
+    body = msgspec.json.encode(Problem(detail=detail, code=code, expected_seq=expected_seq))
+    return Response(body, status, headers, "application/json")

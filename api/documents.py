@@ -1,0 +1,101 @@
+"""What OpenAPI says of answers: schemas are made from the very records that are encoded."""
+
+from typing import Any, get_args
+
+import msgspec
+from fastapi import FastAPI
+from fastapi.openapi.utils import get_openapi
+from msgspec import Struct
+
+from gigawatch.records import Event, GpuHealth, GpuWindow, Inventory, NodeWindow
+from gigawatch.wire import JSON, MSGPACK, Receipt
+
+REFERENCE = "#/components/schemas/{name}"
+BATCH_ITEMS = (Inventory, GpuWindow, NodeWindow, Event, GpuHealth)
+
+
+class Problem(Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """Why a request was not served."""
+
+    detail: str
+    code: str | None = None
+    """clock: the node's clock is off. gap: batches are missing before this one."""
+    expected_seq: int | None = None
+    """The batch number that the server waits for."""
+
+
+class Greeting(Struct, frozen=True, kw_only=True):
+    """What the server says of itself."""
+
+    server_time: Any
+    version: str
+    role: str
+    max_clock_offset_s: float
+
+
+_documented: list[type[Struct]] = [Problem, Receipt, *BATCH_ITEMS]
+
+
+def answers(kind: Any, *others: int) -> dict[int | str, dict[str, Any]]:
+    """OpenAPI's `responses` of a route that answers this record, or a list of it."""
+    record = get_args(kind)[0] if get_args(kind) else kind
+    if record not in _documented:
+        _documented.append(record)
+    reference = {"$ref": REFERENCE.format(name=record.__name__)}
+    schema = {"type": "array", "items": reference} if get_args(kind) else reference
+    problem = {"content": {JSON: {"schema": {"$ref": REFERENCE.format(name="Problem")}}}}
+    words = {401: "No good token", 403: "The token's role may not do this", 404: "There is no such thing",
+             422: "A parameter is wrong: it is named", 503: "The database is away or too slow: try again"}  # fmt: skip
+    statuses = (401, 403, 404, 422, 503, *others)
+    return {
+        200: {"description": (record.__doc__ or "").partition("\n")[0], "content": {JSON: {"schema": schema}}},
+        **{status: {"description": words.get(status, "Refused"), **problem} for status in statuses},
+    }
+
+
+def batch_schema() -> dict[str, Any]:
+    """The batch as people write it in JSON."""
+
+    def items(kind: type[Struct]) -> dict[str, Any]:
+        return {"type": "array", "items": {"$ref": REFERENCE.format(name=kind.__name__)}}
+
+    return {
+        "type": "object",
+        "required": ["machine_id", "sent_at"],
+        "additionalProperties": False,
+        "properties": {
+            "version": {"const": 1},
+            "machine_id": {"type": "string", "description": "The node's own lasting identity"},
+            "sent_at": {"type": "string", "format": "date-time", "description": "The node's clock at sending"},
+            "spool_id": {"type": "string", "description": "Identity of the spool; with seq: stored exactly once"},
+            "seq": {"type": "integer", "minimum": 0},
+            "oldest_seq": {"type": "integer", "minimum": 0, "description": "Least number still in the spool"},
+            "simulated": {"type": "boolean", "description": "Whether the data are simulated or replayed"},
+            "inventory": {"$ref": REFERENCE.format(name="Inventory")},
+            "gpu_windows": items(GpuWindow),
+            "node_windows": items(NodeWindow),
+            "events": items(Event),
+            "health": items(GpuHealth),
+        },
+    }
+
+
+def describe(app: FastAPI) -> dict[str, Any]:
+    """The OpenAPI document."""
+    if app.openapi_schema is None:
+        document = get_openapi(title=app.title, version=app.version, description=app.description, routes=app.routes)
+        _, schemas = msgspec.json.schema_components(_documented, ref_template=REFERENCE)
+        components = document.setdefault("components", {})
+        components["schemas"] = {**schemas, "Batch": batch_schema()}
+        components["securitySchemes"] = {"token": {"type": "http", "scheme": "bearer"}}
+        for path, operations in document["paths"].items():
+            for operation in operations.values():
+                if path.startswith("/api/"):
+                    operation["security"] = [{"token": []}]
+        body = {"schema": {"$ref": REFERENCE.format(name="Batch")}}
+        document["paths"]["/api/v1/batches"]["post"]["requestBody"] = {
+            "required": True,
+            "content": {JSON: body, MSGPACK: body},
+        }
+        app.openapi_schema = document
+    return app.openapi_schema

@@ -1,0 +1,193 @@
+"""Reads: each route is one named read of gigawatch.readings, as JSON."""
+
+from collections.abc import Callable
+from datetime import UTC, datetime, timedelta
+from typing import Annotated, Any
+
+import msgspec
+from fastapi import APIRouter, Depends, Query, Request
+from sqlalchemy import Connection
+from starlette.exceptions import HTTPException
+from starlette.responses import Response
+
+from api.access import require
+from api.documents import answers
+from gigawatch import readings
+from gigawatch.readings import GpuOrder, GroupBy, Where
+
+MOST_POINTS = 5_000
+DEFAULT_PERIOD = timedelta(hours=1)
+LONGEST_PERIOD = timedelta(days=3_660)
+router = APIRouter(prefix="/api/v1", dependencies=[Depends(require("viewer"))], tags=["reads"])
+
+Limit = Annotated[int, Query(ge=1, le=10_000, description="Most rows to answer")]
+Offset = Annotated[int, Query(ge=0, le=10_000_000, description="Rows to pass over")]
+GpuUuid = Annotated[str, Query(max_length=96)]
+
+
+def _where(
+    site: Annotated[str | None, Query(max_length=200)] = None,
+    rack: Annotated[str | None, Query(max_length=200)] = None,
+    gpu_model: Annotated[str | None, Query(max_length=200)] = None,
+    node_id: Annotated[int | None, Query(ge=1, le=2**31 - 1)] = None,
+) -> Where:
+    return Where(site=site, rack=rack, gpu_model=gpu_model, node_id=node_id)
+
+
+class Period(msgspec.Struct, frozen=True):
+    """A period and the step to show it by."""
+
+    start: datetime
+    stop: datetime
+    step: timedelta
+
+
+def _period(
+    start: Annotated[datetime | None, Query(description="First moment; default an hour before stop")] = None,
+    stop: Annotated[datetime | None, Query(description="Moment after the last; default now")] = None,
+    step_s: Annotated[
+        int | None, Query(ge=1, le=86_400, description="Length of a bin, s; default such that there are up to 300")
+    ] = None,
+) -> Period:
+    end = _utc(stop) if stop is not None else datetime.now(UTC)
+    begin = _utc(start) if start is not None else end - DEFAULT_PERIOD
+    if not begin < end:
+        raise HTTPException(422, f"start = {begin.isoformat()} is not before stop = {end.isoformat()}: swap them")
+    if end - begin > LONGEST_PERIOD:
+        raise HTTPException(422, "start and stop are more than ten years apart: ask for a shorter period")
+    step = readings.step_for(begin, end) if step_s is None else timedelta(seconds=step_s)
+    if (end - begin) / step > MOST_POINTS:
+        raise HTTPException(422, f"step_s = {step_s} gives more than {MOST_POINTS} bins: ask for a longer step")
+    return Period(begin, end, step)
+
+
+def _utc(moment: datetime) -> datetime:
+    return moment.replace(tzinfo=UTC) if moment.tzinfo is None else moment.astimezone(UTC)
+
+
+WhereQuery = Annotated[Where, Depends(_where)]
+PeriodQuery = Annotated[Period, Depends(_period)]
+
+
+def _read(request: Request, read: Callable[[Connection], Any]) -> Response:
+    """Run a read on a connection of the report role."""
+    with request.app.state.report_engine.connect() as connection:
+        found = read(connection)
+    if found is None:
+        raise HTTPException(404, "There is no such thing")
+    return Response(msgspec.json.encode(found), media_type="application/json")
+
+
+@router.get("/fleet", responses=answers(readings.FleetSummary))
+def fleet(request: Request, where: WhereQuery) -> Response:
+    """The fleet now: power, utilisation, how many GPUs report. Boundary: GPUs only."""
+    return _read(request, lambda connection: readings.fleet_summary(connection, where))
+
+
+@router.get("/sites", responses=answers(list[readings.SiteNow]))
+def sites(request: Request) -> Response:
+    """Sites with their racks, nodes and power now."""
+    return _read(request, readings.sites_now)
+
+
+@router.get("/nodes", responses=answers(list[readings.NodeNow]))
+def nodes(
+    request: Request, where: WhereQuery, silent: bool = False, limit: Limit = 1_000, offset: Offset = 0
+) -> Response:
+    """Nodes as they are now; with silent only those not heard of for 60 s."""
+    return _read(
+        request,
+        lambda connection: readings.nodes_now(connection, where, silent=silent, limit=limit, offset=offset),
+    )
+
+
+@router.get("/nodes/{node_id}", responses=answers(readings.NodeNow))
+def node(request: Request, node_id: int) -> Response:
+    """One node as it is now."""
+    return _read(request, lambda connection: readings.node_now(connection, _node(node_id)))
+
+
+@router.get("/nodes/{node_id}/series", responses=answers(list[readings.NodePoint]))
+def node_series(request: Request, node_id: int, period: PeriodQuery) -> Response:
+    """Power over time of one node, by part."""
+    return _read(
+        request,
+        lambda connection: readings.node_series(connection, _node(node_id), period.start, period.stop, period.step),
+    )
+
+
+@router.get("/nodes/{node_id}/ticks", responses=answers(list[readings.Tick]))
+def node_ticks(request: Request, node_id: int, period: PeriodQuery) -> Response:
+    """Power of a node's GPUs together, tick by tick; for up to an hour."""
+    if period.stop - period.start > timedelta(hours=1):
+        raise HTTPException(422, "start and stop are more than an hour apart: ticks are for short periods")
+    return _read(request, lambda connection: readings.node_ticks(connection, _node(node_id), period.start, period.stop))
+
+
+@router.get("/gpus", responses=answers(list[readings.GpuNow]))
+def gpus(
+    request: Request, where: WhereQuery, order: GpuOrder = "place", limit: Limit = 1_000, offset: Offset = 0
+) -> Response:
+    """GPUs as they are now."""
+    return _read(request, lambda connection: readings.gpus_now(connection, where, order, limit, offset))
+
+
+@router.get("/gpus/{gpu_uuid}", responses=answers(readings.Gpu))
+def gpu(request: Request, gpu_uuid: str) -> Response:
+    """What one GPU is."""
+    return _read(request, lambda connection: readings.gpu(connection, gpu_uuid))
+
+
+@router.get("/gpus/{gpu_uuid}/series", responses=answers(list[readings.GpuPoint]))
+def gpu_series(request: Request, gpu_uuid: str, period: PeriodQuery) -> Response:
+    """All metrics over time of one GPU."""
+    return _read(
+        request,
+        lambda connection: readings.gpu_series(connection, period.start, period.stop, period.step, gpu_uuid=gpu_uuid),
+    )
+
+
+@router.get("/power", responses=answers(list[readings.PowerPoint]))
+def power(request: Request, where: WhereQuery, period: PeriodQuery, group_by: GroupBy = "fleet") -> Response:
+    """Power over time, whole or by group. Boundary: GPUs only."""
+    return _read(
+        request,
+        lambda connection: readings.power_series(connection, period.start, period.stop, period.step, where, group_by),
+    )
+
+
+@router.get("/energy", responses=answers(readings.Energy))
+def energy(request: Request, where: WhereQuery, period: PeriodQuery) -> Response:
+    """Energy over a period, with its coverage. Boundary: GPUs only."""
+    return _read(request, lambda connection: readings.energy(connection, period.start, period.stop, where))
+
+
+@router.get("/energy/hourly", responses=answers(list[readings.EnergyHour]))
+def energy_hourly(request: Request, where: WhereQuery, period: PeriodQuery) -> Response:
+    """Energy by GPU and hour; hours that begin within the period."""
+    if period.stop - period.start > timedelta(days=31):
+        raise HTTPException(422, "start and stop are more than 31 days apart: ask for a shorter period")
+    return _read(request, lambda connection: readings.energy_hourly(connection, period.start, period.stop, where))
+
+
+@router.get("/health/gpus", responses=answers(list[readings.GpuHealth]))
+def gpu_health(request: Request, where: WhereQuery, gpu_uuid: GpuUuid | None = None) -> Response:
+    """Latest slow readings of GPUs, the worst first: memory errors, row remap, XIDs."""
+    return _read(request, lambda connection: readings.gpu_health(connection, where, gpu_uuid))
+
+
+@router.get("/events", responses=answers(list[readings.EventRow]))
+def events(
+    request: Request, where: WhereQuery, period: PeriodQuery, gpu_uuid: GpuUuid | None = None, limit: Limit = 100
+) -> Response:
+    """What happened in a period, the newest first."""
+    return _read(
+        request,
+        lambda connection: readings.events(connection, period.start, period.stop, where, gpu_uuid, limit),
+    )
+
+
+def _node(node_id: int) -> int:
+    if not 1 <= node_id < 2**31:
+        raise HTTPException(404, "There is no such thing")
+    return node_id
