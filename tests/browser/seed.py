@@ -56,9 +56,7 @@ def seed(
     )
 
 
-def _place(
-    connection: Connection, site: str, rack: str, model: str, nodes: int, gpus: int, simulated: bool
-) -> None:
+def _place(connection: Connection, site: str, rack: str, model: str, nodes: int, gpus: int, simulated: bool) -> None:
     limit_w, slowdown_c, shutdown_c, memory_mib, counter = MODELS[model]
     connection.execute(
         text("""

@@ -25,14 +25,10 @@ def write(folder: Path, scenario: nvml.Scenario) -> Path:
 
 
 def h100s(count: int) -> list[nvml.Gpu]:
-    return [
-        nvml.h100(uuid, nvml.Constant(300_000 + 10_000 * index)) for index, uuid in enumerate(UUIDS[:count])
-    ]
+    return [nvml.h100(uuid, nvml.Constant(300_000 + 10_000 * index)) for index, uuid in enumerate(UUIDS[:count])]
 
 
-def run(
-    folder: Path, scenario: nvml.Scenario, seconds: float, *options: str, **settings: str
-) -> agents.Spooled:
+def run(folder: Path, scenario: nvml.Scenario, seconds: float, *options: str, **settings: str) -> agents.Spooled:
     path = write(folder, scenario)
     with running_agent(path, folder / "data", *QUICK, *options, **settings) as agent:
         time.sleep(seconds)
@@ -205,9 +201,7 @@ def test_a_mig_reconfiguration_is_told_and_energy_stays_the_physical_gpus(tmp_pa
     assert found.gpu_windows[-1]["gpu_util_pm"] is None
 
 
-@pytest.mark.parametrize(
-    ("code", "severity"), [(79, "critical"), (94, "warning"), (63, "info"), (109, "critical")]
-)
+@pytest.mark.parametrize(("code", "severity"), [(79, "critical"), (94, "warning"), (63, "info"), (109, "critical")])
 def test_an_xid_is_in_the_spool_within_two_seconds(tmp_path: Path, code: int, severity: str) -> None:
     scenario = nvml.Scenario(h100s(2))
     at_s = 2.53
@@ -215,15 +209,11 @@ def test_an_xid_is_in_the_spool_within_two_seconds(tmp_path: Path, code: int, se
     path = write(tmp_path, scenario)
     # The agent's own pace, 1 s and 10 s: events do not wait for a window.
     with running_agent(path, tmp_path / "data", "--server-url", NO_SERVER) as agent:
-        agents.wait_for(
-            "XID", lambda: agent.words().count("batches wait") >= 0 and scenario.now_s() > at_s + 2
-        )
+        agents.wait_for("XID", lambda: agent.words().count("batches wait") >= 0 and scenario.now_s() > at_s + 2)
         agent.kill()
     found = spooled(tmp_path / "data")
     xids = [event for event in found.events if event.kind == "xid"]
-    assert [(event.code, event.severity, event.gpu_uuid) for event in xids] == [
-        (code, severity, UUIDS[1])
-    ] * 2
+    assert [(event.code, event.severity, event.gpu_uuid) for event in xids] == [(code, severity, UUIDS[1])] * 2
     for event, due_s in zip(xids, (at_s, at_s + 0.5), strict=True):
         assert 0 <= event.time.timestamp() - scenario.epoch_s - due_s < 2
 

@@ -460,9 +460,7 @@ def hang(at_s: float, for_s: float) -> Action:
     return Action(at_s, "hang", None, for_s)
 
 
-def error(
-    at_s: float, call: str, code: int | str, gpu: int | None = None, for_s: float | None = None
-) -> Action:
+def error(at_s: float, call: str, code: int | str, gpu: int | None = None, for_s: float | None = None) -> Action:
     """Let a call (symbol, ``field:N`` or ``*``) fail with a code for a while."""
     return Action(at_s, "error", gpu, for_s, {"call": call, "code": code})
 

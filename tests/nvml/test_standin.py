@@ -203,9 +203,7 @@ def test_energy_is_the_integral_of_power() -> None:
 
 
 def test_average_and_instant_power_differ(run: Run) -> None:
-    scenario = nvml.Scenario(
-        [replace(H100, power=nvml.Square(100_000, 700_000, 4000)), A100], epoch_s=elapsed(60)
-    )
+    scenario = nvml.Scenario([replace(H100, power=nvml.Square(100_000, 700_000, 4000)), A100], epoch_s=elapsed(60))
     reads = run(
         scenario,
         """
@@ -590,9 +588,7 @@ def test_a_hung_driver_blocks_every_call(run: Run) -> None:
     assert all(1.69 < end < 4 for end in found)
 
 
-def test_a_scenario_changes_while_it_runs(
-    start: Callable[..., subprocess.Popen[str]], tmp_path: Path
-) -> None:
+def test_a_scenario_changes_while_it_runs(start: Callable[..., subprocess.Popen[str]], tmp_path: Path) -> None:
     scenario = nvml.Scenario([H100, A100])
     process = start(
         scenario,
@@ -651,9 +647,7 @@ def test_processes_see_one_counter(run: Run) -> None:
         ("gpu 0\nat 1 error call=nvmlInitWithFlags code=0x1G", "is not a whole number"),
     ],
 )
-def test_a_wrong_scenario_fails_init_and_names_the_line(
-    library: Path, tmp_path: Path, line: str, message: str
-) -> None:
+def test_a_wrong_scenario_fails_init_and_names_the_line(library: Path, tmp_path: Path, line: str, message: str) -> None:
     path = tmp_path / "wrong"
     path.write_text(f"# a scenario\n{line}\n")
     result = subprocess.run(
@@ -675,9 +669,7 @@ def test_init_fails_as_the_scenario_says(run: Run) -> None:
 
 
 def test_a_thousand_sessions_leak_nothing(run: Run) -> None:
-    scenario = nvml.Scenario(
-        [replace(H100, power=nvml.Sine(1, 2, 1000))], [nvml.power(1, 0, nvml.Sine(1, 2, 1000))]
-    )
+    scenario = nvml.Scenario([replace(H100, power=nvml.Sine(1, 2, 1000))], [nvml.power(1, 0, nvml.Sine(1, 2, 1000))])
     found = run(
         scenario,
         """

@@ -51,9 +51,7 @@ def test_a_node_without_any_of_it_has_nothing(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(("microwatts", "milliwatts"), [("4321000000", 4_321_000), ("0", None), ("x", None)])
-def test_node_power_is_that_of_the_acpi_power_meter(
-    tmp_path: Path, microwatts: str, milliwatts: int | None
-) -> None:
+def test_node_power_is_that_of_the_acpi_power_meter(tmp_path: Path, microwatts: str, milliwatts: int | None) -> None:
     write(tmp_path / "sys/class/hwmon/hwmon0/name", "coretemp\n")
     write(tmp_path / "sys/class/hwmon/hwmon0/power1_average", "1000000\n")
     write(tmp_path / "sys/class/hwmon/hwmon1/name", "power_meter\n")

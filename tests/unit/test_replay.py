@@ -28,9 +28,7 @@ def square_wave(path: Path) -> Path:
 
 
 def run(path: Path, column: str | None = None) -> tuple[float, float]:
-    done = replay(
-        Settings(), path, column=column, start="2026-01-31T12:00:00Z", gpu_model="A100", dry_run=True
-    )
+    done = replay(Settings(), path, column=column, start="2026-01-31T12:00:00Z", gpu_model="A100", dry_run=True)
     return done.energy_j, done.trapezoid_j
 
 

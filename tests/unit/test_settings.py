@@ -46,9 +46,7 @@ def test_a_wrong_file_is_refused_with_the_key_named(tmp_path: Path, text: str, w
         assert word in caught.value.message
 
 
-@pytest.mark.parametrize(
-    "name", ["GIGAWATCH_AGENT__SITES", "GIGAWATCH_NOSUCH__KEY", "GIGAWATCH_SERVER__PORT"]
-)
+@pytest.mark.parametrize("name", ["GIGAWATCH_AGENT__SITES", "GIGAWATCH_NOSUCH__KEY", "GIGAWATCH_SERVER__PORT"])
 def test_a_wrong_environment_variable_is_named(name: str) -> None:
     with pytest.raises(GigawatchError, match=name):
         load(environment={name: "x"})

@@ -13,9 +13,7 @@ from collector.windows import Mark
 from gigawatch.errors import GigawatchError
 from gigawatch.records import Gpu
 
-CHECKPOINT = Checkpoint(
-    "boot-1", 12_345, {"GPU-1": Mark(12_000, 99)}, (Gpu(uuid="GPU-1", index=0, model="H100"),)
-)
+CHECKPOINT = Checkpoint("boot-1", 12_345, {"GPU-1": Mark(12_000, 99)}, (Gpu(uuid="GPU-1", index=0, model="H100"),))
 
 
 def test_batches_come_out_in_order_and_numbers_go_on_after_a_restart(tmp_path: Path) -> None:

@@ -40,9 +40,7 @@ window_lengths = st.sampled_from([1_000, 2_000, 5_000, 10_000, 15_000, 20_000, 3
 
 
 @given(intervals, window_lengths, st.integers(1, 10**15))
-def test_windows_add_up_to_the_counters_difference(
-    steps: list[tuple[int, int]], window_ms: int, first_mj: int
-) -> None:
+def test_windows_add_up_to_the_counters_difference(steps: list[tuple[int, int]], window_ms: int, first_mj: int) -> None:
     folder = GpuFolder("GPU-1", window_ms, 1_000)
     at_ms, counter_mj = START_MS, first_mj
     folder.add(at_ms, reading(energy_counter_mj=counter_mj))
@@ -185,9 +183,7 @@ def test_a_missing_counter_reading_is_bridged_by_the_next() -> None:
 
 
 def test_no_bridge_over_more_than_five_seconds_without_a_counter() -> None:
-    windows, _ = fold(
-        [(0, {"power_mw": 100_000}), (5_000, {"power_mw": 100_000}), (10_001, {"power_mw": 100_000})]
-    )
+    windows, _ = fold([(0, {"power_mw": 100_000}), (5_000, {"power_mw": 100_000}), (10_001, {"power_mw": 100_000})])
     assert total_mj(windows) == 500_000
     assert sum(window.covered_ms for window in windows) == 5_000
 
@@ -248,9 +244,7 @@ def test_node_windows_keep_the_power_tick_by_tick() -> None:
         folder.add(at_ms, GpusAtTick(power_mw, 8, 8, 1 if tick == 10 else 0), host)
         windows += folder.close(at_ms)
     windows += folder.close(minute_ms + 22_003, stop=True)
-    assert [window.start for window in windows] == [
-        from_ms(minute_ms + ms) for ms in (-2_997, 3, 10_003, 20_003)
-    ]
+    assert [window.start for window in windows] == [from_ms(minute_ms + ms) for ms in (-2_997, 3, 10_003, 20_003)]
     assert windows[0].gpu_power_mw == (2_000, 3_000, 4_000)
     assert windows[1].gpu_power_mw == (
         5_000, 6_000, 7_000, 8_000, None, 10_000, 11_000, None, 13_000, 14_000,

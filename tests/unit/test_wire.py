@@ -27,9 +27,7 @@ def gpu_windows(draw: st.DrawFn) -> GpuWindow:
         if column.name not in {"start", "energy_method"}
     }
     method = draw(st.none() | st.sampled_from(EnergyMethod))
-    return GpuWindow(
-        gpu_uuid=draw(st.sampled_from(["GPU-1", "GPU-2"])), start=NOW, energy_method=method, **values
-    )
+    return GpuWindow(gpu_uuid=draw(st.sampled_from(["GPU-1", "GPU-2"])), start=NOW, energy_method=method, **values)
 
 
 @given(st.lists(gpu_windows(), min_size=1, max_size=20))
@@ -45,9 +43,7 @@ def test_packed_columns_hold_the_windows(windows: list[GpuWindow]) -> None:
         if column.name not in packed.columns:
             assert expected == [None] * len(windows)
             continue
-        found = np.frombuffer(
-            packed.columns[column.name], {"h": "<i2", "i": "<i4", "q": "<i8"}[column.typecode]
-        )
+        found = np.frombuffer(packed.columns[column.name], {"h": "<i2", "i": "<i4", "q": "<i8"}[column.typecode])
         assert [None if value == column.absent else value for value in found.tolist()] == expected
 
 
