@@ -214,9 +214,13 @@ def _stopping() -> Iterator[None]:
     """
     numbers = (signal.SIGINT, signal.SIGTERM)
 
+    def ignore(_number: int, _frame: FrameType | None) -> None:
+        # Not SIG_IGN: Python complains where the second signal was on its way when the first came.
+        pass
+
     def stop(_number: int, _frame: FrameType | None) -> None:
         for number in numbers:
-            signal.signal(number, signal.SIG_IGN)
+            signal.signal(number, ignore)
         raise Stopped
 
     before = {number: signal.signal(number, stop) for number in numbers}

@@ -64,7 +64,9 @@ def plan(fleet: list[Node], amount: Amount, *, seed: int, now_s: int, history_s:
         return faults
     order = sorted(fleet, key=lambda node: digest(seed, "faults", node.number))
     training = [node for node in order if node.role == "training"] or order
-    others = [node for node in order if node.role != "training"] or order
+    others = [node for node in order if node.role != "training"]
+    if len(others) < 2:
+        others = order  # so that the lost GPU is not on the silent node
 
     def before(hours: float) -> float:
         return now_s - min(hours * HOUR_S, history_s / 2) // MINUTE_S * MINUTE_S
@@ -77,7 +79,7 @@ def plan(fleet: list[Node], amount: Amount, *, seed: int, now_s: int, history_s:
         for node in fleet:
             if (node.site, node.rack) == (braked.site, braked.rack):
                 faults[node.number].brake = True
-        for offset, kind in enumerate(("silent", "cut", "lost", "uncorrected", "corrected", "clock")):
+        for offset, kind in enumerate(("silent", "lost", "cut", "uncorrected", "corrected", "clock")):
             node = others[(turn * 6 + offset) % len(others)]
             gpu = _gpu(node, seed, kind)
             struck = faults[node.number]

@@ -1,0 +1,631 @@
+"""Rows to figures: pure functions, without I/O.
+
+What was not measured is a gap, never a line across it and never zero: bins that the rows lack become None, and
+areas are polygons over runs of bins that are there.
+"""
+
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from datetime import datetime, timedelta
+from typing import Any
+
+import plotly.graph_objects as go
+from msgspec import Struct
+
+from dashboard import quantities
+from dashboard.theme import FONT, Theme
+from dashboard.view import Heat, Period
+from gigawatch.readings import EventRow, GpuNow, GpuPoint, NodePoint, PowerPoint, RackNow, Tick
+
+GOOD_COVERAGE = 0.95
+MOST_GROUPS = 7
+OTHERS = "Others"
+Values = list[float | None]
+
+
+class Chart(Struct, frozen=True):
+    """A figure, and what it says in words."""
+
+    figure: Any
+    summary: str
+
+
+class Series(Struct, frozen=True):
+    """One line: a value for each bin."""
+
+    label: str
+    values: Values
+
+
+def power(rows: Sequence[PowerPoint], period: Period, theme: Theme) -> Chart:
+    """Power over time by group, stacked, with the coverage of each bin below it."""
+    times = bins(period)
+    series = by_label(rows, times, lambda row: row.power_w)
+    greatest = max((value or 0 for value in totals(series)), default=0)
+    factor, unit = quantities.scale(greatest, "W")
+    figure = _figure(theme, period, height=360, rows=(0.16, 1.0))
+    base = [0.0] * len(times)
+    for number, line in enumerate(series):
+        colour = theme.series[number % len(theme.series)]
+        upper = [low + (value or 0) / factor for low, value in zip(base, line.values, strict=True)]
+        present = [value is not None for value in line.values]
+        _area(figure, times, period.step, base, upper, present, colour, line.label)
+        figure.add_scatter(
+            x=_middles(times, period.step), y=_where(upper, present), mode="lines", name=line.label,
+            legendgroup=line.label, line={"color": colour, "width": 1.4}, connectgaps=False,
+            customdata=[quantities.power(value) for value in line.values],
+            hovertemplate="%{customdata}<extra>%{fullData.name}</extra>", showlegend=len(series) > 1,
+        )  # fmt: skip
+        base = upper
+    coverage = coverages(rows, times)
+    _coverage(figure, times, period.step, coverage, theme)
+    figure.update_layout(
+        yaxis={"title": {"text": unit}, "rangemode": "tozero", "tickformat": "~g"},
+        yaxis2={"domain": [0, 0.055], "range": [0, 1], "visible": False, "fixedrange": True},
+        hovermode="x unified",
+    )
+    return Chart(figure, f"Power over time. {_words(totals(series), quantities.power)}{_gaps(coverage)}")
+
+
+def utilisation(rows: Sequence[PowerPoint], period: Period, theme: Theme) -> Chart:
+    """Mean GPU utilisation over time by group."""
+    times = bins(period)
+    # In the groups' order by energy, so that a group has the same colour as in the chart of power.
+    kept = [line.label for line in by_label(rows, times, lambda row: row.power_w)]
+    values = _table(rows, lambda row: row.gpu_util_pct)
+    series = [
+        Series(label, [values[label].get(time) for time in times]) for label in kept if label in values
+    ]
+    return lines(
+        series, period, theme, unit="%", top=100, words=quantities.percent, title="Mean GPU utilisation"
+    )
+
+
+def lines(
+    series: Sequence[Series],
+    period: Period,
+    theme: Theme,
+    *,
+    unit: str,
+    words: Callable[[float | None], str],
+    title: str,
+    top: float | None = None,
+    height: int = 240,
+    scaled: bool = False,
+) -> Chart:
+    """Lines over time, one for each series."""
+    times = bins(period)
+    greatest = max((value for line in series for value in line.values if value is not None), default=0.0)
+    factor, unit = quantities.scale(greatest, unit) if scaled else (1.0, unit)
+    figure = _figure(theme, period, height=height)
+    for number, line in enumerate(series):
+        _line(
+            figure, times, period.step, line, theme.series[number % len(theme.series)], factor, words,
+            legend=len(series) > 1, dash=_DASHES[number // len(theme.series) % len(_DASHES)],
+        )  # fmt: skip
+    _axis(figure, unit, top)
+    said = "; ".join(f"{line.label}: {_words(line.values, words)}" for line in series[:8])
+    return Chart(figure, f"{title}. {said or 'No data in this period.'}")
+
+
+def gpu_power(rows: Sequence[GpuPoint], events: Sequence[EventRow], period: Period, theme: Theme) -> Chart:
+    """One GPU's mean power in its band from least to greatest, its limit, and its critical events."""
+    times = bins(period)
+    table = {row.time: row for row in rows}
+    found = [table.get(time) for time in times]
+    mean: Values = [row.power_w if row else None for row in found]
+    figure = _figure(theme, period, height=300)
+    colour = theme.series[0]
+    low = [(row.power_min_w or 0) if row else 0 for row in found]
+    high = [(row.power_max_w or 0) if row else 0 for row in found]
+    banded = [row is not None and None not in (row.power_min_w, row.power_max_w) for row in found]
+    _area(figure, times, period.step, low, high, banded, colour, "Least to greatest", opacity=0.18)
+    _line(figure, times, period.step, Series("Mean power", mean), colour, 1, quantities.power, width=1.8)
+    limit: Values = [row.power_limit_w if row else None for row in found]
+    _line(
+        figure, times, period.step, Series("Power limit", limit), theme.text_muted, 1, quantities.power,
+        width=1.2, dash="dash",
+    )  # fmt: skip
+    weak = [
+        (time, row) for time, row in zip(times, found, strict=True)
+        if row and row.energy_method not in {None, "counter"}
+    ]  # fmt: skip
+    if weak:
+        figure.add_scatter(
+            x=[time + period.step / 2 for time, _ in weak], y=[0] * len(weak), mode="markers",
+            name="Not from the counter", marker={"symbol": "line-ns-open", "size": 7, "color": theme.warn},
+            customdata=[row.energy_method for _, row in weak], hovertemplate="energy %{customdata}<extra></extra>",
+        )  # fmt: skip
+    _marks(figure, events, period, theme)
+    _axis(figure, "W")
+    figure.update_layout(yaxis={"rangemode": "tozero"})
+    said = f"Power. {_words(mean, quantities.power)}"
+    return Chart(figure, said + (f" In {len(weak)} bins not from the energy counter." if weak else ""))
+
+
+def temperatures(rows: Sequence[GpuPoint], slowdown_c: int | None, period: Period, theme: Theme) -> Chart:
+    """Greatest temperatures of one GPU, with the line at which it slows down."""
+    series = [
+        Series("GPU", gpu_values(rows, period, lambda row: row.gpu_temp_max_c)),
+        Series("Memory", gpu_values(rows, period, lambda row: row.mem_temp_max_c)),
+    ]
+    chart = lines(
+        [line for line in series if _known(line.values)], period, theme, unit="°C", words=quantities.celsius,
+        title="Greatest temperature",
+    )  # fmt: skip
+    if slowdown_c is None:
+        return chart
+    chart.figure.add_hline(
+        y=slowdown_c, line={"color": theme.bad, "width": 1.2, "dash": "dash"},
+        annotation={
+            "text": f"slowdown {slowdown_c} °C", "font": {"color": theme.bad, "size": 11}, "yanchor": "bottom",
+        },
+        annotation_position="top left",
+    )  # fmt: skip
+    highest = max((v for line in series for v in line.values if v is not None), default=slowdown_c)
+    chart.figure.update_layout(yaxis={"range": [None, max(slowdown_c, highest) + 8]})
+    return Chart(chart.figure, f"{chart.summary} It slows down at {quantities.celsius(slowdown_c)}.")
+
+
+def clocks(rows: Sequence[GpuPoint], period: Period, theme: Theme) -> Chart:
+    """Clocks of one GPU, with bands where something held them down."""
+    series = [
+        Series("SM", gpu_values(rows, period, lambda row: row.sm_clock_mhz)),
+        Series("Memory", gpu_values(rows, period, lambda row: row.mem_clock_mhz)),
+    ]
+    chart = lines(
+        [line for line in series if _known(line.values)], period, theme, unit="MHz", title="Mean clocks",
+        words=lambda value: quantities.with_unit(value, "MHz"),
+    )  # fmt: skip
+    bands = held_down(rows, period)
+    for start, stop, reasons in bands:
+        hard = any("hardware" in reason or "brake" in reason or "thermal" in reason for reason in reasons)
+        chart.figure.add_vrect(
+            x0=_ms(start), x1=_ms(stop), fillcolor=theme.bad if hard else theme.warn, opacity=0.16, line_width=0,
+            layer="below",
+        )  # fmt: skip
+        chart.figure.add_scatter(
+            x=[start + (stop - start) / 2], y=[0], mode="markers", showlegend=False,
+            marker={"symbol": "triangle-up", "size": 8, "color": theme.bad if hard else theme.warn},
+            hovertemplate=f"held down by {', '.join(reasons)}<extra></extra>",
+        )  # fmt: skip
+    chart.figure.update_layout(yaxis={"rangemode": "tozero"})
+    said = "; ".join(f"{quantities.clock(start)} by {', '.join(reasons)}" for start, _, reasons in bands[:5])
+    return Chart(chart.figure, chart.summary + (f" Held down from {said}." if said else " Nothing held them down."))
+
+
+def held_down(rows: Sequence[GpuPoint], period: Period) -> list[tuple[datetime, datetime, tuple[str, ...]]]:
+    """Runs of bins in which the same reasons held the clocks down: start, stop, reasons."""
+    bands: list[tuple[datetime, datetime, tuple[str, ...]]] = []
+    for row in rows:
+        reasons = tuple(row.clock_events or ())
+        if not reasons:
+            continue
+        if bands and bands[-1][1] == row.time and bands[-1][2] == reasons:
+            bands[-1] = (bands[-1][0], row.time + period.step, reasons)
+        else:
+            bands.append((row.time, row.time + period.step, reasons))
+    return bands
+
+
+def gpu_values(rows: Sequence[GpuPoint], period: Period, value: Callable[[GpuPoint], float | None]) -> Values:
+    """One metric of one GPU, a value for each bin."""
+    table = {row.time: value(row) for row in rows}
+    return [table.get(time) for time in bins(period)]
+
+
+def node_parts(rows: Sequence[NodePoint], period: Period, theme: Theme) -> Chart:
+    """Power of a node's parts."""
+    table = {row.time: row for row in rows}
+    found = [table.get(time) for time in bins(period)]
+    parts: Mapping[str, Callable[[NodePoint], float | None]] = {
+        "Whole node": lambda row: row.node_power_w,
+        "GPUs": lambda row: row.gpu_power_w,
+        "CPU": lambda row: row.cpu_power_w,
+        "Memory": lambda row: row.dram_power_w,
+    }
+    series = [Series(label, [part(row) if row else None for row in found]) for label, part in parts.items()]
+    return lines(
+        [line for line in series if _known(line.values)], period, theme, unit="W", words=quantities.power,
+        title="Power by part", scaled=True, height=280,
+    )  # fmt: skip
+
+
+def node_gpus(rows: Sequence[GpuPoint], period: Period, theme: Theme) -> Chart:
+    """Power of each GPU of a node."""
+    times = bins(period)
+    values: dict[tuple[int, str], dict[datetime, float | None]] = {}
+    for row in rows:
+        key = (row.gpu_index if row.gpu_index is not None else 10_000, row.gpu_uuid)
+        values.setdefault(key, {})[row.time] = row.power_w
+    series = [
+        Series(f"GPU {index}" if index < 10_000 else uuid, [table.get(time) for time in times])
+        for (index, uuid), table in sorted(values.items())
+    ]
+    return lines(
+        series, period, theme, unit="W", words=quantities.power, title="Power by GPU", scaled=True, height=280
+    )
+
+
+def ticks(rows: Sequence[Tick], theme: Theme) -> Chart:
+    """Power of a node's GPUs together, tick by tick; a tick missed is a gap."""
+    values: Values = [row.gpu_power_w for row in rows]
+    factor, unit = quantities.scale(max((value or 0 for value in values), default=0), "W")
+    figure = _figure(theme, None, height=220)
+    times = [row.time for row in rows]
+    length = min(
+        (later - earlier for earlier, later in zip(times, times[1:], strict=False)), default=timedelta(seconds=1)
+    )
+    at: list[datetime] = []
+    shown: Values = []
+    for time, value in zip(times, values, strict=True):
+        if at and time - at[-1] > 1.5 * length:
+            at.append(at[-1] + length)
+            shown.append(None)
+        at.append(time)
+        shown.append(value)
+    figure.add_scatter(
+        x=at, y=[None if value is None else _short(value / factor) for value in shown], mode="lines",
+        line={"color": theme.series[0], "width": 1.3, "shape": "hv"}, name="GPUs", showlegend=False,
+        customdata=[quantities.power(value) for value in shown],
+        hovertemplate="%{x|%H:%M:%S} · %{customdata}<extra></extra>",
+    )  # fmt: skip
+    _axis(figure, unit)
+    return Chart(figure, f"Power of the node's GPUs, tick by tick. {_words(values, quantities.power)}")
+
+
+_HEATS: Mapping[Heat, tuple[str, str]] = {
+    "power": ("Power, % of limit", "%"),
+    "temperature": ("Greatest temperature, °C", "°C"),
+    "utilisation": ("Utilisation, %", "%"),
+}
+
+
+def heat_map_gpus(gpus: Sequence[GpuNow], heat: Heat, links: Callable[[GpuNow], str], theme: Theme) -> Chart:
+    """Each GPU a cell, each rack a row, a space between nodes; what does not report is crossed out."""
+    racks: dict[tuple[str, str], list[GpuNow]] = {}
+    for gpu in gpus:
+        racks.setdefault((gpu.site, gpu.rack or ""), []).append(gpu)
+    rows = [(_rack(site, rack), _spaced(members)) for (site, rack), members in racks.items()]
+    return _heat_map(
+        rows, heat,
+        lambda gpu: heat_value(gpu, heat),
+        lambda gpu: gpu.state,
+        lambda gpu: f"<b>{gpu.hostname} · GPU {quantities.UNKNOWN if gpu.gpu_index is None else gpu.gpu_index}</b>"
+        f"<br>{gpu.gpu_model}<br>{quantities.power(gpu.power_w)} of {quantities.power(gpu.power_limit_w)}"
+        f" · {quantities.percent(gpu.gpu_util_pct)} · {quantities.celsius(gpu.gpu_temp_max_c)}"
+        + (f"<br>{gpu.state}" if gpu.state != "reporting" else "")
+        + (f"<br>held down: {', '.join(gpu.clock_events or ())}" if gpu.throttled else ""),
+        links, theme, "GPU",
+    )  # fmt: skip
+
+
+def heat_map_racks(
+    racks: Sequence[RackNow], heat: Heat, links: Callable[[RackNow], str], theme: Theme, columns: int = 40
+) -> Chart:
+    """Each rack a cell, each site some rows: for fleets of more GPUs than one can look at."""
+    sites: dict[str, list[RackNow]] = {}
+    for rack in racks:
+        sites.setdefault(rack.site, []).append(rack)
+    rows: list[tuple[str, list[RackNow | None]]] = []
+    for site, members in sites.items():
+        rows += [
+            (site if start == 0 else f"{site} +{start}", list(members[start : start + columns]))
+            for start in range(0, len(members), columns)
+        ]
+    return _heat_map(
+        rows, heat,
+        lambda rack: heat_value(rack, heat),
+        lambda rack: "reporting" if rack.gpus_reporting else "silent",
+        lambda rack: f"<b>{_rack(rack.site, rack.rack or '')}</b>"
+        f"<br>{rack.gpus_reporting} of {rack.gpus} GPUs report"
+        f"<br>{quantities.power(rack.power_w)} of {quantities.power(rack.power_limit_w)}"
+        f" · {quantities.percent(rack.gpu_util_pct)} · {quantities.celsius(rack.gpu_temp_max_c)}",
+        links, theme, "rack",
+    )  # fmt: skip
+
+
+def heat_value(cell: GpuNow | RackNow, heat: Heat) -> float | None:
+    """What a cell is coloured by."""
+    if heat == "temperature":
+        return cell.gpu_temp_max_c
+    if heat == "utilisation":
+        return cell.gpu_util_pct
+    if cell.power_w is None or not cell.power_limit_w:
+        return None
+    return cell.power_w / cell.power_limit_w * 100
+
+
+def _heat_map(
+    rows: Sequence[tuple[str, Sequence[Any]]],
+    heat: Heat,
+    value: Callable[[Any], float | None],
+    state: Callable[[Any], str],
+    words: Callable[[Any], str],
+    links: Callable[[Any], str],
+    theme: Theme,
+    thing: str,
+) -> Chart:
+    width = max((len(cells) for _, cells in rows), default=0)
+    padded = [[*cells, *[None] * (width - len(cells))] for _, cells in rows]
+    names = [name for name, _ in rows]
+    values = [[None if cell is None else value(cell) for cell in cells] for cells in padded]
+    texts = [["" if cell is None else words(cell) for cell in cells] for cells in padded]
+    targets = [["" if cell is None else links(cell) for cell in cells] for cells in padded]
+    absent = [
+        [1 if cell is not None and known is None else None for cell, known in zip(cells, found, strict=True)]
+        for cells, found in zip(padded, values, strict=True)
+    ]
+    flat = [known for found in values for known in found if known is not None]
+    title, unit = _HEATS[heat]
+    colours = theme.heat if heat == "temperature" else theme.sequence
+    least, most = (30.0, 95.0) if heat == "temperature" else (0.0, 100.0)
+    figure = _figure(theme, None, height=max(130, 70 + 26 * len(rows)))
+    shared = {
+        "x": list(range(width)), "y": names, "xgap": 1.5, "ygap": 3, "text": texts, "customdata": targets,
+        "hovertemplate": "%{text}<extra></extra>",
+    }  # fmt: skip
+    figure.add_heatmap(
+        z=[[None if known is None else round(known, 1) for known in found] for found in values],
+        zmin=least, zmax=most, hoverongaps=False,
+        colorscale=[[number / (len(colours) - 1), colour] for number, colour in enumerate(colours)],
+        colorbar={
+            "orientation": "h", "thickness": 8, "len": 0.32, "x": 1, "xanchor": "right", "y": 1, "yanchor": "bottom",
+            "ypad": 4, "title": {"text": title, "side": "top", "font": {"size": 11}}, "tickfont": {"size": 10},
+            "outlinewidth": 0, "nticks": 5,
+        },
+        **shared,
+    )  # fmt: skip
+    if any(mark for marks in absent for mark in marks):
+        figure.add_heatmap(
+            z=absent, zmin=0, zmax=1, showscale=False, hoverongaps=False,
+            colorscale=[[0, theme.absent], [1, theme.absent]],
+            **{**shared, "texttemplate": "×", "textfont": {"color": theme.text, "size": 11}},
+        )  # fmt: skip
+    figure.update_layout(
+        xaxis={"visible": False, "fixedrange": True},
+        yaxis={"autorange": "reversed", "showgrid": False, "fixedrange": True, "tickfont": {"size": 12}, "ticks": ""},
+        hovermode="closest", margin={"l": 8, "r": 8, "t": 52, "b": 6},
+    )  # fmt: skip
+    silent = sum(1 for cells in padded for cell in cells if cell is not None and state(cell) != "reporting")
+    known = (
+        f"from {min(flat):.0f} to {max(flat):.0f} {unit}, mean {sum(flat) / len(flat):.0f} {unit}" if flat else "no data"
+    )
+    return Chart(figure, f"{title}, a cell for each {thing}, in {len(rows)} rows: {known}; {silent} not reporting.")
+
+
+def _spaced(members: Sequence[GpuNow]) -> list[GpuNow | None]:
+    """GPUs in their order, with nothing between those of one node and the next."""
+    cells: list[GpuNow | None] = []
+    for before, gpu in zip([None, *members], members, strict=False):
+        if before is not None and before.node_id != gpu.node_id:
+            cells.append(None)
+        cells.append(gpu)
+    return cells
+
+
+def _rack(site: str, rack: str) -> str:
+    return f"{site} / {rack}" if rack else site
+
+
+def bins(period: Period) -> list[datetime]:
+    """Starts of the bins of a period, whether there are rows for them or not."""
+    times = []
+    time = period.start
+    while time < period.stop:
+        times.append(time)
+        time += period.step
+    return times
+
+
+def by_label(
+    rows: Sequence[PowerPoint], times: Sequence[datetime], value: Callable[[PowerPoint], float | None]
+) -> list[Series]:
+    """A series for each group, the one with the most energy first; beyond MOST_GROUPS their sum."""
+    table = _table(rows, value)
+    energy: dict[str, float] = {}
+    for row in rows:
+        energy[row.label] = energy.get(row.label, 0) + (row.energy_j or 0)
+    order = sorted(energy, key=lambda label: (-energy[label], label))
+    series = [Series(label, [table[label].get(time) for time in times]) for label in order]
+    if len(series) <= MOST_GROUPS + 1:
+        return series
+    rest = series[MOST_GROUPS:]
+    return [*series[:MOST_GROUPS], Series(f"{OTHERS} ({len(rest)})", totals(rest))]
+
+
+def totals(series: Sequence[Series]) -> Values:
+    """The sum over the series of each bin; None where none of them is known."""
+    return [
+        None if all(value is None for value in values) else sum(value for value in values if value is not None)
+        for values in zip(*(line.values for line in series), strict=True)
+    ]
+
+
+def coverages(rows: Sequence[PowerPoint], times: Sequence[datetime]) -> list[float]:
+    """Coverage of each bin over all groups: covered GPU-time over the GPU-time due; 0 where there is no row."""
+    due_s: dict[str, float] = {}
+    covered_s: dict[datetime, float] = {}
+    for row in rows:
+        if row.coverage and row.covered_s:
+            due_s[row.label] = max(due_s.get(row.label, 0), row.covered_s / row.coverage)
+            covered_s[row.time] = covered_s.get(row.time, 0) + row.covered_s
+    whole_s = sum(due_s.values())
+    return [min(1.0, covered_s.get(time, 0) / whole_s) if whole_s else 0.0 for time in times]
+
+
+def _table(
+    rows: Iterable[PowerPoint], value: Callable[[PowerPoint], float | None]
+) -> dict[str, dict[datetime, float | None]]:
+    table: dict[str, dict[datetime, float | None]] = {}
+    for row in rows:
+        table.setdefault(row.label, {})[row.time] = value(row)
+    return table
+
+
+_DASHES = ("solid", "dot", "dash")
+
+
+def _figure(theme: Theme, period: Period | None, *, height: int, rows: tuple[float, float] = (0, 1)) -> Any:
+    axis = {
+        "gridcolor": theme.grid, "linecolor": theme.border, "zeroline": False, "automargin": True,
+        "tickfont": {"size": 11, "color": theme.text_muted}, "title": {"font": {"size": 11}, "standoff": 6},
+    }  # fmt: skip
+    figure = go.Figure()
+    figure.update_layout(
+        template="none", height=height, autosize=True, paper_bgcolor="rgba(0,0,0,0)", plot_bgcolor="rgba(0,0,0,0)",
+        font={"family": FONT, "size": 12, "color": theme.text_muted}, margin={"l": 8, "r": 12, "t": 8, "b": 8},
+        uirevision="keep", separators=".\u202f", dragmode="zoom",
+        xaxis={**axis, "showgrid": False, "showspikes": True, "spikemode": "across", "spikethickness": 1,
+               "spikedash": "solid", "spikecolor": theme.border_strong, "anchor": "free" if rows[0] else "y",
+               "position": 0},
+        yaxis={**axis, "domain": rows, "ticksuffix": " "},
+        hoverlabel={"bgcolor": theme.surface_raised, "bordercolor": theme.border,
+                    "font": {"family": FONT, "size": 12, "color": theme.text}},
+        legend={"orientation": "h", "x": 0, "y": 1.02, "yanchor": "bottom", "font": {"size": 12, "color": theme.text},
+                "itemsizing": "constant"},
+    )  # fmt: skip
+    if period is not None:
+        figure.update_layout(
+            xaxis={"type": "date", "range": [_ms(period.start), _ms(period.stop)], "hoverformat": "%b %d %H:%M:%S"}
+        )
+    return figure
+
+
+def _axis(figure: Any, unit: str, top: float | None = None) -> None:
+    figure.update_layout(
+        yaxis={"title": {"text": unit}, "tickformat": "~g", **({"range": [0, top]} if top else {})},
+        hovermode="x unified",
+    )
+
+
+def _line(
+    figure: Any,
+    times: Sequence[datetime],
+    step: timedelta,
+    line: Series,
+    colour: str,
+    factor: float,
+    words: Callable[[float | None], str],
+    *,
+    width: float = 1.6,
+    dash: str = "solid",
+    legend: bool = True,
+) -> None:
+    alone = _alone(line.values)
+    figure.add_scatter(
+        x=_middles(times, step), y=[None if value is None else _short(value / factor) for value in line.values],
+        # A lone bin between two gaps has no line to be on.
+        mode="lines+markers" if any(alone) else "lines", marker={"size": [5 if it else 0 for it in alone]},
+        name=line.label, line={"color": colour, "width": width, "dash": dash}, connectgaps=False,
+        customdata=[words(value) for value in line.values],
+        hovertemplate="%{customdata}<extra>%{fullData.name}</extra>", showlegend=legend,
+    )  # fmt: skip
+
+
+def _area(
+    figure: Any,
+    times: Sequence[datetime],
+    step: timedelta,
+    low: Sequence[float],
+    high: Sequence[float],
+    present: Sequence[bool],
+    colour: str,
+    label: str,
+    opacity: float = 0.55,
+) -> None:
+    """Polygons between low and high, one for each run of bins that are there."""
+    xs: list[int | None] = []
+    ys: list[float | None] = []
+    for first, last in _runs(present):
+        at = [times[first], *(times[i] + step / 2 for i in range(first, last)), times[last - 1] + step]
+        top = [high[first], *high[first:last], high[last - 1]]
+        bottom = [low[first], *low[first:last], low[last - 1]]
+        xs += [_ms(time) for time in (*at, *reversed(at))] + [None]
+        ys += [_short(value) for value in (*top, *reversed(bottom))] + [None]
+    figure.add_scatter(
+        x=xs, y=ys, mode="lines", line={"width": 0}, fill="toself", fillcolor=_faint(colour, opacity),
+        hoverinfo="skip", showlegend=False, name=label, legendgroup=label,
+    )  # fmt: skip
+
+
+def _coverage(
+    figure: Any, times: Sequence[datetime], step: timedelta, coverage: Sequence[float], theme: Theme
+) -> None:
+    figure.add_bar(
+        x=_middles(times, step), y=[1] * len(times), width=step.total_seconds() * 1000, yaxis="y2", showlegend=False,
+        marker={"color": [_shade(share, theme) for share in coverage], "line": {"width": 0}}, name="Coverage",
+        customdata=[quantities.share(share) for share in coverage],
+        hovertemplate="%{customdata}<extra>Coverage</extra>",
+    )  # fmt: skip
+
+
+def _shade(share: float, theme: Theme) -> str:
+    if share >= GOOD_COVERAGE:
+        return theme.border
+    return theme.warn if share > 0 else theme.bad
+
+
+def _marks(figure: Any, events: Sequence[EventRow], period: Period, theme: Theme) -> None:
+    for event in events:
+        if event.severity == "critical" and period.start <= event.time < period.stop:
+            figure.add_vline(
+                x=_ms(event.time), line={"color": theme.bad, "width": 1.2, "dash": "dot"},
+                annotation={"text": f"XID {event.code}" if event.code is not None else event.kind,
+                            "font": {"color": theme.bad, "size": 11}},
+            )  # fmt: skip
+
+
+def _runs(present: Sequence[bool]) -> list[tuple[int, int]]:
+    """Runs of what is present: from the first to before the last."""
+    runs: list[tuple[int, int]] = []
+    for number, there in enumerate(present):
+        if there and runs and runs[-1][1] == number:
+            runs[-1] = (runs[-1][0], number + 1)
+        elif there:
+            runs.append((number, number + 1))
+    return runs
+
+
+def _alone(values: Values) -> list[bool]:
+    padded = [None, *values, None]
+    return [
+        value is not None and padded[number] is None and padded[number + 2] is None
+        for number, value in enumerate(values)
+    ]
+
+
+def _where(values: Sequence[float], present: Sequence[bool]) -> Values:
+    return [_short(value) if there else None for value, there in zip(values, present, strict=True)]
+
+
+def _middles(times: Sequence[datetime], step: timedelta) -> list[int]:
+    return [_ms(time + step / 2) for time in times]
+
+
+def _ms(time: datetime) -> int:
+    return int(time.timestamp() * 1000)
+
+
+def _short(value: float) -> float:
+    return float(f"{value:.5g}")
+
+
+def _faint(colour: str, opacity: float) -> str:
+    red, green, blue = (int(colour[place : place + 2], 16) for place in (1, 3, 5))
+    return f"rgba({red},{green},{blue},{opacity})"
+
+
+def _known(values: Values) -> bool:
+    return any(value is not None for value in values)
+
+
+def _words(values: Values, words: Callable[[float | None], str]) -> str:
+    known = [value for value in values if value is not None]
+    if not known:
+        return "No data in this period."
+    return f"Latest {words(known[-1])}, from {words(min(known))} to {words(max(known))}."
+
+
+def _gaps(coverage: Sequence[float]) -> str:
+    poor = sum(1 for share in coverage if share < GOOD_COVERAGE)
+    return f" Coverage is below 95 % in {poor} of {len(coverage)} bins." if poor else ""

@@ -1,0 +1,110 @@
+"""Numbers as people read them: with their unit, scaled to it, and a dash where nothing is known."""
+
+from datetime import UTC, datetime
+
+from gigawatch.units import JOULES_PER_KWH
+
+UNKNOWN = "–"
+SPACE = "\u00a0"
+"""Between number and unit, so that no line breaks there."""
+
+
+def watts(value: float | None) -> tuple[str, str]:
+    """Power and its unit: ("1.24", "MW")."""
+    return _scaled(value, "W")
+
+
+def energy(joules: float | None) -> tuple[str, str]:
+    """Energy and its unit: ("21.3", "MWh")."""
+    return _scaled(None if joules is None else joules / JOULES_PER_KWH * 1000, "Wh")
+
+
+def power(value: float | None) -> str:
+    """Power in words: 1.24 MW."""
+    return _joined(watts(value))
+
+
+def percent(value: float | None) -> str:
+    """Per cent: 97.3 %, 71 % from ten up without decimals."""
+    return UNKNOWN if value is None else f"{_plain(value)}{SPACE}%"
+
+
+def share(value: float | None) -> str:
+    """A share of one, in per cent; never rounded up to all."""
+    if value is None:
+        return UNKNOWN
+    pct = min(100.0, value * 100)
+    return f"{min(pct, 99.9) if pct < 100 else 100:.1f}{SPACE}%".replace("100.0", "100")
+
+
+def celsius(value: float | None) -> str:
+    """A temperature."""
+    return UNKNOWN if value is None else f"{value:.0f}{SPACE}°C"
+
+
+def with_unit(value: float | None, unit: str) -> str:
+    """A number that is not scaled."""
+    return UNKNOWN if value is None else f"{_plain(value)}{SPACE}{unit}"
+
+
+def mebibytes(value: float | None) -> str:
+    """Memory: 61.2 GiB."""
+    if value is None:
+        return UNKNOWN
+    return f"{value / 1024:.1f}{SPACE}GiB" if value >= 1024 else f"{value:.0f}{SPACE}MiB"
+
+
+def count(value: int | None) -> str:
+    """A number of things."""
+    return UNKNOWN if value is None else f"{value:,}".replace(",", "\u202f")
+
+
+def duration(seconds: float | None) -> str:
+    """A length of time, in its two greatest units: 42 s, 12 min, 3 h 5 min, 2 d 4 h."""
+    if seconds is None:
+        return UNKNOWN
+    whole = max(0, round(seconds))
+    if whole < 60:
+        return f"{whole}{SPACE}s"
+    minutes = whole // 60
+    if minutes < 60:
+        return f"{minutes}{SPACE}min"
+    hours, minutes = divmod(minutes, 60)
+    if hours < 24:
+        return f"{hours}{SPACE}h" + (f" {minutes}{SPACE}min" if minutes else "")
+    days, hours = divmod(hours, 24)
+    return f"{days}{SPACE}d" + (f" {hours}{SPACE}h" if hours else "")
+
+
+def moment(value: datetime | None) -> str:
+    """A time in UTC: 2026-11-23 09:41:20."""
+    return UNKNOWN if value is None else f"{value.astimezone(UTC):%Y-%m-%d %H:%M:%S}"
+
+
+def clock(value: datetime | None) -> str:
+    """A time of the day in UTC: 09:41:20."""
+    return UNKNOWN if value is None else f"{value.astimezone(UTC):%H:%M:%S}"
+
+
+def scale(greatest: float, unit: str) -> tuple[float, str]:
+    """What to divide by, and the unit then, for an axis that goes so far."""
+    for factor, prefix in ((1e9, "G"), (1e6, "M"), (1e3, "k")):
+        if abs(greatest) >= factor:
+            return factor, prefix + unit
+    return 1.0, unit
+
+
+def _scaled(value: float | None, unit: str) -> tuple[str, str]:
+    if value is None:
+        return UNKNOWN, ""
+    factor, scaled_unit = scale(value, unit)
+    shown = value / factor
+    return (f"{shown:.0f}" if factor == 1 or shown >= 100 else f"{shown:.3g}"), scaled_unit
+
+
+def _joined(parts: tuple[str, str]) -> str:
+    return SPACE.join(part for part in parts if part)
+
+
+def _plain(value: float) -> str:
+    return f"{value:.0f}" if abs(value) >= 10 or value == 0 else f"{value:.1f}"

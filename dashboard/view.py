@@ -1,0 +1,159 @@
+"""What a page shows, as its URL says it: part of the fleet, period, grouping. Anything else in it is ignored, and said.
+
+The URL is all the state there is: it can be shared, and the back button goes back.
+"""
+
+from collections.abc import Mapping
+from datetime import UTC, datetime, timedelta
+from typing import Any, Literal, get_args
+from urllib.parse import parse_qsl, urlencode
+
+import msgspec
+from msgspec import Struct
+
+from gigawatch.readings import Where, step_for
+
+Range = Literal["15m", "1h", "6h", "24h", "7d", "30d"]
+Group = Literal["fleet", "site", "rack", "gpu_model"]
+Heat = Literal["power", "temperature", "utilisation"]
+
+RANGES: dict[Range, tuple[str, timedelta]] = {
+    "15m": ("15 min", timedelta(minutes=15)),
+    "1h": ("1 h", timedelta(hours=1)),
+    "6h": ("6 h", timedelta(hours=6)),
+    "24h": ("24 h", timedelta(hours=24)),
+    "7d": ("7 d", timedelta(days=7)),
+    "30d": ("30 d", timedelta(days=30)),
+}
+LONGEST = timedelta(days=366)
+POINTS = 300
+SETTLED_S = 20
+"""Windows of 10 s are in the store by then: a period ends so long ago, or its last bin would lack late nodes."""
+
+
+class View(Struct, frozen=True, kw_only=True):
+    """What is asked for."""
+
+    site: str | None = None
+    rack: str | None = None
+    model: str | None = None
+    range: Range = "1h"
+    start: datetime | None = None
+    """With stop: a period of its own, in place of range."""
+    stop: datetime | None = None
+    group: Group = "site"
+    heat: Heat = "power"
+
+    @property
+    def where(self) -> Where:
+        """The part of the fleet."""
+        return Where(site=self.site, rack=self.rack, gpu_model=self.model)
+
+    @property
+    def filtered(self) -> bool:
+        """Whether it is a part of the fleet."""
+        return bool(self.site or self.rack or self.model)
+
+    @property
+    def custom(self) -> bool:
+        """Whether the period is not one that ends now."""
+        return self.start is not None and self.stop is not None
+
+
+class Period(Struct, frozen=True):
+    """A period in bins."""
+
+    start: datetime
+    stop: datetime
+    step: timedelta
+
+
+def parse(search: str | None) -> tuple[View, list[str]]:
+    """What a URL's query asks for, and what of it was ignored, in words."""
+    given: dict[str, str] = {}
+    notices: list[str] = []
+    for key, value in parse_qsl((search or "").removeprefix("?")[:4_000])[:50]:
+        if key not in {"site", "rack", "model", "range", "from", "to", "group", "heat"}:
+            notices.append(f"{key[:30]!r} is not a parameter of this page")
+        else:
+            given[key] = value[:200].replace("\0", "")
+    known: dict[str, Any] = {key: given[key] for key in ("site", "rack", "model") if key in given}
+    for key, kind in (("range", Range), ("group", Group), ("heat", Heat)):
+        if key in given:
+            if given[key] in get_args(kind):
+                known[key] = given[key]
+            else:
+                notices.append(f"{key}={given[key][:30]!r} is none of {', '.join(get_args(kind))}")
+    if "from" in given or "to" in given:
+        try:
+            known["start"], known["stop"] = _period(given.get("from"), given.get("to"))
+        except ValueError as error:
+            notices.append(str(error))
+    return View(**known), notices
+
+
+def _period(start: str | None, stop: str | None) -> tuple[datetime, datetime]:
+    if not start or not stop:
+        raise ValueError("a custom period needs both from and to")
+    first, last = _time("from", start), _time("to", stop)
+    if first >= last:
+        raise ValueError("from must be before to")
+    if last - first > LONGEST:
+        raise ValueError(f"from and to are more than {LONGEST.days} days apart")
+    return first, last
+
+
+def _time(key: str, value: str) -> datetime:
+    try:
+        # A "+" that nobody escaped arrives as a space.
+        time = datetime.fromisoformat(value.strip())
+        time = time.replace(tzinfo=UTC) if time.tzinfo is None else time.astimezone(UTC)
+    except (ValueError, OverflowError):
+        raise ValueError(f"{key}={value[:30]!r} is not a time such as 2026-01-31 08:00") from None
+    if not 2000 <= time.year <= 2200:
+        raise ValueError(f"{key}={value[:30]!r} is out of range")
+    return time
+
+
+def query(view: View, **changes: Any) -> str:
+    """The URL's query for a view, with changes; what is as usual is left out."""
+    changed = msgspec.structs.replace(view, **changes)
+    usual = View()
+    parts: dict[str, str] = {}
+    for field, key in _KEYS.items():
+        value = getattr(changed, field)
+        if value is not None and value != getattr(usual, field):
+            parts[key] = f"{value:%Y-%m-%dT%H:%MZ}" if isinstance(value, datetime) else str(value)
+    return f"?{urlencode(parts)}" if parts else ""
+
+
+_KEYS: Mapping[str, str] = {
+    "site": "site", "rack": "rack", "model": "model", "range": "range", "start": "from", "stop": "to",
+    "group": "group", "heat": "heat",
+}  # fmt: skip
+
+
+def period(view: View, now: datetime, points: int = POINTS) -> Period:
+    """The period to show, in whole bins."""
+    latest = _floor(now - timedelta(seconds=SETTLED_S), timedelta(seconds=10))
+    if view.start is not None and view.stop is not None:
+        start, stop = view.start, min(view.stop, max(latest, view.start + timedelta(minutes=1)))
+    else:
+        start, stop = latest - RANGES[view.range][1], latest
+    step = step_for(start, stop, points)
+    return Period(_floor(start, step), stop, step)
+
+
+def today(now: datetime) -> Period:
+    """The UTC day until now."""
+    latest = _floor(now - timedelta(seconds=SETTLED_S), timedelta(seconds=10))
+    start = latest.replace(hour=0, minute=0, second=0, microsecond=0)
+    return Period(start, max(latest, start + timedelta(seconds=10)), timedelta(hours=1))
+
+
+_EPOCH = datetime(2000, 1, 1, tzinfo=UTC)
+
+
+def _floor(time: datetime, step: timedelta) -> datetime:
+    """As date_bin() of the views does it."""
+    return _EPOCH + (time - _EPOCH) // step * step
