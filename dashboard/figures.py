@@ -6,6 +6,7 @@ areas are polygons over runs of bins that are there.
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from datetime import datetime, timedelta
+from itertools import pairwise
 from typing import Any
 
 import plotly.graph_objects as go
@@ -72,12 +73,8 @@ def utilisation(rows: Sequence[PowerPoint], period: Period, theme: Theme) -> Cha
     # In the groups' order by energy, so that a group has the same colour as in the chart of power.
     kept = [line.label for line in by_label(rows, times, lambda row: row.power_w)]
     values = _table(rows, lambda row: row.gpu_util_pct)
-    series = [
-        Series(label, [values[label].get(time) for time in times]) for label in kept if label in values
-    ]
-    return lines(
-        series, period, theme, unit="%", top=100, words=quantities.percent, title="Mean GPU utilisation"
-    )
+    series = [Series(label, [values[label].get(time) for time in times]) for label in kept if label in values]
+    return lines(series, period, theme, unit="%", top=100, words=quantities.percent, title="Mean GPU utilisation")
 
 
 def lines(
@@ -241,9 +238,7 @@ def node_gpus(rows: Sequence[GpuPoint], period: Period, theme: Theme) -> Chart:
         Series(f"GPU {index}" if index < 10_000 else uuid, [table.get(time) for time in times])
         for (index, uuid), table in sorted(values.items())
     ]
-    return lines(
-        series, period, theme, unit="W", words=quantities.power, title="Power by GPU", scaled=True, height=280
-    )
+    return lines(series, period, theme, unit="W", words=quantities.power, title="Power by GPU", scaled=True, height=280)
 
 
 def ticks(rows: Sequence[Tick], theme: Theme) -> Chart:
@@ -252,9 +247,7 @@ def ticks(rows: Sequence[Tick], theme: Theme) -> Chart:
     factor, unit = quantities.scale(max((value or 0 for value in values), default=0), "W")
     figure = _figure(theme, None, height=220)
     times = [row.time for row in rows]
-    length = min(
-        (later - earlier for earlier, later in zip(times, times[1:], strict=False)), default=timedelta(seconds=1)
-    )
+    length = min((later - earlier for earlier, later in pairwise(times)), default=timedelta(seconds=1))
     at: list[datetime] = []
     shown: Values = []
     for time, value in zip(times, values, strict=True):
@@ -388,7 +381,9 @@ def _heat_map(
     )  # fmt: skip
     silent = sum(1 for cells in padded for cell in cells if cell is not None and state(cell) != "reporting")
     known = (
-        f"from {min(flat):.0f} to {max(flat):.0f} {unit}, mean {sum(flat) / len(flat):.0f} {unit}" if flat else "no data"
+        f"from {min(flat):.0f} to {max(flat):.0f} {unit}, mean {sum(flat) / len(flat):.0f} {unit}"
+        if flat
+        else "no data"
     )
     return Chart(figure, f"{title}, a cell for each {thing}, in {len(rows)} rows: {known}; {silent} not reporting.")
 
@@ -548,9 +543,7 @@ def _area(
     )  # fmt: skip
 
 
-def _coverage(
-    figure: Any, times: Sequence[datetime], step: timedelta, coverage: Sequence[float], theme: Theme
-) -> None:
+def _coverage(figure: Any, times: Sequence[datetime], step: timedelta, coverage: Sequence[float], theme: Theme) -> None:
     figure.add_bar(
         x=_middles(times, step), y=[1] * len(times), width=step.total_seconds() * 1000, yaxis="y2", showlegend=False,
         marker={"color": [_shade(share, theme) for share in coverage], "line": {"width": 0}}, name="Coverage",

@@ -24,6 +24,11 @@ def power(value: float | None) -> str:
     return _joined(watts(value))
 
 
+def work(joules: float | None) -> str:
+    """Energy in words: 21.3 MWh."""
+    return _joined(energy(joules))
+
+
 def percent(value: float | None) -> str:
     """Per cent: 97.3 %, 71 % from ten up without decimals."""
     return UNKNOWN if value is None else f"{_plain(value)}{SPACE}%"

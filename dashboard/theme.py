@@ -120,10 +120,10 @@ def style_sheet() -> str:
 
 def _properties(theme: Theme) -> str:
     lines = []
-    for token, value in asdict(theme).items():
-        name = token.replace("_", "-")
+    for field, value in asdict(theme).items():
+        name = field.replace("_", "-")
         if isinstance(value, tuple):
             lines += [f"  --{name}-{number}: {part};\n" for number, part in enumerate(value)]
-        elif token != "name":
+        elif field != "name":
             lines.append(f"  --{name}: {value};\n")
     return "".join(lines)

@@ -89,7 +89,8 @@ class Dashboard(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     host: str = "127.0.0.1"
     port: Port = 8601
     refresh_s: Annotated[float, Meta(ge=1, le=3_600)] = 10.0
-    silent_after_s: Annotated[float, Meta(ge=10, le=86_400)] = 60.0
+    open_access: bool = False
+    """Let everybody on this machine in without a token; for a demo, and only on a loopback address."""
 
 
 class Settings(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):

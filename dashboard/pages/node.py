@@ -1,0 +1,121 @@
+"""One node: its GPUs now, its power by part, tick by tick, and what happened on it."""
+
+from datetime import datetime, timedelta
+from typing import Any
+
+from dash import html
+from sqlalchemy import Connection
+
+from dashboard import components, figures, quantities, view
+from dashboard.components import chart, facts, panel, table
+from dashboard.pages.fleet import components_events
+from dashboard.theme import Theme
+from dashboard.view import View
+from gigawatch import readings
+from gigawatch.readings import Where
+
+TICKS = timedelta(minutes=5)
+
+
+def render(connection: Connection, asked: View, theme: Theme, now: datetime, name: str) -> Any:
+    """The page; name is the node's number."""
+    node = readings.node_now(connection, int(name)) if name.isdecimal() and int(name) < 2**31 else None
+    if node is None:
+        return components.unknown("node", name)
+    period = view.period(asked, now)
+    query = view.query(asked)
+    where = Where(node_id=node.node_id)
+    gpus = readings.gpus_now(connection, where)
+    series = readings.gpu_series(connection, period.start, period.stop, period.step, node_id=node.node_id)
+    parts = readings.node_series(connection, node.node_id, period.start, period.stop, period.step)
+    ticks = readings.node_ticks(connection, node.node_id, now - TICKS, now)
+    events = readings.events(connection, period.start, now, where, limit=50)
+    silent = node.silent_s > 60
+    return html.Div(
+        [
+            html.Header(
+                [
+                    html.H1(
+                        [
+                            node.hostname, " ",
+                            components.badge(f"silent for {quantities.duration(node.silent_s)}", "bad")
+                            if silent
+                            else components.badge("reporting", "ok"),
+                            " ",
+                            components.simulated_badge(node.simulated),
+                        ]
+                    ),
+                    facts(
+                        [
+                            ("Site", node.site),
+                            ("Rack", node.rack),
+                            ("GPUs", f"{node.gpus_reporting} of {node.gpus} report"),
+                            ("Power now", quantities.power(node.power_w)),
+                            ("Driver", node.driver_version),
+                            ("CUDA", node.cuda_version),
+                            ("CPU", node.cpu_model),
+                            ("Agent", node.agent_version),
+                            ("Clock", _clock(node.clock_offset_s, node.clock_ok)),
+                            ("Last heard of", f"{quantities.moment(node.last_seen)} UTC"),
+                            ("Labels", ", ".join(f"{key}={value}" for key, value in sorted(node.labels.items()))),
+                        ]
+                    ),
+                ],
+                className="wide",
+            ),
+            panel("GPUs", _gpus(gpus, query), wide=True),
+            panel("Power by part", chart(figures.node_parts(parts, period, theme), "node-parts"), wide=True),
+            panel("Power by GPU", chart(figures.node_gpus(series, period, theme), "node-gpus"), wide=True),
+            panel(
+                "Power tick by tick",
+                chart(figures.ticks(ticks, theme), "node-ticks"),
+                note="all GPUs together, the last 5 minutes",
+                wide=True,
+            ),
+            panel("Events in this period", components_events(events, query), wide=True),
+        ],
+        className="grid",
+    )  # fmt: skip
+
+
+def _clock(offset_s: float | None, good: bool | None) -> Any:
+    if offset_s is None:
+        return None
+    words = f"{offset_s:+.1f} s against the server"
+    return words if good else components.badge(words + ", off", "warn")
+
+
+def _gpus(gpus: list[readings.GpuNow], query: str) -> Any:
+    return table(
+        "The node's GPUs now",
+        (
+            "GPU",
+            "Model",
+            "State",
+            "Power",
+            "Limit",
+            "Utilisation",
+            "GPU",
+            "Memory",
+            "SM clock",
+            "In use",
+            "Held down by",
+        ),
+        [
+            (
+                components.gpu_link(gpu.gpu_uuid, f"GPU {gpu.gpu_index}", query),
+                gpu.gpu_model.removeprefix("NVIDIA "),
+                components.state_badge(gpu.state),
+                quantities.power(gpu.power_w),
+                quantities.power(gpu.power_limit_w),
+                quantities.percent(gpu.gpu_util_pct),
+                quantities.celsius(gpu.gpu_temp_max_c),
+                quantities.celsius(gpu.mem_temp_max_c),
+                quantities.with_unit(gpu.sm_clock_mhz, "MHz"),
+                quantities.mebibytes(gpu.mem_used_mib),
+                ", ".join(gpu.clock_events or ()) or quantities.UNKNOWN,
+            )
+            for gpu in gpus
+        ],
+        "This node has no GPU.",
+    )
