@@ -149,9 +149,7 @@ class Client:
 
     def _request(self, method: str, path: str, body: bytes | None) -> urllib3.BaseHTTPResponse:
         try:
-            return self._pool.request(
-                method, self._url + path, body=body, headers=self._headers, redirect=False
-            )
+            return self._pool.request(method, self._url + path, body=body, headers=self._headers, redirect=False)
         except (urllib3.exceptions.HTTPError, ValueError) as error:
             raise ServerUnreachable(f"{self._url} cannot be reached: {error}") from error
 
@@ -180,9 +178,7 @@ def _answer(response: urllib3.BaseHTTPResponse) -> dict[str, Any]:
 
 def _detail(response: urllib3.BaseHTTPResponse) -> str:
     detail = _answer(response).get("detail")
-    return (
-        str(detail)[:500] if detail else response.data[:200].decode("utf-8", "replace") or "no reason given"
-    )
+    return str(detail)[:500] if detail else response.data[:200].decode("utf-8", "replace") or "no reason given"
 
 
 def _retry_after_s(response: urllib3.BaseHTTPResponse) -> float | None:

@@ -40,9 +40,7 @@ def _agent_flags(command: Any) -> Any:
 
 def _load(config: Path | None, flags: dict[str, Any]) -> Settings:
     sections = {"data_dir": "store"}
-    return settings.load(
-        config, {f"{sections.get(key, 'agent')}.{key}": value for key, value in flags.items()}
-    )
+    return settings.load(config, {f"{sections.get(key, 'agent')}.{key}": value for key, value in flags.items()})
 
 
 @click.command()
@@ -88,9 +86,7 @@ def doctor(config: Path | None, /, as_json: bool, **flags: Any) -> None:
     Ends with 0 where the agent would work, with 1 where something that it needs is missing.
     """
     findings = examine(_load(config, flags), Host(), Nvml())
-    click.echo(
-        msgspec.json.format(msgspec.json.encode(findings)).decode() if as_json else format_findings(findings)
-    )
+    click.echo(msgspec.json.format(msgspec.json.encode(findings)).decode() if as_json else format_findings(findings))
     if any(finding.level == "bad" for finding in findings):
         sys.exit(ExitCode.FAILURE)
 
@@ -123,9 +119,7 @@ def replay(
     FILE is CSV with the columns t_s (seconds, rising) and power_…_w (watts). It appears as a node of its own,
     marked as replayed, and its energy is integrated by the trapezoid.
     """
-    summary = replay_file(
-        _load(config, flags), file, column=column, start=start, gpu_model=gpu_model, dry_run=dry_run
-    )
+    summary = replay_file(_load(config, flags), file, column=column, start=start, gpu_model=gpu_model, dry_run=dry_run)
     if as_json:
         click.echo(msgspec.json.encode(summary).decode())
         return
@@ -202,9 +196,7 @@ def format_windows(windows: Sequence[GpuWindow], indices: dict[str, int]) -> str
     )
     rows = [header, *(_row(indices.get(uuid), parts) for uuid, parts in by_gpu.items())]
     widths = [max(len(row[place]) for row in rows) for place in range(len(header))]
-    return "\n".join(
-        "  ".join(cell.rjust(width) for cell, width in zip(row, widths, strict=True)) for row in rows
-    )
+    return "\n".join("  ".join(cell.rjust(width) for cell, width in zip(row, widths, strict=True)) for row in rows)
 
 
 def _row(index: int | None, parts: list[GpuWindow]) -> tuple[str, ...]:

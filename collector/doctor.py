@@ -71,17 +71,11 @@ def _driver(nvml: Nvml) -> list[Finding]:
                 )
             )  # fmt: skip
         if not nvml.has_events:
-            findings.append(
-                Finding("XID events", "note", "no GPU reports them", "XIDs are then in `dmesg` only.")
-            )
+            findings.append(Finding("XID events", "note", "no GPU reports them", "XIDs are then in `dmesg` only."))
         readings, lost = nvml.read()
         described = {gpu.uuid: gpu for gpu in nvml.inventory()}
-        findings += [
-            Finding(f"GPU {device.index}", "bad", "does not answer", "Reset it or reboot.") for device in lost
-        ]
-        findings += [
-            _gpu(described[reading.uuid], reading) for reading in readings if reading.uuid in described
-        ]
+        findings += [Finding(f"GPU {device.index}", "bad", "does not answer", "Reset it or reboot.") for device in lost]
+        findings += [_gpu(described[reading.uuid], reading) for reading in readings if reading.uuid in described]
     except (DriverGone, GpuLost, pynvml.NVMLError) as error:
         findings = [Finding("NVIDIA driver", "bad", f"went away while it was read: {error}", "Try again.")]
     finally:

@@ -128,9 +128,7 @@ class Node:
 
     def close(self, until_ms: int, *, stop: bool = False) -> tuple[list[GpuWindow], list[NodeWindow]]:
         """The windows that are over at until_ms; with stop the open ones, too."""
-        gpu_windows = [
-            window for folder in self._folders.values() for window in folder.close(until_ms, stop=stop)
-        ]
+        gpu_windows = [window for folder in self._folders.values() for window in folder.close(until_ms, stop=stop)]
         return gpu_windows, self._node_folder.close(until_ms, stop=stop)
 
     def take(self) -> tuple[Inventory | None, list[Event], list[GpuHealth]]:
@@ -155,9 +153,7 @@ class Node:
             f"The wall clock was set by {by_ms / MILLISECONDS_PER_SECOND:+.3f} s; windows follow it",
         )  # fmt: skip
 
-    def add_event(
-        self, at_ms: int, kind: str, severity: Severity, message: str, gpu_uuid: str | None = None
-    ) -> None:
+    def add_event(self, at_ms: int, kind: str, severity: Severity, message: str, gpu_uuid: str | None = None) -> None:
         """Report something that happened."""
         log.log(logging.INFO if severity is Severity.INFO else logging.WARNING, message)
         self.report(

@@ -118,9 +118,7 @@ def _read(path: Path, column: str | None) -> tuple[str, list[tuple[float, float]
                     )
                 points.append((t_s, power_w))
     except (UnicodeDecodeError, csv.Error) as error:
-        raise GigawatchError(
-            f"{path} is not CSV in UTF-8: {error}", "Save it as plain CSV.", ExitCode.DATA
-        ) from error
+        raise GigawatchError(f"{path} is not CSV in UTF-8: {error}", "Save it as plain CSV.", ExitCode.DATA) from error
     if len(points) < 2:
         raise GigawatchError(f"{path} has {len(points)} readings", "An energy needs two.", ExitCode.DATA)
     return column, points
@@ -167,9 +165,7 @@ def _begin(start: str | None, points: list[tuple[float, float]]) -> int:
         raise GigawatchError(
             f"--start {start!r} is not a time", "Write e.g. 2026-01-31T12:00:00Z.", ExitCode.DATA
         ) from error
-    return round(
-        (moment if moment.tzinfo else moment.replace(tzinfo=UTC)).timestamp() * MILLISECONDS_PER_SECOND
-    )
+    return round((moment if moment.tzinfo else moment.replace(tzinfo=UTC)).timestamp() * MILLISECONDS_PER_SECOND)
 
 
 def _at_milliseconds(points: list[tuple[float, float]], begin_ms: int) -> Iterator[tuple[int, int]]:

@@ -109,9 +109,7 @@ class Spool:
             try:
                 self._database.execute("BEGIN IMMEDIATE")
                 seq = self._next_seq
-                self._database.execute(
-                    "INSERT INTO batch VALUES (?, ?, ?, ?)", (seq, time.time(), gpu_windows, body)
-                )
+                self._database.execute("INSERT INTO batch VALUES (?, ?, ?, ?)", (seq, time.time(), gpu_windows, body))
                 self._database.execute("INSERT OR REPLACE INTO state VALUES ('next_seq', ?)", (str(seq + 1),))
                 if checkpoint is not None:
                     self._database.execute(

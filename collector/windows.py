@@ -198,9 +198,7 @@ class GpuFolder:
         elif _follows(base, now, limit_mw):
             if doubt is not None:
                 self._rejected += 1
-                events.append(
-                    self._event("counter_rejected", at_ms, base, doubt, "a single reading, left out")
-                )
+                events.append(self._event("counter_rejected", at_ms, base, doubt, "a single reading, left out"))
             self._hand_out_counted(base, now)
         elif doubt is not None and _follows(doubt, now, limit_mw):
             # Two readings agree on it: the driver was loaded anew, or the counter jumped.

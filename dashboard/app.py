@@ -160,7 +160,7 @@ def _add_callbacks(app: dash.Dash, reader: sqlalchemy.Engine) -> None:
         Output("url", "href"), Input("fleet-heat", "clickData"), prevent_initial_call=True,
     )  # fmt: skip
 
-    @app.callback(
+    @app.callback(  # type: ignore[untyped-decorator] # Dash has no types for it
         Output("filters", "children"), Output("navigation", "children"),
         Input("url", "pathname"), Input("url", "search"),
     )  # fmt: skip
@@ -173,7 +173,7 @@ def _add_callbacks(app: dash.Dash, reader: sqlalchemy.Engine) -> None:
             choices = readings.Choices(sites=[], racks=[], gpu_models=[])
         return _filters(path or "/", asked, choices), _navigation(path or "/", asked)
 
-    @app.callback(
+    @app.callback(  # type: ignore[untyped-decorator]
         Output("url", "search"),
         Input("site", "value"), Input("rack", "value"), Input("model", "value"),
         State("url", "search"), prevent_initial_call=True,
@@ -184,7 +184,7 @@ def _add_callbacks(app: dash.Dash, reader: sqlalchemy.Engine) -> None:
             return dash.no_update
         return view.query(asked, site=site, rack=rack, model=model)
 
-    @app.callback(
+    @app.callback(  # type: ignore[untyped-decorator]
         Output("page", "children"), Output("banners", "children"), Output("live", "children"),
         Input("url", "pathname"), Input("url", "search"), Input("theme", "data"), Input("tick", "n_intervals"),
     )  # fmt: skip

@@ -90,7 +90,7 @@ def _run(loaded: Settings, url: str) -> None:
         interface=Interfaces.WSGI,
         # One process: sessions are in its memory. Its threads wait for the database.
         workers=1,
-        blocking_threads=8,
+        blocking_threads=4,
         respawn_failed_workers=True,
         workers_kill_timeout=10,
         log_level=LogLevels.warning,

@@ -83,6 +83,13 @@ def badge(text: str, tone: str = "") -> html.Span:
     return html.Span(text, className=f"badge {tone}")
 
 
+def heat_tone(margin_k: int | None) -> str:
+    """How a temperature looks, by its margin to slowdown: 5 K is a warning, 0 critical."""
+    if margin_k is None or margin_k > 5:
+        return ""
+    return "warn" if margin_k > 0 else "bad"
+
+
 def state_badge(state: str) -> html.Span:
     """Whether a GPU reports."""
     return badge(state, {"reporting": "ok", "missing": "bad", "silent": "bad"}.get(state, ""))

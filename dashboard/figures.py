@@ -57,6 +57,8 @@ def power(rows: Sequence[PowerPoint], period: Period, theme: Theme) -> Chart:
             hovertemplate="%{customdata}<extra>%{fullData.name}</extra>", showlegend=len(series) > 1,
         )  # fmt: skip
         base = upper
+    if not rows:
+        _say_empty(figure, theme)
     coverage = coverages(rows, times)
     _coverage(figure, times, period.step, coverage, theme)
     figure.update_layout(
@@ -100,6 +102,8 @@ def lines(
             legend=len(series) > 1, dash=_DASHES[number // len(theme.series) % len(_DASHES)],
         )  # fmt: skip
     _axis(figure, unit, top)
+    if not any(_known(line.values) for line in series):
+        _say_empty(figure, theme)
     said = "; ".join(f"{line.label}: {_words(line.values, words)}" for line in series[:8])
     return Chart(figure, f"{title}. {said or 'No data in this period.'}")
 
@@ -135,6 +139,8 @@ def gpu_power(rows: Sequence[GpuPoint], events: Sequence[EventRow], period: Peri
     _marks(figure, events, period, theme)
     _axis(figure, "W")
     figure.update_layout(yaxis={"rangemode": "tozero"})
+    if not _known(mean):
+        _say_empty(figure, theme)
     said = f"Power. {_words(mean, quantities.power)}"
     return Chart(figure, said + (f" In {len(weak)} bins not from the energy counter." if weak else ""))
 
@@ -263,6 +269,8 @@ def ticks(rows: Sequence[Tick], theme: Theme) -> Chart:
         hovertemplate="%{x|%H:%M:%S} · %{customdata}<extra></extra>",
     )  # fmt: skip
     _axis(figure, unit)
+    if not _known(values):
+        _say_empty(figure, theme)
     return Chart(figure, f"Power of the node's GPUs, tick by tick. {_words(values, quantities.power)}")
 
 
@@ -354,8 +362,8 @@ def _heat_map(
     least, most = (30.0, 95.0) if heat == "temperature" else (0.0, 100.0)
     figure = _figure(theme, None, height=max(130, 70 + 26 * len(rows)))
     shared = {
-        "x": list(range(width)), "y": names, "xgap": 1.5, "ygap": 3, "text": texts, "customdata": targets,
-        "hovertemplate": "%{text}<extra></extra>",
+        "x": list(range(width)), "y": names, "xgap": 1.5, "ygap": 3, "hovertext": texts, "customdata": targets,
+        "hovertemplate": "%{hovertext}<extra></extra>",
     }  # fmt: skip
     figure.add_heatmap(
         z=[[None if known is None else round(known, 1) for known in found] for found in values],
@@ -372,7 +380,8 @@ def _heat_map(
         figure.add_heatmap(
             z=absent, zmin=0, zmax=1, showscale=False, hoverongaps=False,
             colorscale=[[0, theme.absent], [1, theme.absent]],
-            **{**shared, "texttemplate": "×", "textfont": {"color": theme.text, "size": 11}},
+            **{**shared, "text": [["×" if mark else "" for mark in marks] for marks in absent],
+               "texttemplate": "%{text}", "textfont": {"color": theme.text, "size": 11}},
         )  # fmt: skip
     figure.update_layout(
         xaxis={"visible": False, "fixedrange": True},
@@ -484,6 +493,15 @@ def _figure(theme: Theme, period: Period | None, *, height: int, rows: tuple[flo
             xaxis={"type": "date", "range": [_ms(period.start), _ms(period.stop)], "hoverformat": "%b %d %H:%M:%S"}
         )
     return figure
+
+
+def _say_empty(figure: Any, theme: Theme) -> None:
+    figure.add_annotation(
+        text="No data in this period", x=0.5, y=0.5, xref="paper", yref="paper", showarrow=False,
+        font={"size": 14, "color": theme.text_muted},
+    )  # fmt: skip
+    # An axis of numbers would pretend that there is something to read off.
+    figure.update_yaxes(showticklabels=False, title=None)
 
 
 def _axis(figure: Any, unit: str, top: float | None = None) -> None:

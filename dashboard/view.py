@@ -3,7 +3,7 @@
 The URL is all the state there is: it can be shared, and the back button goes back.
 """
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from datetime import UTC, datetime, timedelta
 from typing import Any, Literal, get_args
 from urllib.parse import parse_qsl, urlencode
@@ -27,6 +27,8 @@ RANGES: dict[Range, tuple[str, timedelta]] = {
 }
 LONGEST = timedelta(days=366)
 POINTS = 300
+SHORT = timedelta(minutes=30)
+"""A period so short is shown by less than a minute, if its windows are."""
 SETTLED_S = 20
 """Windows of 10 s are in the store by then: a period ends so long ago, or its last bin would lack late nodes."""
 
@@ -133,14 +135,21 @@ _KEYS: Mapping[str, str] = {
 }  # fmt: skip
 
 
-def period(view: View, now: datetime, points: int = POINTS) -> Period:
-    """The period to show, in whole bins."""
+def period(view: View, now: datetime, longest_window_s: Callable[[datetime, datetime], float]) -> Period:
+    """The period to show, in whole bins.
+
+    Args:
+        view: what is asked for.
+        now: the time.
+        longest_window_s: the longest window between two moments; asked for short periods only.
+    """
     latest = _floor(now - timedelta(seconds=SETTLED_S), timedelta(seconds=10))
     if view.start is not None and view.stop is not None:
         start, stop = view.start, min(view.stop, max(latest, view.start + timedelta(minutes=1)))
     else:
         start, stop = latest - RANGES[view.range][1], latest
-    step = step_for(start, stop, points)
+    finest_s = longest_window_s(start, stop) if stop - start <= SHORT else 60.0
+    step = step_for(start, stop, POINTS, finest_s)
     return Period(_floor(start, step), stop, step)
 
 

@@ -323,10 +323,23 @@ class EnergyHour(Struct, frozen=True, kw_only=True):
     coverage: float
 
 
-def step_for(start: datetime, stop: datetime, points: int = 300) -> timedelta:
-    """The finest step that gives at most so many points over the period."""
+def step_for(start: datetime, stop: datetime, points: int = 300, finest_s: float = 60) -> timedelta:
+    """The finest step that gives at most so many points over the period.
+
+    No finer than the windows are long (at most a minute, which none crosses): a finer one would show gaps.
+    """
     length_s = (stop - start).total_seconds()
-    return timedelta(seconds=next((step for step in STEPS_S if length_s / step <= points), STEPS_S[-1]))
+    steps = (step for step in STEPS_S if step >= finest_s and length_s / step <= points)
+    return timedelta(seconds=next(steps, STEPS_S[-1]))
+
+
+def longest_window_s(connection: Connection, start: datetime, stop: datetime, where: Where = EVERYTHING) -> float:
+    """Length of the longest window in a period, for a step that fits; a minute where there is none."""
+    longest = connection.scalar(
+        text(f"SELECT max(covered_s) FROM report.gpu_windows WHERE time >= :start AND time < :stop AND {_GPUS}"),
+        {**_values(where), "start": start, "stop": stop},
+    )
+    return 60.0 if longest is None else float(longest)
 
 
 def choices(connection: Connection) -> Choices:

@@ -69,9 +69,7 @@ def revoke(connection: Connection, name: str) -> None:
         update(api_token).where(api_token.c.name == name, api_token.c.revoked.is_(None)).values(revoked=func.now())
     )
     if done.rowcount == 0:
-        raise GigawatchError(
-            f"There is no token named {name!r} that could be revoked", "See `gigawatch token list`."
-        )
+        raise GigawatchError(f"There is no token named {name!r} that could be revoked", "See `gigawatch token list`.")
 
 
 def listing(connection: Connection) -> list[Token]:

@@ -129,9 +129,7 @@ def _column(name: str, hint: Any, *, required: bool) -> Column:
         return Column(name, "q", 946_684_800_000, 4_102_444_800_000, required)  # years 2000 to 2100
     if name == "energy_method":
         return Column(name, "h", 1, 4, required)
-    bounds = next(
-        meta for option in (hint, *get_args(hint)) for meta in get_args(option) if isinstance(meta, Meta)
-    )
+    bounds = next(meta for option in (hint, *get_args(hint)) for meta in get_args(option) if isinstance(meta, Meta))
     lower, upper = int(bounds.ge or 0), int(bounds.le or INT8_MAX)
     return Column(
         name,

@@ -244,9 +244,7 @@ class SimulatedNode:
         )
         node_mw = [0] * len(times)
         lost = self.faults.lost
-        present = [
-            gpu for index, gpu in enumerate(self._gpus) if lost is None or lost[0] != index or start_s < lost[1]
-        ]
+        present = [gpu for index, gpu in enumerate(self._gpus) if lost is None or lost[0] != index or start_s < lost[1]]
         gpu_windows = [gpu.run(ticks, node_mw) for gpu in present]
         return Parcel(
             gpu_windows=gpu_windows,

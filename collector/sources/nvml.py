@@ -512,12 +512,8 @@ def _describe(device: Device) -> Gpu:
         power_limit_default_mw=ask(pynvml.nvmlDeviceGetPowerManagementDefaultLimit),
         power_limit_min_mw=limits[0],
         power_limit_max_mw=limits[1],
-        temp_slowdown_c=ask(
-            pynvml.nvmlDeviceGetTemperatureThreshold, pynvml.NVML_TEMPERATURE_THRESHOLD_SLOWDOWN
-        ),
-        temp_shutdown_c=ask(
-            pynvml.nvmlDeviceGetTemperatureThreshold, pynvml.NVML_TEMPERATURE_THRESHOLD_SHUTDOWN
-        ),
+        temp_slowdown_c=ask(pynvml.nvmlDeviceGetTemperatureThreshold, pynvml.NVML_TEMPERATURE_THRESHOLD_SLOWDOWN),
+        temp_shutdown_c=ask(pynvml.nvmlDeviceGetTemperatureThreshold, pynvml.NVML_TEMPERATURE_THRESHOLD_SHUTDOWN),
         energy_counter=ENERGY in fields or ask(pynvml.nvmlDeviceGetTotalEnergyConsumption) is not None,
         power_scope="gpu" if gpu_power else "module" if MODULE_AVERAGE in fields else None,
         mig_enabled=None if mig is None else mig[0] == pynvml.NVML_DEVICE_MIG_ENABLE,

@@ -26,7 +26,9 @@ def render(connection: Connection, asked: View, theme: Theme, now: datetime) -> 
     summary = readings.fleet_summary(connection, asked.where)
     if not summary.gpus:
         return _nothing(asked)
-    period = view.period(asked, now)
+    period = view.period(
+        asked, now, lambda start, stop: readings.longest_window_s(connection, start, stop, asked.where)
+    )
     today = view.today(now)
     power = readings.power_series(connection, period.start, period.stop, period.step, asked.where, asked.group)
     query = view.query(asked)
@@ -44,7 +46,8 @@ def render(connection: Connection, asked: View, theme: Theme, now: datetime) -> 
                 "Power",
                 _choice(
                     "Group by",
-                    [(label, view.query(asked, group=key), key == asked.group) for key, label in GROUPS.items()],
+                    {label: view.query(asked, group=key) for key, label in GROUPS.items()},
+                    GROUPS[asked.group],
                 ),
                 chart(figures.power(power, period, theme), "fleet-power"),
                 note="Strip below: coverage. Gaps are times without data.",
@@ -54,8 +57,7 @@ def render(connection: Connection, asked: View, theme: Theme, now: datetime) -> 
             panel(
                 "Racks",
                 _choice(
-                    "Colour by",
-                    [(label, view.query(asked, heat=key), key == asked.heat) for key, label in HEATS.items()],
+                    "Colour by", {label: view.query(asked, heat=key) for key, label in HEATS.items()}, HEATS[asked.heat]
                 ),
                 _heat_map(connection, asked, theme, summary.gpus),
                 note="× does not report",
@@ -79,15 +81,15 @@ def render(connection: Connection, asked: View, theme: Theme, now: datetime) -> 
                     ],
                     "Every node was heard of within the last minute.",
                 ),
-                note=f"{summary.nodes_silent} of {summary.nodes}",
+                note=f"{summary.nodes_silent} of {summary.nodes}; clock off on {summary.nodes_clock_off}",
             ),
-            panel("Events of the last day", components_events(events, query)),
+            panel("Events of the last day", events_table(events, query)),
         ],
         className="grid",
     )
 
 
-def components_events(events: list[readings.EventRow], query: str) -> Any:
+def events_table(events: list[readings.EventRow], query: str) -> Any:
     """Events as a table."""
     tones = {"critical": "bad", "warning": "warn", "info": ""}
     return table(
@@ -150,17 +152,19 @@ def _cards(summary: FleetSummary, energy: Energy, hottest: GpuNow | None) -> htm
             ),
             card("Utilisation", quantities.percent(summary.gpu_util_pct), "mean of GPUs"),
             card(
-                "GPUs reporting", f"{quantities.count(summary.gpus_reporting)}{quantities.SPACE}of {quantities.count(summary.gpus)}",
+                "GPUs reporting",
+                f"{quantities.count(summary.gpus_reporting)}{quantities.SPACE}of {quantities.count(summary.gpus)}",
                 f"{summary.gpus_missing} missing, {summary.gpus_silent} on silent nodes" if absent else "all of them",
                 tone="bad" if absent else "",
             ),
             card(
                 "Hottest GPU", quantities.celsius(summary.gpu_temp_max_c),
                 None if hot is None else f"least margin to slowdown {hot} K",
-                tone="bad" if hot is not None and hot <= 0 else "warn" if hot is not None and hot <= 5 else "",
+                tone=components.heat_tone(hot),
             ),
             card(
-                "Throttled", f"{quantities.count(summary.gpus_throttled)}{quantities.SPACE}GPUs", "power, heat or brake",
+                "Throttled", f"{quantities.count(summary.gpus_throttled)}{quantities.SPACE}GPUs",
+                "power, heat or brake",
                 tone="warn" if summary.gpus_throttled else "",
             ),
         ],
@@ -168,14 +172,12 @@ def _cards(summary: FleetSummary, energy: Energy, hottest: GpuNow | None) -> htm
     )  # fmt: skip
 
 
-def _choice(label: str, options: list[tuple[str, str, bool]]) -> html.Nav:
+def _choice(label: str, options: dict[str, str], chosen: str) -> html.Nav:
     """One of a few, as links: the URL is the state."""
     return html.Nav(
         [
-            dcc.Link(
-                text, href=href or "/", className="chosen" if chosen else "", **({"title": "shown"} if chosen else {})
-            )
-            for text, href, chosen in options
+            dcc.Link(text, href=query or "?", className="chosen" if text == chosen else "")
+            for text, query in options.items()
         ],
         className="choice",
         **{"aria-label": label},

@@ -9,11 +9,11 @@ from sqlalchemy import Connection
 from dashboard import components, figures, quantities, view
 from dashboard.components import chart, facts, panel, table
 from dashboard.figures import Series
-from dashboard.pages.fleet import components_events
+from dashboard.pages.fleet import events_table
 from dashboard.theme import Theme
 from dashboard.view import View
 from gigawatch import readings
-from gigawatch.readings import GpuHealth, GpuNow
+from gigawatch.readings import GpuHealth, GpuNow, Where
 
 
 def render(connection: Connection, asked: View, theme: Theme, now: datetime, name: str) -> Any:
@@ -21,7 +21,9 @@ def render(connection: Connection, asked: View, theme: Theme, now: datetime, nam
     gpu = readings.gpu(connection, name[:96])
     if gpu is None:
         return components.unknown("GPU", name)
-    period = view.period(asked, now)
+    period = view.period(
+        asked, now, lambda start, stop: readings.longest_window_s(connection, start, stop, Where(node_id=gpu.node_id))
+    )
     query = view.query(asked)
     current = readings.gpu_now(connection, gpu.gpu_uuid)
     rows = readings.gpu_series(connection, period.start, period.stop, period.step, gpu_uuid=gpu.gpu_uuid)
@@ -62,16 +64,21 @@ def render(connection: Connection, asked: View, theme: Theme, now: datetime, nam
                 note="GPU only (boundary: gpu); band from least to greatest reading",
                 wide=True,
             ),
-            panel("Temperature", chart(figures.temperatures(rows, gpu.temp_slowdown_c, period, theme), "gpu-temperature")),
+            panel(
+                "Temperature", chart(figures.temperatures(rows, gpu.temp_slowdown_c, period, theme), "gpu-temperature")
+            ),
             panel("Clocks", chart(figures.clocks(rows, period, theme), "gpu-clocks"), note="shaded: held down"),
             lines("Utilisation", "%", "gpu-utilisation", {"GPU": "gpu_util_pct", "Memory": "mem_util_pct"}, 100),
             lines("Memory in use", "MiB", "gpu-memory", {"In use": "mem_used_mib"}),
             lines("PCIe", "MiB/s", "gpu-pcie", {"Sent": "pcie_tx_mib_per_s", "Received": "pcie_rx_mib_per_s"}),
-            lines("NVLink", "MiB/s", "gpu-nvlink", {"Sent": "nvlink_tx_mib_per_s", "Received": "nvlink_rx_mib_per_s"}),
+            lines(
+                "NVLink", "MiB/s", "gpu-nvlink",
+                {"Sent": "nvlink_tx_mib_per_s", "Received": "nvlink_rx_mib_per_s"},
+            ),
             panel("Health", _health(health)),
             panel("Processes", _processes(health)),
             _mig(gpu),
-            panel("Events in this period", components_events(events, query), wide=True),
+            panel("Events in this period", events_table(events, query), wide=True),
         ],
         className="grid",
     )  # fmt: skip
@@ -109,7 +116,7 @@ def _cards(now: GpuNow | None) -> html.Dl | None:
             components.card(
                 "Temperature", quantities.celsius(now.gpu_temp_max_c),
                 note=None if margin is None else f"{margin} K to slowdown",
-                tone="bad" if margin is not None and margin <= 0 else "warn" if margin is not None and margin <= 5 else "",
+                tone=components.heat_tone(margin),
             ),
             components.card("Memory", quantities.mebibytes(now.mem_used_mib),
                             note=f"of {quantities.mebibytes(now.mem_total_mib)}"),

@@ -8,7 +8,7 @@ from sqlalchemy import Connection
 
 from dashboard import components, figures, quantities, view
 from dashboard.components import chart, facts, panel, table
-from dashboard.pages.fleet import components_events
+from dashboard.pages.fleet import events_table
 from dashboard.theme import Theme
 from dashboard.view import View
 from gigawatch import readings
@@ -22,9 +22,9 @@ def render(connection: Connection, asked: View, theme: Theme, now: datetime, nam
     node = readings.node_now(connection, int(name)) if name.isdecimal() and int(name) < 2**31 else None
     if node is None:
         return components.unknown("node", name)
-    period = view.period(asked, now)
-    query = view.query(asked)
     where = Where(node_id=node.node_id)
+    period = view.period(asked, now, lambda start, stop: readings.longest_window_s(connection, start, stop, where))
+    query = view.query(asked)
     gpus = readings.gpus_now(connection, where)
     series = readings.gpu_series(connection, period.start, period.stop, period.step, node_id=node.node_id)
     parts = readings.node_series(connection, node.node_id, period.start, period.stop, period.step)
@@ -72,7 +72,7 @@ def render(connection: Connection, asked: View, theme: Theme, now: datetime, nam
                 note="all GPUs together, the last 5 minutes",
                 wide=True,
             ),
-            panel("Events in this period", components_events(events, query), wide=True),
+            panel("Events in this period", events_table(events, query), wide=True),
         ],
         className="grid",
     )  # fmt: skip

@@ -28,7 +28,7 @@ COLUMNS = [
 ]
 
 
-def render(connection: Connection, asked: View, theme: Theme, now: datetime) -> Any:
+def render(connection: Connection, asked: View, theme: Theme, _: datetime) -> Any:
     """The page."""
     nodes = readings.nodes_now(connection, asked.where)
     if not nodes:

@@ -4,6 +4,7 @@ difference to the millijoule, no window is there twice, none is missing."""
 import time
 from collections.abc import Iterator
 from datetime import timedelta
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -71,7 +72,7 @@ def windows(engine: Engine) -> dict[str, list[Any]]:
 def assert_whole(engine: Engine) -> None:
     """Each GPU's windows follow one another without hole or overlap."""
     for rows in windows(engine).values():
-        for before, after in zip(rows, rows[1:], strict=False):
+        for before, after in pairwise(rows):
             assert before.time + timedelta(seconds=before.covered_s) == after.time
 
 

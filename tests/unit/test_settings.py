@@ -59,5 +59,5 @@ def test_secrets_do_not_appear_in_errors(tmp_path: Path) -> None:
 
 
 def test_a_named_file_must_exist(tmp_path: Path) -> None:
-    with pytest.raises(GigawatchError, match="none.toml"):
+    with pytest.raises(GigawatchError, match=r"none\.toml"):
         load(None, environment={"GIGAWATCH_CONFIG": str(tmp_path / "none.toml")})

@@ -244,7 +244,7 @@ def test_the_power_brake_halves_power_and_says_so() -> None:
 def test_a_lost_gpu_leaves_its_events_and_no_windows() -> None:
     node = of_role("inference", 4)
     parcel = recorded(node, Faults(now_s=NOW_S, lost=(2, NOW_S - HOUR_S)), 2)
-    counts = {uuid: 0 for uuid in node.gpu_uuids}
+    counts = dict.fromkeys(node.gpu_uuids, 0)
     for window in parcel.gpu_windows:
         counts[window.gpu_uuid] += 1
     assert list(counts.values()) == [120, 120, 60, 120]

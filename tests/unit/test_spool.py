@@ -1,6 +1,5 @@
 """The spool: durable, numbered, bounded, and honest about what it dropped."""
 
-import os
 import signal
 import subprocess
 import sys
@@ -121,5 +120,5 @@ def test_a_file_that_is_no_spool_is_named(tmp_path: Path) -> None:
 
 def test_only_its_owner_can_read_it(tmp_path: Path) -> None:
     spool = Spool(tmp_path / "spool.sqlite", 512, 72)
-    assert os.stat(spool.path).st_mode & 0o077 == 0
+    assert spool.path.stat().st_mode & 0o077 == 0
     spool.close()
