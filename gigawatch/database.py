@@ -75,7 +75,8 @@ def engine(
     Raises:
         GigawatchError: the URL is not one of PostgreSQL.
     """
-    options = ["-c timezone=UTC"]
+    # All names in our SQL have their schema; a role named like one must not make it the default.
+    options = ["-c timezone=UTC", "-c search_path=public"]
     if statement_timeout_s is not None:
         options.append(f"-c statement_timeout={round(statement_timeout_s * 1000)}")
     if role is not None:

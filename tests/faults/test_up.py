@@ -1,0 +1,128 @@
+"""`gigawatch up` as a person runs it: it starts everything, shows data, mends what fails, and stops cleanly."""
+
+import os
+import re
+import signal
+import subprocess
+import time
+from pathlib import Path
+from typing import Any
+
+import httpx
+import pytest
+
+from tests.agents import GIGAWATCH, environment, wait_for
+from tests.nvml import standin as nvml
+from tests.servers import free_port
+
+
+class Up:
+    def __init__(self, folder: Path, scenario: Path | None, *options: str) -> None:
+        self.port, self.api_port = free_port(), free_port()
+        self.log = folder / "up.log"
+        self.data_dir = folder / "store"
+        self._file = self.log.open("wb")
+        self.process = subprocess.Popen(
+            [*GIGAWATCH, "up", "--data-dir", str(self.data_dir), "--port", str(self.port),
+             "--api-port", str(self.api_port), *options],
+            env=environment(scenario), stdout=self._file, stderr=self._file,
+        )  # fmt: skip
+
+    def words(self) -> str:
+        return self.log.read_text(encoding="utf-8")
+
+    def api(self, path: str) -> Any:
+        token = (self.data_dir / "viewer.token").read_text(encoding="ascii").strip()
+        return httpx.get(
+            f"http://127.0.0.1:{self.api_port}{path}", headers={"Authorization": f"Bearer {token}"}, timeout=10
+        ).json()
+
+    def interrupt(self) -> int:
+        """Ctrl-C."""
+        self.process.send_signal(signal.SIGINT)
+        return self.process.wait(40)
+
+    def close(self) -> None:
+        if self.process.poll() is None:
+            self.process.kill()
+        self._file.close()
+
+
+def children(pid: int) -> list[int]:
+    found = Path(f"/proc/{pid}/task/{pid}/children").read_text(encoding="ascii").split()
+    return [int(child) for child in found]
+
+
+@pytest.fixture
+def up_on_a_gpu(public_dir: Path) -> Any:
+    scenario = public_dir / "scenario"
+    gpus = [nvml.h100(f"GPU-{index:08d}-1111-2222-3333-444444444444", nvml.Constant(500_000)) for index in range(2)]
+    nvml.Scenario(gpus).write(scenario)
+    up = Up(public_dir, scenario)
+    yield up
+    up.close()
+
+
+def test_it_shows_this_machines_gpus_mends_a_killed_part_and_stops(up_on_a_gpu: Up) -> None:
+    up = up_on_a_gpu
+    wait_for("address", lambda: "Ctrl-C stops everything" in up.words() or up.process.poll() is not None, 60)
+    assert up.process.poll() is None, up.words()
+    link = re.search(r"http://127\.0\.0\.1:\d+/\?token=\S+", up.words())
+    assert link is not None
+    page = httpx.get(link[0], follow_redirects=True)
+    assert page.status_code == 200
+    assert "token=" not in str(page.url)
+    assert httpx.get(f"http://127.0.0.1:{up.port}/").headers["location"] == "/login"
+    wait_for("power of both GPUs", lambda: round((up.api("/api/v1/fleet")["power_w"] or 0) / 1000, 1) == 1.0, 40)
+
+    parts = {Path(f"/proc/{pid}/cmdline").read_bytes().split(b"\0")[-2]: pid for pid in children(up.process.pid)}
+    os.kill(parts[b"collect"], signal.SIGKILL)
+    wait_for("restart", lambda: "`gigawatch collect` ended with status -9" in up.words())
+    wait_for("gap in the events", lambda: any(
+        event["kind"] == "agent_started" and "handed out" in event["message"]
+        for event in up.api("/api/v1/events")), 30)  # fmt: skip
+
+    assert up.interrupt() == 0, up.words()
+    assert "Stopped." in up.words()
+    assert "Traceback" not in up.words()
+    time.sleep(0.5)
+    assert not (up.data_dir / "postgresql" / "postmaster.pid").exists()
+    # Nobody but its owner can read the secrets.
+    for name in ("agent.token", "viewer.token"):
+        assert (up.data_dir / name).stat().st_mode & 0o077 == 0
+
+
+def test_the_demo_answers_and_has_a_day_of_history(public_dir: Path) -> None:
+    up = Up(public_dir, None, "--demo")
+    try:
+        began = time.monotonic()
+        wait_for("page", lambda: _answers(up.port) or up.process.poll() is not None, 90)
+        assert up.process.poll() is None, up.words()
+        wait_for("history", lambda: "history 100%" in up.words(), 120)
+        assert time.monotonic() - began < 150
+        # The viewer's token is made on demand for real data only: the demo is open to this machine.
+        energy = wait_for("live data", lambda: _fleet(up), 30)
+        assert energy["simulated_gpus"] == energy["gpus"] == 128
+        assert energy["gpus_reporting"] > 100
+        assert httpx.get(f"http://127.0.0.1:{up.port}/").status_code == 200
+        assert up.interrupt() == 0
+    finally:
+        up.close()
+
+
+def _answers(port: int) -> bool:
+    try:
+        return httpx.get(f"http://127.0.0.1:{port}/healthz", timeout=1).status_code == 200
+    except httpx.HTTPError:
+        return False
+
+
+def _fleet(up: Up) -> Any:
+    from gigawatch import database, readings
+
+    engine = database.engine(f"postgresql://gigawatch@/gigawatch?host={up.data_dir / 'socket'}")
+    with engine.connect() as connection:
+        summary = readings.fleet_summary(connection)
+    engine.dispose()
+    found = {name: getattr(summary, name) for name in ("gpus", "simulated_gpus", "gpus_reporting", "power_w")}
+    return found if summary.gpus_reporting > 100 else None

@@ -1,0 +1,136 @@
+"""Wrong input gets a clear message with its remedy, and an exit status that scripts can tell apart."""
+
+import os
+import socket
+import subprocess
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+from sqlalchemy import text
+
+from gigawatch import database
+from gigawatch.errors import ExitCode
+from tests.agents import GIGAWATCH, environment
+from tests.servers import free_port, running_api
+
+
+def run(*arguments: str, **settings: str) -> "subprocess.CompletedProcess[str]":
+    return subprocess.run(
+        [*GIGAWATCH, *arguments], env=environment(None, **settings), capture_output=True, text=True, check=False,
+        timeout=60,
+    )  # fmt: skip
+
+
+def refused(done: "subprocess.CompletedProcess[str]", code: ExitCode, *words: str) -> None:
+    assert done.returncode == code, done.stderr
+    assert "Traceback" not in done.stderr
+    for word in words:
+        assert word in done.stderr
+
+
+@pytest.mark.parametrize("verb", ["up", "collect", "serve", "dashboard", "migrate"])
+def test_an_unknown_key_is_named(verb: str, tmp_path: Path) -> None:
+    path = tmp_path / "gigawatch.toml"
+    path.write_text("[agent]\ntick_ms = 5\n", encoding="utf-8")
+    refused(run("--config", str(path), verb), ExitCode.CONFIGURATION, "'tick_ms'", "Did you mean 'tick_s'?", str(path))
+
+
+@pytest.mark.parametrize("verb", ["serve", "dashboard", "migrate"])
+def test_an_unreachable_database_is_told_without_its_password(verb: str) -> None:
+    url = f"postgresql://ada:geheim@127.0.0.1:{free_port()}/nowhere"
+    settings = {"GIGAWATCH_SERVER__PORT": str(free_port()), "GIGAWATCH_DASHBOARD__PORT": str(free_port())}
+    done = run(verb, "--database-url", url, **settings)
+    refused(done, ExitCode.UNREACHABLE, "cannot be reached", "127.0.0.1", "Is it running")
+    assert "geheim" not in done.stderr + done.stdout
+
+
+def test_a_url_that_is_not_postgresqls_is_told() -> None:
+    refused(run("migrate", "--database-url", "mysql://root:geheim@x/y"), ExitCode.CONFIGURATION, "postgresql://user")
+
+
+@pytest.mark.parametrize("verb", ["serve", "dashboard", "migrate"])
+def test_a_database_of_a_newer_schema_is_refused(embedded_server: Any, verb: str) -> None:
+    url = embedded_server.create()
+    engine = database.engine(url)
+    with engine.begin() as connection:
+        connection.execute(text("UPDATE gigawatch.alembic_version SET version_num = '9999'"))
+    engine.dispose()
+    settings = {"GIGAWATCH_SERVER__PORT": str(free_port()), "GIGAWATCH_DASHBOARD__PORT": str(free_port())}
+    refused(run(verb, "--database-url", url, **settings), ExitCode.SCHEMA, "newer Gigawatch", "'9999'")
+    embedded_server.drop(url)
+
+
+def test_a_database_without_schema_says_to_migrate(embedded_server: Any) -> None:
+    url = embedded_server.create("template0")
+    refused(
+        run("serve", "--database-url", url, GIGAWATCH_SERVER__PORT=str(free_port())),
+        ExitCode.SCHEMA, "schema is missing", "gigawatch migrate",
+    )  # fmt: skip
+    embedded_server.drop(url)
+
+
+@pytest.mark.parametrize(("verb", "flag"), [("serve", "--port"), ("dashboard", "--port"), ("up", "--api-port")])
+def test_an_occupied_port_is_named(verb: str, flag: str, tmp_path: Path) -> None:
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        taken.listen()
+        port = taken.getsockname()[1]
+        done = run(verb, flag, str(port), "--data-dir", str(tmp_path))
+    refused(done, ExitCode.FAILURE, str(port), "another process listens on it", flag)
+
+
+def test_a_bad_token_ends_the_agent_with_the_remedy(embedded_server: Any, tmp_path: Path) -> None:
+    url = embedded_server.create()
+    with running_api(url, tmp_path / "api.log") as api:
+        for token in ("gw_agent_wrong", api.tokens["viewer"]):
+            done = run("collect", "--server-url", api.url, "--data-dir", str(tmp_path / "data"),
+                       GIGAWATCH_AGENT__TOKEN=token)  # fmt: skip
+            if token == "gw_agent_wrong":
+                refused(done, ExitCode.CONFIGURATION, "refuses the token", "gigawatch token create --role agent")
+            assert token not in done.stderr + done.stdout + api.log.read_text()
+    embedded_server.drop(url)
+
+
+def test_a_token_file_that_is_not_there_is_named(tmp_path: Path) -> None:
+    done = run("collect", "--token-file", str(tmp_path / "none"), "--data-dir", str(tmp_path))
+    refused(done, ExitCode.CONFIGURATION, str(tmp_path / "none"))
+
+
+def test_a_clock_ten_minutes_off_ends_the_agent(embedded_server: Any, tmp_path: Path) -> None:
+    """The server's clock is as good as the agent's here: what it allows is set so low that any delay is too much,
+    and the agent is started in a process whose clock is ten minutes ahead."""
+    url = embedded_server.create()
+    ahead = tmp_path / "sitecustomize.py"
+    ahead.write_text(
+        "import datetime, time\n_real = time.time\ntime.time = lambda: _real() + 600\n"
+        "class Ahead(datetime.datetime):\n"
+        "    @classmethod\n    def now(cls, tz=None):\n        return cls.fromtimestamp(_real() + 600, tz)\n"
+        "datetime.datetime = Ahead\n",
+        encoding="utf-8",
+    )
+    with running_api(url, tmp_path / "api.log") as api:
+        done = run(
+            "collect", "--server-url", api.url, "--data-dir", str(tmp_path / "data"),
+            GIGAWATCH_AGENT__TOKEN=api.tokens["agent"], PYTHONPATH=f"{tmp_path}{os.pathsep}{Path.cwd()}",
+        )  # fmt: skip
+    refused(done, ExitCode.CLOCK, "clock is +600 s off", "chrony")
+    embedded_server.drop(url)
+
+
+def test_a_data_directory_in_use_is_named_with_its_owner(public_dir: Path) -> None:
+    from gigawatch.embedded import EmbeddedServer
+
+    with EmbeddedServer(public_dir / "store"):
+        done = run("migrate", "--data-dir", str(public_dir / "store"))
+    refused(done, ExitCode.CONFIGURATION, f"in use by process {os.getpid()}")
+
+
+def test_an_interrupted_server_stops_cleanly(embedded_server: Any, tmp_path: Path) -> None:
+    url = embedded_server.create()
+    with running_api(url, tmp_path / "api.log") as api:
+        began = time.monotonic()
+        assert api.stop() == 0
+        assert time.monotonic() - began < 15
+    embedded_server.drop(url)
