@@ -5,7 +5,7 @@ BIN = $(VENV)/bin
 INSTALL = $(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint requirements.lock
 
 .DEFAULT_GOAL := help
-.PHONY: help demo up install test lint format lock screenshots bench clean
+.PHONY: help demo docs up install test lint format lock screenshots bench clean
 
 help: ## List the verbs
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 14
@@ -35,6 +35,9 @@ format: $(VENV)/.dev ## Format the code
 lock: $(VENV)/.dev ## Look for newer versions of the dependencies and lock them
 	$(BIN)/uv pip compile --quiet --universal --upgrade --python-version 3.11 --all-extras \
 	    --no-header --no-annotate --no-emit-package gigawatch --output-file requirements.lock pyproject.toml
+
+docs: $(VENV)/.dev ## Write the generated parts of the documentation
+	$(BIN)/python -m docs.generate
 
 screenshots: $(VENV)/.dev ## Take the pictures of the README from a running demo
 	$(BIN)/python docs/images/take.py

@@ -52,6 +52,7 @@ class Hello(Struct, frozen=True, kw_only=True):
 
     server_time: datetime
     version: str
+    role: str
     max_clock_offset_s: float
 
 
@@ -99,7 +100,7 @@ class Client:
                 ExitCode.CONFIGURATION,
             )
         try:
-            return msgspec.json.decode(response.data, type=Hello)
+            hello = msgspec.json.decode(response.data, type=Hello)
         except msgspec.DecodeError as error:
             if response.status >= 500:
                 raise ServerUnreachable(f"the server answered {response.status}") from error
@@ -108,6 +109,13 @@ class Client:
                 "Set agent.server_url to the address that `gigawatch serve` prints.",
                 ExitCode.CONFIGURATION,
             ) from error
+        if hello.role not in {"agent", "admin"}:
+            raise GigawatchError(
+                f"{self._url} refuses the token: its role is {hello.role}, which may not send batches",
+                "Make one with `gigawatch token create --role agent NAME` and set agent.token_file.",
+                ExitCode.CONFIGURATION,
+            )
+        return hello
 
     def post(self, batch: bytes) -> Receipt:
         """Send one batch as gigawatch.wire.encode made it; returns after the server's commit.
