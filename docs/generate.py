@@ -22,8 +22,8 @@ def configuration() -> str:
     lines = [
         "# Configuration",
         "",
-        "Settings come from a file, from the environment, and from flags, in this order of rising rank. The file is the",
-        "one that `--config` or `GIGAWATCH_CONFIG` names, else `gigawatch.toml` in the working directory, else",
+        "Settings come from a file, from the environment, and from flags, in this order of rising rank. The file is",
+        "the one that `--config` or `GIGAWATCH_CONFIG` names, else `gigawatch.toml` in the working directory, else",
         "`/etc/gigawatch/gigawatch.toml`. Unknown sections and keys are errors.",
         "",
         "```toml",

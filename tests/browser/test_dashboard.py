@@ -1,0 +1,256 @@
+"""The web app in a real browser, on a real store: pages, filters, themes, narrow screens, access, failures."""
+
+import os
+import re
+import signal
+import subprocess
+import time
+from collections.abc import Iterator
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import httpx
+import pytest
+from playwright.sync_api import Browser, Page, expect, sync_playwright
+
+from gigawatch import database, tokens
+from gigawatch.embedded import EmbeddedServer, installations
+from migrations.run import migrate
+from tests.agents import GIGAWATCH, environment
+from tests.browser import seed
+from tests.servers import free_port
+
+CHROMIUM = "/usr/bin/chromium"
+QUIET = ["--no-sandbox", "--disable-gpu", "--disable-background-networking", "--disable-component-update",
+         "--disable-sync", "--no-first-run"]  # fmt: skip
+PAGES = ("/", "/nodes", "/nodes/1", f"/gpus/{seed.THROTTLED}", "/nodes/999999", "/gpus/none", "/nowhere")
+
+
+class Dashboard:
+    """`gigawatch dashboard` as a process."""
+
+    def __init__(self, database_url: str, log: Path, **settings: str) -> None:
+        self.url = f"http://127.0.0.1:{(port := free_port())}"
+        with log.open("ab") as file:
+            self._process = subprocess.Popen(
+                [*GIGAWATCH, "dashboard", "--port", str(port)],
+                env=environment(None, GIGAWATCH_STORE__DATABASE_URL=database_url,
+                                GIGAWATCH_DASHBOARD__REFRESH_S="1", **settings),
+                stdout=file, stderr=file, start_new_session=True,
+            )  # fmt: skip
+        deadline = time.monotonic() + 40
+        while True:
+            try:
+                httpx.get(f"{self.url}/healthz").raise_for_status()
+                return
+            except httpx.HTTPError:
+                assert time.monotonic() < deadline, log.read_text()
+                time.sleep(0.1)
+
+    def stop(self) -> None:
+        os.killpg(self._process.pid, signal.SIGTERM)
+        self._process.wait(20)
+
+
+@pytest.fixture(scope="module")
+def store(tmp_path_factory: pytest.TempPathFactory) -> Iterator[EmbeddedServer]:
+    """A database server of this module's own, since one test stops it."""
+    folder = Path(f"/tmp/gigawatch-browser-{os.getpid()}")  # noqa: S108 # the server's user must come through
+    installation = next(it for it in installations() if not it.timescaledb)
+    with EmbeddedServer(folder, installation) as server:
+        engine = database.engine(server.url)
+        migrate(engine)
+        with engine.begin() as connection:
+            seed.seed(connection, datetime.now(UTC), simulated=True)
+        engine.dispose()
+        yield server
+    subprocess.run(["rm", "-rf", folder], check=True)
+
+
+@pytest.fixture(scope="module")
+def dashboard(store: EmbeddedServer, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Dashboard]:
+    served = Dashboard(store.url, tmp_path_factory.mktemp("log") / "log", GIGAWATCH_DASHBOARD__OPEN_ACCESS="true")
+    yield served
+    served.stop()
+
+
+@pytest.fixture(scope="module")
+def browser() -> Iterator[Browser]:
+    with sync_playwright() as playwright:
+        browser = playwright.chromium.launch(executable_path=CHROMIUM, args=QUIET)
+        yield browser
+        browser.close()
+
+
+class Watched:
+    """A page, with what its console said and what it asked for elsewhere."""
+
+    def __init__(self, browser: Browser, url: str, **options: Any) -> None:
+        self.base = url
+        self.problems: list[str] = []
+        self.page: Page = browser.new_page(base_url=url, **options)
+        self.page.on("console", lambda it: self.problems.append(it.text) if it.type in {"error", "warning"} else None)
+        self.page.on("pageerror", lambda it: self.problems.append(str(it)))
+        self.page.on("request", lambda it: self._look_at(it.url))
+
+    def _look_at(self, url: str) -> None:
+        if not url.startswith((self.base, "data:", "blob:")):
+            self.problems.append(f"asked for {url}")
+
+    def go(self, path: str) -> Page:
+        self.page.goto(path)
+        self.page.wait_for_selector("main h1")
+        expect(self.page.locator("main [aria-busy=true]")).to_have_count(0)
+        return self.page
+
+
+@pytest.fixture
+def watched(browser: Browser, dashboard: Dashboard) -> Iterator[Watched]:
+    watched = Watched(browser, dashboard.url, viewport={"width": 1440, "height": 900})
+    yield watched
+    watched.page.close()
+
+
+@pytest.mark.parametrize("path", PAGES)
+@pytest.mark.parametrize(("width", "scheme"), [(1440, "light"), (390, "dark")])
+def test_each_page_is_clean_wide_and_narrow_light_and_dark(
+    browser: Browser, dashboard: Dashboard, path: str, width: int, scheme: str
+) -> None:
+    watched = Watched(browser, dashboard.url, viewport={"width": width, "height": 844}, color_scheme=scheme)
+    page = watched.go(path)
+    page.wait_for_timeout(800)
+    assert page.locator("html").get_attribute("data-theme") == scheme
+    assert page.evaluate("document.documentElement.scrollWidth - document.documentElement.clientWidth") <= 0
+    assert page.locator("h1").count() == 1
+    assert page.locator("input:visible:not([aria-label]):not([id]), img:not([alt])").count() == 0
+    assert watched.problems == []
+    page.close()
+
+
+def test_the_fleet_shows_what_matters(watched: Watched) -> None:
+    page = watched.go("/")
+    expect(page.locator(".card", has_text="Power now").locator(".value")).to_have_text(re.compile(r"^\d"))
+    expect(page.get_by_text("Simulated data.")).to_be_visible()
+    expect(page.get_by_text("boundary: gpu")).to_be_visible()
+    expect(page.locator(".panel", has_text="Silent nodes").get_by_role("link", name=seed.SILENT)).to_be_visible()
+    expect(page.locator(".panel", has_text="Throttled GPUs").locator("tbody tr").first).to_be_visible()
+    expect(page.locator(".panel", has_text="Events of the last day").locator("tbody")).to_contain_text("XID 79")
+    summary = page.get_by_role("group", name=re.compile("^Power over time"))
+    expect(summary).to_have_count(1)
+
+
+def test_filters_live_in_the_address_and_back_goes_back(watched: Watched) -> None:
+    page = watched.go("/")
+    page.get_by_role("link", name="24 h").click()
+    expect(page).to_have_url(re.compile("range=24h"))
+    page.get_by_role("link", name="Rack", exact=True).click()
+    expect(page).to_have_url(re.compile("range=24h.*group=rack"))
+    page.go_back()
+    expect(page).not_to_have_url(re.compile("group=rack"))
+    page = watched.go("/?site=oslo")
+    expect(page.locator("#filters")).to_contain_text("oslo")
+    expect(page.locator("main")).not_to_contain_text("austin-")
+
+
+def test_a_filter_that_matches_nothing_says_so(watched: Watched) -> None:
+    page = watched.go("/?site=atlantis")
+    expect(page.get_by_text("Nothing matches these filters")).to_be_visible()
+    page.get_by_role("link", name="Clear filters").click()
+    expect(page.locator(".card").first).to_be_visible()
+
+
+def test_nonsense_in_the_address_is_ignored_and_said(watched: Watched) -> None:
+    page = watched.go("/?range=forever&from=x&to=y&evil=%3Cscript%3E")
+    expect(page.locator(".banner.warn")).to_contain_text("range='forever'")
+    expect(page.locator(".card").first).to_be_visible()
+
+
+def test_the_theme_is_kept(watched: Watched) -> None:
+    page = watched.go("/")
+    page.get_by_role("button", name="Theme").click()
+    expect(page.locator("html")).to_have_attribute("data-theme", "dark")
+    watched.go("/nodes")
+    expect(page.locator("html")).to_have_attribute("data-theme", "dark")
+
+
+def test_the_keyboard_reaches_content_and_navigation(watched: Watched) -> None:
+    page = watched.go("/")
+    page.keyboard.press("Tab")
+    assert page.evaluate("document.activeElement.textContent") == "Skip to content"
+    for _ in range(4):
+        page.keyboard.press("Tab")
+        if page.evaluate("document.activeElement.textContent") == "Nodes":
+            break
+    page.keyboard.press("Enter")
+    expect(page).to_have_url(re.compile("/nodes"))
+
+
+def test_rows_lead_to_nodes_and_gpus(watched: Watched) -> None:
+    page = watched.go("/")
+    page.locator(".panel", has_text="Hottest GPUs").get_by_role("link").first.click()
+    expect(page).to_have_url(re.compile("/gpus/GPU-"))
+    expect(page.locator("main")).to_contain_text("Slowdown at")
+    page.locator("main h1 a").click()
+    expect(page).to_have_url(re.compile(r"/nodes/\d+"))
+    expect(page.locator("main")).to_contain_text("Power by part")
+
+
+def test_access_needs_a_good_token(browser: Browser, store: EmbeddedServer, tmp_path: Path) -> None:
+    engine = database.engine(store.url)
+    with engine.begin() as connection:
+        viewer = tokens.create(connection, "viewer", "viewer")
+        agent = tokens.create(connection, "agent", "agent")
+    served = Dashboard(store.url, tmp_path / "log")
+    try:
+        for path in ("/", "/nodes", "/_dash-layout", "/_dash-dependencies"):
+            assert httpx.get(served.url + path).headers["location"] == "/login"
+        assert httpx.post(f"{served.url}/_dash-update-component", json={}).status_code == 401
+        watched = Watched(browser, served.url)
+        page = watched.page
+        page.goto("/")
+        for wrong in ("nonsense", agent):
+            page.get_by_label("Token").fill(wrong)
+            page.get_by_role("button", name="Log in").click()
+            expect(page.get_by_role("alert")).to_contain_text("not known")
+        page.get_by_label("Token").fill(viewer)
+        page.get_by_role("button", name="Log in").click()
+        expect(page.locator(".card").first).to_be_visible(timeout=15_000)
+        page.close()
+        answer = httpx.get(f"{served.url}/?token={viewer}&range=24h")
+        assert answer.headers["location"] == "/?range=24h"
+        cookie = answer.headers["set-cookie"]
+        assert "HttpOnly" in cookie
+        assert "SameSite=Strict" in cookie
+        assert viewer not in cookie
+        assert "frame-ancestors 'none'" in answer.headers["content-security-policy"]
+    finally:
+        served.stop()
+        engine.dispose()
+
+
+def test_an_empty_store_says_what_to_do(browser: Browser, embedded_server: Any, tmp_path: Path) -> None:
+    url = embedded_server.create()
+    served = Dashboard(url, tmp_path / "log", GIGAWATCH_DASHBOARD__OPEN_ACCESS="true")
+    try:
+        watched = Watched(browser, served.url)
+        page = watched.go("/")
+        expect(page.get_by_text("No data yet")).to_be_visible()
+        expect(page.locator("main")).to_contain_text("gigawatch collect")
+        page.close()
+    finally:
+        served.stop()
+        embedded_server.drop(url)
+
+
+def test_a_database_that_goes_away_is_said_and_comes_back(watched: Watched, store: EmbeddedServer) -> None:
+    page = watched.go("/")
+    expect(page.locator(".card").first).to_be_visible()
+    store.stop()
+    try:
+        expect(page.get_by_role("alert")).to_contain_text("The database cannot be reached", timeout=20_000)
+        expect(page.locator(".card").first).to_be_visible()  # the last figures stay, and look it
+        expect(page.locator("#live")).to_contain_text("not live")
+    finally:
+        store.start()
+    expect(page.locator(".banner.bad")).to_have_count(0, timeout=20_000)
