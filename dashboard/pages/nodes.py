@@ -59,11 +59,13 @@ def render(connection: Connection, asked: View, theme: Theme, _: datetime) -> An
                 rowData=rows,
                 columnDefs=COLUMNS,
                 defaultColDef={"sortable": True, "filter": True, "resizable": True, "flex": 1, "minWidth": 90},
-                dashGridOptions={"animateRows": False, "theme": "legacy", "suppressColumnVirtualisation": True},
-                className="ag-theme-quartz-dark" if theme.name == "dark" else "ag-theme-quartz",
+                dashGridOptions={"animateRows": False, "suppressColumnVirtualisation": True},
                 style={"height": "calc(100vh - 190px)", "minHeight": "320px"},
             ),
-        ]
+        ],
+        className="grid-table",
+        # The attribute by which AG Grid's theme is told.
+        **{"data-ag-theme-mode": theme.name},
     )
 
 
