@@ -6,6 +6,7 @@ import subprocess
 import sys
 import time
 from datetime import UTC, datetime
+from itertools import pairwise
 from typing import Any
 
 import msgspec
@@ -49,7 +50,9 @@ class Server(Client):
     def hello(self) -> Hello:
         if self.errors:
             raise self.errors.pop(0)
-        return Hello(server_time=datetime.fromtimestamp(self.clock(), UTC), version="1", max_clock_offset_s=300)
+        return Hello(
+            server_time=datetime.fromtimestamp(self.clock(), UTC), version="1", max_clock_offset_s=300, role="agent"
+        )
 
     def post(self, batch: bytes) -> Receipt:
         decoded = msgspec.msgpack.decode(batch, type=Batch)
@@ -148,7 +151,7 @@ def test_a_node_that_is_cut_off_sends_what_it_kept_when_it_is_back() -> None:
     made.run(NOW_S, 10, speed=1, stop_s=clock() + 15 * 60)
     node = machines[0]
     arrivals = [at_s for at_s, batch in server.received if batch.machine_id == node.machine_id]
-    gaps = [after - before for before, after in zip(arrivals, arrivals[1:], strict=False)]
+    gaps = [after - before for before, after in pairwise(arrivals)]
     assert 350 < max(gaps) < 380
     starts = [start for uuid, start, _ in server.windows(node.machine_id) if uuid == node.gpu_uuids[0]]
     assert starts == list(range(NOW_S * 1_000, starts[-1] + 1, 10_000))
@@ -156,7 +159,6 @@ def test_a_node_that_is_cut_off_sends_what_it_kept_when_it_is_back() -> None:
 
 
 def test_a_node_that_is_off_says_no_more_and_comes_first_in_the_history() -> None:
-    made, server, clock, machines = simulation(2, Faults(now_s=NOW_S))
     made, server, clock, machines = simulation(2, Faults(now_s=NOW_S), Faults(now_s=NOW_S, silent_from_s=NOW_S - 600))
     made.introduce(NOW_S - HOUR_S)
     made.send_history(NOW_S - HOUR_S, NOW_S, lambda *_: None)
@@ -169,7 +171,7 @@ def test_a_node_that_is_off_says_no_more_and_comes_first_in_the_history() -> Non
 
 
 def test_a_batch_goes_again_as_it_was_until_the_server_takes_it() -> None:
-    made, server, clock, machines = simulation(1)
+    made, server, clock, _ = simulation(1)
     server.errors = [ServerUnreachable("away"), ServerUnreachable("busy", 40.0), ServerUnreachable("away")]
     began_s = clock()
     made.send_history(NOW_S - HOUR_S, NOW_S, lambda *_: None)
@@ -200,17 +202,17 @@ def test_what_a_live_fleet_records_while_the_server_is_away_comes_in_few_batches
 def test_a_node_keeps_so_much_and_drops_its_oldest(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(sending, "MAX_PARCEL_ROWS", 4)
     monkeypatch.setattr(sending, "MAX_PARCELS", 3)
-    made, server, clock, machines = simulation(1)
+    made, server, clock, _ = simulation(1)
     server.errors = [ServerUnreachable("away", 300.0)]
     made.run(NOW_S, 10, speed=1, stop_s=clock() + 400)
     assert made.totals.dropped_batches > 5
     taken = [batch for _, batch in server.received[1:]]
     assert taken[0].seq == taken[0].oldest_seq == made.totals.dropped_batches
-    assert [batch.seq for batch in taken] == list(range(taken[0].seq, taken[0].seq + len(taken)))  # type: ignore[operator,arg-type]
+    assert [batch.seq for batch in taken] == list(range(taken[0].seq, taken[0].seq + len(taken)))
 
 
 def test_refused_batches_and_rows_are_counted_and_the_rest_goes_on() -> None:
-    made, server, clock, machines = simulation(1)
+    made, server, clock, _ = simulation(1)
     server.errors = [BatchRefused("422: no")]
     server.refused_rows = 2
     made.run(NOW_S, 10, speed=1, stop_s=clock() + 40)
@@ -221,7 +223,7 @@ def test_refused_batches_and_rows_are_counted_and_the_rest_goes_on() -> None:
 
 
 def test_with_speed_the_fleet_catches_up_and_then_keeps_time() -> None:
-    made, server, clock, machines = simulation(1)
+    made, server, clock, _ = simulation(1)
     clock.now_s = float(NOW_S)
     made.run(NOW_S - HOUR_S, 60, speed=61, stop_s=clock() + 180)
     arrivals = [at_s - NOW_S for at_s, _ in server.received]
@@ -277,7 +279,7 @@ def test_the_command_tells_its_progress_and_sums_up_in_json(monkeypatch: pytest.
     clock = Clock()
     clock.now_s = time.time()
     server = Server(clock)
-    monkeypatch.setattr(command, "Client", lambda agent: server)
+    monkeypatch.setattr(command, "Client", lambda _: server)
     monkeypatch.setattr(server, "close", lambda: None)
     arguments = ["--nodes", "5", "--gpus-per-node", "2", "--history", "30m", "--for", "0", "--json"]
     result = CliRunner().invoke(command.simulate, arguments)
