@@ -132,7 +132,7 @@ def gpus(
     return _read(request, lambda connection: readings.gpus_now(connection, where, order, limit, offset))
 
 
-@router.get("/gpus/{gpu_uuid}", responses=answers(readings.Gpu))
+@router.get("/gpus/{gpu_uuid}", responses=answers(readings.GpuFacts))
 def gpu(request: Request, gpu_uuid: str) -> Response:
     """What one GPU is."""
     return _read(request, lambda connection: readings.gpu(connection, gpu_uuid))
@@ -170,7 +170,7 @@ def energy_hourly(request: Request, where: WhereQuery, period: PeriodQuery) -> R
     return _read(request, lambda connection: readings.energy_hourly(connection, period.start, period.stop, where))
 
 
-@router.get("/health/gpus", responses=answers(list[readings.GpuHealth]))
+@router.get("/health/gpus", responses=answers(list[readings.GpuHealthNow]))
 def gpu_health(request: Request, where: WhereQuery, gpu_uuid: GpuUuid | None = None) -> Response:
     """Latest slow readings of GPUs, the worst first: memory errors, row remap, XIDs."""
     return _read(request, lambda connection: readings.gpu_health(connection, where, gpu_uuid))

@@ -161,7 +161,7 @@ class NodeNow(Struct, frozen=True, kw_only=True):
     gpu_temp_max_c: int | None
 
 
-class Gpu(Struct, frozen=True, kw_only=True):
+class GpuFacts(Struct, frozen=True, kw_only=True):
     """What one GPU is."""
 
     gpu_uuid: str
@@ -254,7 +254,7 @@ class Tick(Struct, frozen=True, kw_only=True):
     gpu_power_w: float | None
 
 
-class GpuHealth(Struct, frozen=True, kw_only=True):
+class GpuHealthNow(Struct, frozen=True, kw_only=True):
     """Latest slow readings of one GPU."""
 
     site: str
@@ -507,9 +507,9 @@ def node_now(connection: Connection, node_id: int) -> NodeNow | None:
     return next(iter(nodes_now(connection, Where(node_id=node_id))), None)
 
 
-def gpu(connection: Connection, gpu_uuid: str) -> Gpu | None:
+def gpu(connection: Connection, gpu_uuid: str) -> GpuFacts | None:
     """What one GPU is; None: there is no such GPU."""
-    return _one(connection, Gpu, "SELECT * FROM report.gpus WHERE gpu_uuid = :uuid", uuid=gpu_uuid)
+    return _one(connection, GpuFacts, "SELECT * FROM report.gpus WHERE gpu_uuid = :uuid", uuid=gpu_uuid)
 
 
 def gpu_now(connection: Connection, gpu_uuid: str) -> GpuNow | None:
@@ -590,11 +590,11 @@ def node_ticks(connection: Connection, node_id: int, start: datetime, stop: date
     )
 
 
-def gpu_health(connection: Connection, where: Where = EVERYTHING, gpu_uuid: str | None = None) -> list[GpuHealth]:
+def gpu_health(connection: Connection, where: Where = EVERYTHING, gpu_uuid: str | None = None) -> list[GpuHealthNow]:
     """Latest slow readings, the worst first."""
     return _all(
         connection,
-        GpuHealth,
+        GpuHealthNow,
         f"""
         SELECT * FROM report.gpu_health WHERE {_GPUS} AND (CAST(:uuid AS text) IS NULL OR gpu_uuid = :uuid)
         ORDER BY array_position(ARRAY['failed', 'degraded', 'ok', 'unknown'], state), site, hostname, gpu_index""",

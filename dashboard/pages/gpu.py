@@ -13,7 +13,7 @@ from dashboard.pages.fleet import events_table
 from dashboard.theme import Theme
 from dashboard.view import View
 from gigawatch import readings
-from gigawatch.readings import GpuHealth, GpuNow, Where
+from gigawatch.readings import GpuHealthNow, GpuNow, Where
 
 
 def render(connection: Connection, asked: View, theme: Theme, now: datetime, name: str) -> Any:
@@ -84,7 +84,7 @@ def render(connection: Connection, asked: View, theme: Theme, now: datetime, nam
     )  # fmt: skip
 
 
-def _facts(gpu: readings.Gpu) -> html.Dl:
+def _facts(gpu: readings.GpuFacts) -> html.Dl:
     return facts(
         [
             ("Model", gpu.gpu_model),
@@ -128,7 +128,7 @@ def _cards(now: GpuNow | None) -> html.Dl | None:
     )  # fmt: skip
 
 
-def _health(health: GpuHealth | None) -> Any:
+def _health(health: GpuHealthNow | None) -> Any:
     if health is None or health.time is None:
         return html.P("Its slow readings did not come yet.", className="empty")
     tone = {"ok": "ok", "degraded": "warn", "failed": "bad"}.get(health.state, "")
@@ -155,7 +155,7 @@ def _health(health: GpuHealth | None) -> Any:
     )
 
 
-def _processes(health: GpuHealth | None) -> Any:
+def _processes(health: GpuHealthNow | None) -> Any:
     processes = (health.processes if health else None) or []
     return table(
         "Processes that hold memory of this GPU",
@@ -168,7 +168,7 @@ def _processes(health: GpuHealth | None) -> Any:
     )
 
 
-def _mig(gpu: readings.Gpu) -> html.Section | None:
+def _mig(gpu: readings.GpuFacts) -> html.Section | None:
     if not gpu.mig_enabled:
         return None
     return panel(

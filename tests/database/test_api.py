@@ -1,0 +1,119 @@
+"""Reads over real HTTP: every endpoint needs its role, and OpenAPI says what is answered."""
+
+from collections.abc import Iterator
+from datetime import UTC, datetime
+from typing import Any
+
+import httpx
+import jsonschema
+import pytest
+from openapi_spec_validator import validate
+from sqlalchemy import text
+
+from gigawatch import database
+from gigawatch.tokens import Role
+from tests.browser import seed
+from tests.servers import Api, running_api
+
+OPEN = {"/healthz", "/readyz"}
+SENDERS = {"/api/v1/batches": {"agent", "admin"}, "/api/v1/hello": {"agent", "viewer", "admin"}}
+
+
+@pytest.fixture(scope="module")
+def api(embedded_server: Any, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Api]:
+    url = embedded_server.create()
+    engine = database.engine(url)
+    with engine.begin() as connection:
+        seed.seed(connection, datetime.now(UTC))
+    engine.dispose()
+    with running_api(url, tmp_path_factory.mktemp("api") / "log") as api:
+        yield api
+    embedded_server.drop(url)
+
+
+@pytest.fixture(scope="module")
+def document(api: Api) -> dict[str, Any]:
+    found: dict[str, Any] = httpx.get(f"{api.url}/openapi.json").json()
+    return found
+
+
+def paths(document: dict[str, Any]) -> list[tuple[str, str, str]]:
+    """Each route as (path in the document, method, a path to ask for)."""
+    named = {"{node_id}": "1", "{gpu_uuid}": seed.THROTTLED}
+    found = []
+    for path, operations in document["paths"].items():
+        asked = path
+        for name, value in named.items():
+            asked = asked.replace(name, value)
+        found += [(path, method, asked) for method in operations]
+    return found
+
+
+def test_the_document_is_openapi(document: dict[str, Any]) -> None:
+    validate(document)
+    assert len(document["paths"]) > 15
+
+
+def test_every_route_needs_a_token_of_its_role(api: Api, document: dict[str, Any]) -> None:
+    for path, method, asked in paths(document):
+        if path in OPEN:
+            assert httpx.request(method, api.url + asked).status_code == 200
+            continue
+        for headers in ({}, {"Authorization": "Bearer gw_admin_wrong"}, {"Authorization": "Basic eDp5"}):
+            answer = httpx.request(method, api.url + asked, headers=headers)
+            assert (answer.status_code, answer.headers["WWW-Authenticate"]) == (401, "Bearer"), path
+        allowed = SENDERS.get(path, {"viewer", "admin"})
+        roles: tuple[Role, ...] = ("agent", "viewer", "admin")
+        for role in roles:
+            with api.client(role) as client:
+                status = client.request(method, asked).status_code
+            assert (status != 403) == (role in allowed), (path, role, status)
+
+
+def test_answers_are_what_the_document_says(api: Api, document: dict[str, Any]) -> None:
+    with api.client("viewer") as client:
+        for path, method, asked in paths(document):
+            if method != "get" or path in OPEN:
+                continue
+            answer = client.get(asked)
+            assert answer.status_code == 200, (asked, answer.text)
+            schema = document["paths"][path]["get"]["responses"]["200"]["content"]["application/json"]["schema"]
+            found = answer.json()
+            assert found, asked
+            jsonschema.validate(found, {**schema, "components": document["components"]})
+
+
+@pytest.mark.parametrize(
+    ("asked", "status", "words"),
+    [
+        ("/api/v1/power?start=yesterday", 422, "start = 'yesterday'"),
+        ("/api/v1/power?start=2026-02-01&stop=2026-01-01", 422, "is not before stop"),
+        ("/api/v1/power?group_by=planet", 422, "group_by = 'planet'"),
+        ("/api/v1/power?start=2020-01-01&step_s=1", 422, "step_s = 1"),
+        ("/api/v1/gpus?limit=0", 422, "limit = '0'"),
+        ("/api/v1/nodes/0", 404, "no such thing"),
+        ("/api/v1/nodes/99999999999999999999", 404, "no such thing"),
+        ("/api/v1/gpus/none", 404, "no such thing"),
+        ("/api/v1/nothing", 404, "Not Found"),
+    ],
+)
+def test_wrong_parameters_are_named(api: Api, asked: str, status: int, words: str) -> None:
+    with api.client("viewer") as client:
+        answer = client.get(asked)
+    assert answer.status_code == status, answer.text
+    assert words in answer.json()["detail"]
+
+
+def test_a_revoked_token_is_refused_within_ten_seconds(api: Api, embedded_server: Any) -> None:
+    from gigawatch import tokens
+
+    url = api._environment["GIGAWATCH_STORE__DATABASE_URL"]
+    engine = database.engine(url)
+    with engine.begin() as connection:
+        secret = tokens.create(connection, "short-lived", "viewer")
+        stored = connection.scalar(text("SELECT secret_sha256 FROM gigawatch.api_token WHERE name = 'short-lived'"))
+        assert secret not in str(stored)
+        tokens.revoke(connection, "short-lived")
+    engine.dispose()
+    answer = httpx.get(f"{api.url}/api/v1/fleet", headers={"Authorization": f"Bearer {secret}"})
+    assert answer.status_code == 401
