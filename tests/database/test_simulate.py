@@ -1,0 +1,98 @@
+"""The simulated fleet and the real API: what the one says it sent is what the other has, once."""
+
+import json
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from sqlalchemy import Engine, text
+
+from gigawatch import database
+from tests.conftest import Server
+from tests.servers import Api, running_api
+
+FLEET = ("--nodes", "5", "--gpus-per-node", "2", "--history", "30m")
+
+
+@pytest.fixture
+def engine(embedded_server: Server) -> Iterator[Engine]:
+    url = embedded_server.create()
+    engine = database.engine(url)
+    yield engine
+    engine.dispose()
+    embedded_server.drop(url)
+
+
+@pytest.fixture
+def api(engine: Engine, tmp_path: Path) -> Iterator[Api]:
+    url = engine.url.set(drivername="postgresql").render_as_string(hide_password=False)
+    with running_api(url, tmp_path / "api.log") as api:
+        yield api
+
+
+def simulate(api: Api, folder: Path, *options: str) -> dict[str, Any]:
+    token = folder / "token"
+    token.write_text(api.tokens["agent"], encoding="ascii")
+    done = subprocess.run(
+        [sys.executable, "-m", "gigawatch", "simulate", "--json", *options,
+         "--server-url", api.url, "--token-file", str(token)],
+        capture_output=True, text=True, timeout=60, check=False,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    summary: dict[str, Any] = json.loads(done.stdout)
+    return summary
+
+
+def counted(engine: Engine) -> dict[str, int]:
+    with engine.connect() as connection:
+        return {
+            name: connection.execute(text(f"SELECT count(*) FROM gigawatch.{table}")).scalar_one()
+            for name, table in (
+                ("gpu_windows", "gpu_window"),
+                ("node_windows", "node_window"),
+                ("events", "event"),
+                ("health", "gpu_health"),
+                ("nodes", "node"),
+                ("gpus", "gpu"),
+            )
+        }
+
+
+def test_the_store_has_what_was_sent_and_a_second_run_adds_no_window(api: Api, engine: Engine, tmp_path: Path) -> None:
+    sent = simulate(api, tmp_path, *FLEET, "--window-s", "1", "--for", "3s")
+    stored = counted(engine)
+    assert stored == {name: sent[name] for name in stored}
+    assert sent["gpu_windows"] > 5 * 2 * 25
+    assert (sent["refused"], sent["refused_batches"], sent["dropped_batches"]) == (0, 0, 0)
+    with engine.connect() as connection:
+        overlaps = connection.execute(
+            text(
+                "SELECT count(*) FROM (SELECT time, covered_ms, lead(time) OVER (PARTITION BY gpu_id ORDER BY time)"
+                " AS next FROM gigawatch.gpu_window) AS w WHERE next <> time + covered_ms * interval '1 ms'"
+            )
+        ).scalar_one()
+        assert overlaps == 0
+        # Σ energy of the GPUs is what the nodes saw tick by tick, where no GPU was missing.
+        gpus_mj, nodes_mj = connection.execute(
+            text(
+                "SELECT (SELECT sum(energy_mj) FROM gigawatch.gpu_window JOIN gigawatch.gpu USING (gpu_id)"
+                " WHERE (node_id, time) IN (SELECT node_id, time FROM gigawatch.node_window"
+                " WHERE gpus_read = gpus_expected)),"
+                " (SELECT sum(mw::bigint * tick_ms) / 1000 FROM gigawatch.node_window, unnest(gpu_power_mw) AS mw)"
+            )
+        ).one()
+        assert gpus_mj == nodes_mj
+        not_simulated = text("SELECT count(*) FROM report.nodes WHERE NOT simulated")
+        assert connection.execute(not_simulated).scalar_one() == 0
+        fatal = text("SELECT count(*) FROM report.gpu_health WHERE state = 'failed' AND last_xid = 79")
+        assert connection.execute(fatal).scalar_one() == 1
+
+    again = simulate(api, tmp_path, *FLEET, "--for", "0", "--faults", "none")
+    # The minutes since, and what the silent node and the lost GPU had not sent.
+    added = counted(engine)["gpu_windows"] - stored["gpu_windows"]
+    assert again["gpu_windows"] == added < 0.7 * stored["gpu_windows"]
+    assert again["refused"] > 0.5 * 5 * 2 * 30
+    assert counted(engine)["gpus"] == stored["gpus"]
