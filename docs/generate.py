@@ -1,5 +1,7 @@
 """Writes the parts of the reference that come from the code: python -m docs.generate."""
 
+import ast
+import re
 import tempfile
 import types
 import typing
@@ -11,10 +13,30 @@ from sqlalchemy import Connection, text
 
 from gigawatch import database, settings
 from gigawatch.embedded import EmbeddedServer
-from migrations.run import migrate
+from migrations.run import migrate, view_files
 
 HERE = Path(__file__).parent
 MARK = "<!-- what follows is generated: make docs -->\n"
+# Keys that say what they are by their name alone in gigawatch/settings.py, in words for the reference.
+MEANINGS = {
+    "store.pool_size": "Connections to the database that each process keeps; as many again may be opened for a moment.",
+    "agent.server_url": "Address of the API.",
+    "agent.token": "Token of role agent. `token_file` is safer, and goes before it.",
+    "agent.token_file": "File that holds the token on its only line.",
+    "agent.site": "Name of the site that this node is in.",
+    "agent.rack": "Name of the rack that this node is in.",
+    "agent.labels": 'Labels of this node, as a table: `labels = {team = "llm"}`.',
+    "agent.tick_s": "Interval of the readings, s.",
+    "agent.window_s": f"Length of a window, s: one of {', '.join(map(str, settings.WINDOW_LENGTHS_S))}.",
+    "agent.spool_max_mib": "Greatest size of the batches that wait, MiB; beyond it the oldest are dropped.",
+    "agent.spool_max_age_h": "Greatest age of a batch that waits, h; older ones are dropped.",
+    "server.host": "Address to listen on.",
+    "server.port": "Port to listen on.",
+    "server.workers": "Processes that serve.",
+    "dashboard.host": "Address to listen on.",
+    "dashboard.port": "Port to listen on.",
+    "dashboard.refresh_s": "How often pages ask for new figures, s.",
+}
 
 
 def configuration() -> str:
@@ -36,28 +58,55 @@ def configuration() -> str:
         "",
         MARK.rstrip(),
     ]
+    explained = {**MEANINGS, **_docstrings()}
     for section in msgspec.structs.fields(settings.Settings):
         kind = section.type
         lines += ["", f"## [{section.name}]", "", (kind.__doc__ or "").strip(), ""]
-        lines += ["| key | environment | type | default |", "| --- | --- | --- | --- |"]
+        lines += ["| key | environment | type | default | meaning |", "| --- | --- | --- | --- | --- |"]
         for field in msgspec.structs.fields(kind):
             default = field.default if field.default is not msgspec.NODEFAULT else None
-            shown = "by platform" if field.name == "data_dir" else "–" if default is None else f"`{default}`"
-            variable = f"GIGAWATCH_{section.name}__{field.name}".upper()
-            lines.append(f"| `{field.name}` | `{variable}` | {_type(field.type)} | {shown} |")
+            shown = "by platform" if field.name == "data_dir" else "–" if default is None else f"`{_toml(default)}`"
+            shape = _type(field.type)
+            variable = "in the file only" if shape == TABLE else f"`GIGAWATCH_{section.name}__{field.name}`".upper()
+            meaning = explained[f"{section.name}.{field.name}"]
+            lines.append(f"| `{field.name}` | {variable} | {shape} | {shown} | {meaning} |")
     lines += [
         "",
-        "`data_dir` is `/var/lib/gigawatch` for root and the user's data directory for others.",
+        "`data_dir` is `/var/lib/gigawatch` for root and the user's data directory for others. Some keys have a",
+        "flag as well: `gigawatch VERB --help` lists them.",
         "",
     ]
     return "\n".join(lines)
+
+
+def _docstrings() -> dict[str, str]:
+    """Meaning by "section.key": the string below each field in gigawatch/settings.py."""
+    tree = ast.parse(Path(settings.__file__).read_text(encoding="utf-8"))
+    sections = {field.type.__name__: field.name for field in msgspec.structs.fields(settings.Settings)}
+    found = {}
+    for kind in tree.body:
+        if not isinstance(kind, ast.ClassDef) or kind.name not in sections:
+            continue
+        for field, below in zip(kind.body, kind.body[1:], strict=False):
+            if isinstance(field, ast.AnnAssign) and isinstance(field.target, ast.Name):
+                match below:
+                    case ast.Expr(value=ast.Constant(value=str(words))):
+                        found[f"{sections[kind.name]}.{field.target.id}"] = " ".join(words.split())
+    return found
+
+
+def _toml(value: Any) -> str:
+    return str(value).lower() if isinstance(value, bool) else str(value)
+
+
+TABLE = "table of names"
 
 
 def _type(hint: Any) -> str:
     if typing.get_origin(hint) is typing.Annotated:
         base, *metas = typing.get_args(hint)
         bounds = [
-            f"{sign} {getattr(meta, name):g}"
+            f"{sign} {getattr(meta, name):.15g}"
             for meta in metas
             for sign, name in (("≥", "ge"), (">", "gt"), ("≤", "le"), ("<", "lt"))
             if getattr(meta, name, None) is not None
@@ -65,7 +114,10 @@ def _type(hint: Any) -> str:
         return " ".join([_type(base), ", ".join(bounds)]).strip()
     if typing.get_origin(hint) in {types.UnionType, typing.Union}:
         return " or ".join(_type(it) for it in typing.get_args(hint) if it is not type(None))
-    return "table of names" if typing.get_origin(hint) is dict else hint.__name__
+    return TABLE if typing.get_origin(hint) is dict else NAMES[hint]
+
+
+NAMES = {str: "text", int: "whole number", float: "number", bool: "`true` or `false`"}
 
 
 def views(connection: Connection) -> str:
@@ -76,8 +128,10 @@ def views(connection: Connection) -> str:
         SELECT relname, obj_description(oid, 'pg_class') FROM pg_class
         WHERE relnamespace = 'report'::regnamespace AND relkind = 'v' ORDER BY relname""")
     ).all()
+    headers = _headers()
     for name, comment in found:
-        lines += [f"### report.{name}", "", f"{comment}.", "", "| column | type | meaning |", "| --- | --- | --- |"]
+        lines += [f"### report.{name}", "", f"{comment}.", "", *headers[name]]
+        lines += ["| column | type | meaning |", "| --- | --- | --- |"]
         columns = connection.execute(
             text("""
                 SELECT attname, format_type(atttypid, atttypmod), col_description(attrelid, attnum)
@@ -92,20 +146,52 @@ def views(connection: Connection) -> str:
         FROM pg_proc WHERE pronamespace = 'report'::regnamespace ORDER BY proname""")
     ).all()
     for name, arguments, result, comment in functions:
-        lines += [f"### report.{name}()", "", f"{comment}.", "", f"```\n{name}({arguments})\nreturns {result}\n```", ""]
+        lines += [f"### report.{name}()", "", f"{comment}.", "", *headers[name]]
+        lines += ["```", f"report.{name}({_one_a_line(arguments)})", f"returns {_table(result)}", "```", ""]
     return "\n".join(lines)
+
+
+def _headers() -> dict[str, list[str]]:
+    """By view or function: what the head of its file says of definition, unit and missing data."""
+    found = {}
+    for sql in view_files().values():
+        head = [line.removeprefix("--").strip() for line in sql.split("\nCREATE ", 1)[0].splitlines()]
+        said: list[str] = []
+        for line in head:
+            if line.startswith(("Definition:", "Missing data:")):
+                said += [line, ""]
+            elif line.startswith("needs:"):
+                break
+            elif said:
+                said[-2] += f" {line}"
+        for name in re.findall(r"^CREATE (?:VIEW|FUNCTION) report\.(\w+)", sql, re.MULTILINE):
+            found[name] = said
+    return found
+
+
+def _table(result: str) -> str:
+    columns = re.fullmatch(r"TABLE\((.*)\)", result)
+    return f"TABLE ({_one_a_line(columns[1])})" if columns else result
+
+
+def _one_a_line(fields: str) -> str:
+    """A list of fields, one on each line where there is more than one, without the types of their defaults."""
+    parts = re.sub(r"(DEFAULT (?:'[^']*'|NULL))::\w+", r"\1", fields).split(", ")
+    return fields if len(parts) == 1 else "\n    " + ",\n    ".join(parts) + "\n"
 
 
 def main() -> None:
     """Write the files."""
     (HERE / "configuration.md").write_text(configuration(), encoding="utf-8")
-    folder = Path(tempfile.mkdtemp(prefix="gigawatch-docs-"))
-    with EmbeddedServer(folder) as server:
-        engine = database.engine(server.url)
-        migrate(engine)
-        with engine.connect() as connection:
-            reference = views(connection)
-        engine.dispose()
+    with tempfile.TemporaryDirectory(prefix="gigawatch-docs-", ignore_cleanup_errors=True) as folder:
+        # The database's user must pass where this runs as root.
+        Path(folder).chmod(0o755)
+        with EmbeddedServer(Path(folder) / "data") as server:
+            engine = database.engine(server.url)
+            migrate(engine)
+            with engine.connect() as connection:
+                reference = views(connection)
+            engine.dispose()
     path = HERE / "sql.md"
     path.write_text(path.read_text(encoding="utf-8").partition(MARK)[0] + reference, encoding="utf-8")
 
