@@ -120,23 +120,39 @@ def _make_views(connection: Connection) -> None:
 
 
 def _grant(connection: Connection) -> None:
-    """Let the report role read schema report, and nothing else."""
+    """Let the report role read schema report and nothing else, and let ourselves take that role.
+
+    Raises:
+        GigawatchError: the role is missing or not ours to take, and this user may not change that.
+    """
     # Roles belong to the whole server: another database of it may have made this one, at this moment.
-    connection.execute(
-        text(f"""
+    make_role = f"""
         DO $$ BEGIN
-            CREATE ROLE {REPORT_ROLE} NOLOGIN;
-        EXCEPTION WHEN duplicate_object OR unique_violation THEN NULL;
-        END $$""")
-    )
-    connection.execute(
-        text(f"""
-        DO $$ BEGIN
-            IF NOT pg_has_role(current_user, '{REPORT_ROLE}', 'MEMBER') THEN
-                GRANT {REPORT_ROLE} TO CURRENT_USER;
+            IF to_regrole('{REPORT_ROLE}') IS NULL THEN
+                CREATE ROLE {REPORT_ROLE} NOLOGIN;
             END IF;
-        END $$""")
-    )
+        EXCEPTION WHEN duplicate_object OR unique_violation THEN NULL;
+        END $$"""
+    # From PostgreSQL 16 on, a role's maker may give it to others but not take it, until it says so.
+    modern = (connection.scalar(text("SELECT current_setting('server_version_num')::integer")) or 0) >= 160_000
+    may_take = f"pg_has_role(current_user, '{REPORT_ROLE}', '{'SET' if modern else 'MEMBER'}')"
+    take_role = f"""
+        DO $$ BEGIN
+            IF NOT {may_take} THEN
+                GRANT {REPORT_ROLE} TO CURRENT_USER{" WITH SET TRUE" if modern else ""};
+            END IF;
+        END $$"""
+    try:
+        with connection.begin_nested():
+            connection.execute(text(make_role))
+            connection.execute(text(take_role))
+    except sqlalchemy.exc.ProgrammingError as error:
+        user = connection.scalar(text("SELECT current_user"))
+        raise GigawatchError(
+            f"The database's user {user} may not make or take the role {REPORT_ROLE}: {error.orig}",
+            f"As a superuser, once: CREATE ROLE {REPORT_ROLE} NOLOGIN; GRANT {REPORT_ROLE} TO {user};",
+            ExitCode.CONFIGURATION,
+        ) from error
     connection.execute(text(f"GRANT USAGE ON SCHEMA report TO {REPORT_ROLE}"))
     connection.execute(text(f"GRANT SELECT ON ALL TABLES IN SCHEMA report TO {REPORT_ROLE}"))
     connection.execute(text("REVOKE ALL ON ALL FUNCTIONS IN SCHEMA report FROM PUBLIC"))

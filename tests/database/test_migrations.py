@@ -1,6 +1,7 @@
 """Migrations against the declared schema, on each level of the store."""
 
 import threading
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -13,6 +14,7 @@ from sqlalchemy.exc import ProgrammingError
 import migrations
 from gigawatch import database, schema
 from gigawatch.database import Capabilities, Edition
+from gigawatch.embedded import EmbeddedServer, installations
 from gigawatch.errors import ExitCode, GigawatchError
 from migrations.run import migrate, view_files
 
@@ -120,3 +122,55 @@ def test_the_report_role_can_only_read_schema_report(report_engine: Engine, stat
         connection.execute(text("SET default_transaction_read_only = off"))
         connection.commit()
         connection.execute(text(statement))
+
+
+@pytest.fixture
+def bare_server(public_dir: Path) -> Iterator[EmbeddedServer]:
+    """A server of this test's own: roles belong to a whole server."""
+    with EmbeddedServer(public_dir / "store", next(it for it in installations() if not it.timescaledb)) as server:
+        yield server
+
+
+def owned(server: EmbeddedServer, name: str, attributes: str) -> str:
+    """A new database whose owner is no superuser; its URL."""
+    engine = database.engine(server.url)
+    with engine.connect().execution_options(isolation_level="AUTOCOMMIT") as connection:
+        connection.execute(text(f"CREATE ROLE {name} LOGIN {attributes}"))
+        connection.execute(text(f"CREATE DATABASE {name} OWNER {name}"))
+    engine.dispose()
+    return server.url.replace("gigawatch@/gigawatch?", f"{name}@/{name}?")
+
+
+def reads(url: str) -> bool:
+    """Whether the owner can take the report role and read."""
+    reader = database.engine(url, role=database.REPORT_ROLE)
+    with reader.connect() as connection:
+        found = connection.execute(text("SELECT * FROM report.nodes")).all()
+    reader.dispose()
+    return found == []
+
+
+def test_an_owner_who_is_no_superuser_can_migrate_and_read(bare_server: EmbeddedServer) -> None:
+    url = owned(bare_server, "maker", "CREATEROLE")
+    engine = database.engine(url)
+    migrate(engine)
+    migrate(engine)
+    engine.dispose()
+    assert reads(url)
+
+
+def test_an_owner_who_may_not_make_roles_is_told_what_a_superuser_must_do(bare_server: EmbeddedServer) -> None:
+    url = owned(bare_server, "plain", "")
+    engine = database.engine(url)
+    with pytest.raises(GigawatchError, match="may not make or take the role") as caught:
+        migrate(engine)
+    superuser = database.engine(bare_server.url)
+    with superuser.begin() as connection:
+        # The remedy's own words are the cure.
+        for statement in caught.value.remedy.partition(": ")[2].split(";"):
+            if statement.strip():
+                connection.execute(text(statement))
+    superuser.dispose()
+    migrate(engine)
+    engine.dispose()
+    assert reads(url)
