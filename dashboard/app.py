@@ -4,16 +4,20 @@ import logging
 import re
 from collections.abc import Callable
 from datetime import UTC, datetime
+from pathlib import Path
 from typing import Any
+from urllib.parse import urlencode
 
 import dash
 import flask
 import sqlalchemy
-from dash import ClientsideFunction, Input, Output, State, ctx, dcc, html
+from dash import ClientsideFunction, Input, Output, State, dcc, html
 from msgspec import Struct
 
-from dashboard import components, quantities, theme, view
+from dashboard import components, live, quantities, theme, view
 from dashboard.access import Access, add_headers
+from dashboard.compress import add_compression
+from dashboard.live import Digests
 from dashboard.pages import fleet, gpu, node, nodes
 from dashboard.view import RANGES, View
 from gigawatch import database, readings, settings
@@ -34,11 +38,14 @@ class Page(Struct, frozen=True):
     render: Callable[..., Any]
     link: str | None = None
     """Where the navigation leads; None: the page is not in it."""
+    icon: str = ""
+    """Its class in gigawatch.css."""
 
 
+# A new page is a line here.
 PAGES = (
-    Page("Fleet", r"/", fleet.render, "/"),
-    Page("Nodes", r"/nodes", nodes.render, "/nodes"),
+    Page("Fleet", r"/", fleet.render, "/", "fleet"),
+    Page("Nodes", r"/nodes", nodes.render, "/nodes", "nodes"),
     Page("Node", r"/nodes/([^/]+)", node.render),
     Page("GPU", r"/gpus/([^/]+)", gpu.render),
 )
@@ -70,6 +77,7 @@ def build(loaded: Settings) -> flask.Flask:
         server,
         database.engine(url, pool_size=2, application="gigawatch dashboard, tokens"),
         open_access=loaded.dashboard.open_access,
+        data_dir=Path(loaded.store.data_dir),
     )
     server.add_url_rule("/theme.css", "theme", lambda: flask.Response(theme.style_sheet(), mimetype="text/css"))
     app = dash.Dash(
@@ -92,6 +100,7 @@ def build(loaded: Settings) -> flask.Flask:
         return hashes
 
     add_headers(server, script_hashes)
+    add_compression(server)
     return server
 
 
@@ -113,35 +122,77 @@ _INDEX = """<!DOCTYPE html>
 </html>"""
 
 
+_OFFLINE = (
+    "The dashboard's server does not answer. This page comes back by itself; figures below are the last that were read."
+)
+
+
 def _shell(loaded: Settings) -> html.Div:
+    leave = html.Form(
+        html.Button([html.Span(className="icon leave"), "Log out"], type="submit"), action="/logout", method="post"
+    )
     return html.Div(
         [
             html.A("Skip to content", href="#page", className="skip"),
-            dcc.Location(id="url"),
+            dcc.Location(id="url", refresh="callback-nav"),
             dcc.Store(id="theme"),
+            # Address and digests of the live parts of the page that the browser shows.
+            dcc.Store(id="held"),
             dcc.Interval(id="tick", interval=loaded.dashboard.refresh_s * MILLISECONDS_PER_SECOND),
             html.Header(
                 [
                     dcc.Link([html.Span(className="mark"), "Gigawatch"], href="/", className="brand"),
                     html.Nav(id="navigation", **{"aria-label": "Pages"}),
-                    html.Div(id="live", role="status"),
-                    html.Button("Pause", id="pause", **{"aria-pressed": "false"}),
-                    html.Button("Theme", id="toggle-theme", title="Switch between light and dark"),
+                    html.Div(
+                        [
+                            html.Button([html.Span(className="icon theme"), "Theme"], id="toggle-theme",
+                                        title="Switch between light and dark"),
+                            None if loaded.dashboard.open_access else leave,
+                        ],
+                        className="foot",
+                    ),
                 ],
-                className="top",
+                className="rail",
             ),
-            html.Div(id="filters", className="filters", role="search", **{"aria-label": "Filters"}),
-            html.Div(id="banners", **{"aria-live": "polite"}),
-            html.Main(_loading(), id="page", tabIndex=-1),
+            html.Div(
+                [
+                    html.Div(
+                        [
+                            html.Div(id="filters", className="filters", role="search", **{"aria-label": "Filters"}),
+                            html.Div(
+                                [
+                                    html.Div(id="live"),
+                                    html.Button("Pause", id="pause", title="Stop and resume the refreshing",
+                                                **{"aria-pressed": "false"}),
+                                ],
+                                className="live",
+                            ),
+                        ],
+                        className="top",
+                    ),
+                    html.Div(
+                        [html.Strong("Not live. "), _OFFLINE],
+                        id="offline", className="banner lost", role="alert",
+                    ),
+                    html.Div(id="banners", **{"aria-live": "polite"}),
+                    html.Main(_loading(), id="page", tabIndex=-1),
+                ],
+                className="body",
+            ),
         ],
         className="shell",
-    )
+    )  # fmt: skip
 
 
 def _loading() -> html.Div:
     return html.Div(
-        [html.Div(className="skeleton card") for _ in range(6)] + [html.Div(className="skeleton chart wide")],
-        className="grid",
+        [
+            html.Div([html.Div(className="skeleton") for _ in range(6)], className="cards"),
+            html.Div(className="skeleton chart wide"),
+            html.Div(className="skeleton chart"),
+            html.Div(className="skeleton chart"),
+        ],
+        className="grid skeletons",
         **{"aria-busy": "true", "aria-label": "Loading"},
     )
 
@@ -152,7 +203,7 @@ def _add_callbacks(app: dash.Dash, reader: sqlalchemy.Engine) -> None:
     )
     app.clientside_callback(
         ClientsideFunction("gigawatch", "pause"),
-        Output("tick", "disabled"), Output("pause", "children"), Output("pause", "aria-pressed"),
+        Output("tick", "max_intervals"), Output("pause", "children"), Output("pause", "aria-pressed"),
         Input("pause", "n_clicks"),
     )  # fmt: skip
     app.clientside_callback(
@@ -185,22 +236,47 @@ def _add_callbacks(app: dash.Dash, reader: sqlalchemy.Engine) -> None:
         return view.query(asked, site=site, rack=rack, model=model)
 
     @app.callback(  # type: ignore[untyped-decorator]
-        Output("page", "children"), Output("banners", "children"), Output("live", "children"),
-        Input("url", "pathname"), Input("url", "search"), Input("theme", "data"), Input("tick", "n_intervals"),
+        Output("url", "search", allow_duplicate=True),
+        Input("apply-period", "n_clicks"), Input("period-from", "n_submit"), Input("period-to", "n_submit"),
+        State("period-from", "value"), State("period-to", "value"), State("url", "search"),
+        prevent_initial_call=True,
     )  # fmt: skip
-    def page(path: str | None, search: str | None, theme_name: str | None, _: int | None) -> Any:
+    def choose_period(
+        clicks: int | None, first: int | None, last: int | None, start: str | None, stop: str | None, search: str | None
+    ) -> Any:
+        if not (clicks or first or last):
+            return dash.no_update
+        asked, _ = view.parse(search)
+        # What is no time goes to the address as it is: the page says what is wrong with it.
+        rest = view.query(asked, start=None, stop=None).removeprefix("?")
+        return "?" + "&".join(filter(None, [rest, urlencode({"from": start or "", "to": stop or ""})]))
+
+    @app.callback(  # type: ignore[untyped-decorator]
+        Output("page", "children"), Output("banners", "children"), Output("live", "children"), Output("held", "data"),
+        Input("url", "pathname"), Input("url", "search"), Input("theme", "data"), Input("tick", "n_intervals"),
+        State("held", "data"),
+        # While one refresh is under way the next would make the browser drop its answer.
+        running=[(Output("tick", "disabled"), True, False)],
+    )  # fmt: skip
+    def page(path: str | None, search: str | None, theme_name: str | None, _: int | None, held: Digests | None) -> Any:
         if theme_name is None:
-            return dash.no_update, dash.no_update, dash.no_update
+            return (dash.no_update,) * 4
         asked, notices = view.parse(search)
         now = datetime.now(UTC)
+        address = f"{path}{search}"
+        held = held if held and held[live.ADDRESS] == address else None
         try:
             with reader.connect() as connection:
                 content = _render(connection, path or "/", asked, theme.named(theme_name), now)
                 summary = readings.fleet_summary(connection)
-        except sqlalchemy.exc.DBAPIError as error:
-            log.warning("%s: %s", path, str(error.orig).partition("\n")[0])
-            return _failed(error, kept=ctx.triggered_id == "tick", now=now)
-        return content, _banners(summary, notices), _live(summary, now)
+        except (sqlalchemy.exc.DBAPIError, sqlalchemy.exc.TimeoutError) as error:
+            log.warning("%s: %s", path, str(getattr(error, "orig", error)).partition("\n")[0])
+            return _failed(error, kept=held is not None, now=now)
+        found = live.parts(content)
+        digests = {**live.digests(found), live.ADDRESS: address}
+        if held and live.update(found, digests, held):
+            content = dash.no_update
+        return content, _banners(summary, notices), _live(summary, now), digests
 
 
 def _render(connection: sqlalchemy.Connection, path: str, asked: View, chosen: theme.Theme, now: datetime) -> Any:
@@ -215,14 +291,18 @@ def _render(connection: sqlalchemy.Connection, path: str, asked: View, chosen: t
     )
 
 
-def _failed(error: sqlalchemy.exc.DBAPIError, *, kept: bool, now: datetime) -> Any:
+_QUERY_CANCELED, _UNDEFINED = "57014", ("42P01", "42703", "42883", "3F000", "42501")
+
+
+def _failed(error: Exception, *, kept: bool, now: datetime) -> Any:
     """What to say where the store is away: the last figures stay where there are some, and look it."""
-    slow = getattr(error.orig, "sqlstate", None) == "57014"
-    words = (
-        "The store took too long for this page. Choose a shorter period or a filter."
-        if slow
-        else "The database cannot be reached. Is it running? This page comes back by itself."
-    )
+    state = getattr(getattr(error, "orig", None), "sqlstate", None)
+    if state == _QUERY_CANCELED:
+        words = "The store took too long for this page. Choose a shorter period or a filter."
+    elif state in _UNDEFINED:
+        words = "The database's schema does not fit this version. Run `gigawatch migrate` once."
+    else:
+        words = "The database cannot be reached. Is it running? This page comes back by itself."
     banner = html.Div(
         [html.Strong("Not live. "), words, f" Tried at {quantities.clock(now)} UTC."]
         + ([" Figures below are the last that were read."] if kept else []),
@@ -230,7 +310,7 @@ def _failed(error: sqlalchemy.exc.DBAPIError, *, kept: bool, now: datetime) -> A
         role="alert",
     )
     content = dash.no_update if kept else components.message("No figures", html.P(words), tone="bad")
-    return content, banner, components.badge("not live", "bad")
+    return content, banner, components.badge("not live", "bad"), dash.no_update if kept else None
 
 
 def _banners(summary: readings.FleetSummary, notices: list[str]) -> list[Any]:
@@ -252,16 +332,22 @@ def _live(summary: readings.FleetSummary, now: datetime) -> Any:
     if summary.newest is None:
         return components.badge("no live data", "")
     age_s = (now - summary.newest).total_seconds()
-    return components.badge(
-        f"{'live' if age_s < STALE_S else 'stale'} · {quantities.duration(age_s)} old",
-        "ok" if age_s < STALE_S else "warn",
+    fresh = age_s < STALE_S
+    # theme.js lets the age go on between refreshes.
+    return html.Span(
+        ["live · " if fresh else "stale · ", html.Span(f"{quantities.duration(age_s)} old", className="age")],
+        className=f"badge {'ok' if fresh else 'warn'}",
+        title=f"The newest window began at {quantities.clock(summary.newest)} UTC",
+        **{"data-age": f"{age_s:.1f}", "data-key": summary.newest.isoformat()},
     )
 
 
 def _navigation(path: str, asked: View) -> list[Any]:
     query = view.query(asked)
     return [
-        dcc.Link(page.title, href=f"{page.link}{query}", className="chosen" if path == page.link else "")
+        components.choice_link(
+            [html.Span(className=f"icon {page.icon}"), page.title], f"{page.link}{query}", chosen=path == page.link
+        )
         for page in PAGES
         if page.link is not None
     ]
@@ -280,24 +366,57 @@ def _filters(path: str, asked: View, choices: readings.Choices) -> list[Any]:
 
     ranges = html.Nav(
         [
-            dcc.Link(
+            components.choice_link(
                 label,
-                href=path + (view.query(asked, range=key, start=None, stop=None) or "?"),
-                className="chosen" if key == asked.range and not asked.custom else "",
+                path + (view.query(asked, range=key, start=None, stop=None) or "?"),
+                chosen=key == asked.range and not asked.custom,
             )
             for key, (label, _) in RANGES.items()
-        ]
-        + (
-            [html.Span(f"{asked.start:%Y-%m-%d %H:%M} – {asked.stop:%Y-%m-%d %H:%M}", className="chosen")]
-            if asked.custom
-            else []
-        ),
+        ],
         className="choice",
         **{"aria-label": "Period"},
     )
+    whole = path in {page.link for page in PAGES}
     return [
-        dropdown("site", "site", choices.sites, asked.site),
-        dropdown("rack", "rack", choices.racks, asked.rack),
-        dropdown("model", "GPU model", choices.gpu_models, asked.model),
-        ranges,
+        # The page of one node or GPU has nothing to filter.
+        *(
+            [
+                dropdown("site", "site", choices.sites, asked.site),
+                dropdown("rack", "rack", choices.racks, asked.rack),
+                dropdown("model", "GPU model", choices.gpu_models, asked.model),
+            ]
+            if whole
+            else []
+        ),
+        html.Div([ranges, _custom(asked)], className="period"),
     ]
+
+
+def _custom(asked: View) -> html.Details:
+    def moment(identity: str, label: str, value: datetime | None) -> html.Label:
+        return html.Label(
+            [
+                label,
+                dcc.Input(
+                    id=identity, type="text", placeholder="2026-01-31 08:00", autoComplete="off",
+                    value=f"{value:%Y-%m-%d %H:%M}" if value else "",
+                ),
+            ],
+            htmlFor=identity,
+        )  # fmt: skip
+
+    shown = f"{asked.start:%b %d %H:%M} – {asked.stop:%b %d %H:%M}" if asked.start and asked.stop else "Custom"
+    return html.Details(
+        [
+            html.Summary(shown),
+            html.Div(
+                [
+                    moment("period-from", "From (UTC)", asked.start),
+                    moment("period-to", "To (UTC)", asked.stop),
+                    html.Button("Show this period", id="apply-period"),
+                ],
+                className="sheet",
+            ),
+        ],
+        className="custom chosen" if asked.custom else "custom",
+    )

@@ -79,6 +79,9 @@ def _run(loaded: Settings, url: str) -> None:
     engine.dispose()
     # The serving process reads its settings from the environment.
     os.environ["GIGAWATCH_STORE__DATABASE_URL"] = url
+    os.environ["GIGAWATCH_STORE__DATA_DIR"] = loaded.store.data_dir
+    os.environ["GIGAWATCH_STORE__STATEMENT_TIMEOUT_S"] = str(loaded.store.statement_timeout_s)
+    os.environ["GIGAWATCH_STORE__POOL_SIZE"] = str(loaded.store.pool_size)
     os.environ["GIGAWATCH_DASHBOARD__OPEN_ACCESS"] = str(loaded.dashboard.open_access).lower()
     os.environ["GIGAWATCH_DASHBOARD__REFRESH_S"] = str(loaded.dashboard.refresh_s)
     click.echo(f"The dashboard is at http://{loaded.dashboard.host}:{loaded.dashboard.port}/", err=True)
@@ -88,7 +91,7 @@ def _run(loaded: Settings, url: str) -> None:
         address=loaded.dashboard.host,
         port=loaded.dashboard.port,
         interface=Interfaces.WSGI,
-        # One process: sessions are in its memory. Its threads wait for the database.
+        # One process, whose threads wait for the database.
         workers=1,
         blocking_threads=4,
         respawn_failed_workers=True,

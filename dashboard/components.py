@@ -1,43 +1,84 @@
 """Pieces of pages: cards, tables, charts, badges, and what is said where there is nothing or something failed."""
 
+import re
 from collections.abc import Sequence
 from typing import Any
 from urllib.parse import quote
 
 from dash import dcc, html
 
-from dashboard import quantities
+from dashboard import live, quantities, view
 from dashboard.figures import Chart
 from dashboard.quantities import UNKNOWN
+from dashboard.view import View
 
 Child = Any
 GOOD_COVERAGE = 0.95
 
 
-def card(label: str, quantity: str, note: Child = None, *, tone: str = "", boundary: str = "") -> html.Div:
-    """A figure that people look at first: what it is, its quantity as quantities gives it, and what qualifies it."""
+def card(
+    label: str, quantity: str, note: Child = None, *, tone: str = "", boundary: str = "", share: float | None = None
+) -> html.Div:
+    """A figure that people look at first: what it is, its quantity as quantities gives it, and what qualifies it.
+
+    Args:
+        label: what it is.
+        quantity: its value and unit.
+        note: what qualifies it.
+        tone: "", warn or bad.
+        boundary: what it covers and what it leaves out.
+        share: of what is possible, 0 to 1, drawn as a bar; the note says it in words.
+    """
     value, _, unit = quantity.partition(quantities.SPACE)
+    bar = html.Span(style={"width": f"{min(1.0, max(0.0, share)):.1%}"}) if share is not None else None
     return html.Div(
         [
             html.Dt(label, title=boundary or None),
             html.Dd([html.Span(value, className="value"), html.Span(f" {unit}" if unit else "", className="unit")]),
+            # A component without children is false.
+            *([] if bar is None else [html.Dd(bar, className="meter", **{"aria-hidden": "true"})]),
             html.Dd(note or quantities.SPACE, className="note"),
         ],
         className=f"card {tone}",
     )
 
 
-def panel(title: str, *children: Child, note: Child = None, identity: str = "", wide: bool = False) -> html.Section:
-    """A part of a page under a heading."""
+def choice_link(text: Child, href: str, *, chosen: bool) -> dcc.Link:
+    """One of a few views of the same, as a link: the URL is the state."""
+    said = [html.Span(", chosen", className="screen-reader")] if chosen else []
+    return dcc.Link(
+        [*(text if isinstance(text, list) else [text]), *said],
+        href=href,
+        className="chosen" if chosen else "",
+    )
+
+
+def choice(label: str, options: dict[str, str], chosen: str) -> html.Nav:
+    """A few views to choose from, with the query of each."""
+    return html.Nav(
+        [choice_link(text, query or "?", chosen=text == chosen) for text, query in options.items()],
+        className="choice",
+        **{"aria-label": label},
+    )
+
+
+def panel(title: str, *children: Child, note: Child = None, control: Child = None, wide: bool = False) -> html.Section:
+    """A part of a page under a heading, with what qualifies it and what chooses between its views beside that.
+
+    A panel without a figure is live as a whole (see dashboard.live); a figure is live by itself.
+    """
+    drawn = any(getattr(child, "className", None) == "drawn" for child in children)
+    identity = {} if drawn else {"id": live.PREFIX + re.sub(r"\W+", "-", title.lower())}
     return html.Section(
-        [html.Header([html.H2(title), html.P(note, className="note") if note else None]), *children],
+        [html.Header([html.H2(title), html.P(note, className="note") if note else None, control]), *children],
         className="panel wide" if wide else "panel",
-        **({"id": identity} if identity else {}),
+        **identity,
     )
 
 
 def chart(drawn: Chart, identity: str) -> html.Div:
     """A figure, with what it says in words for those who do not see it."""
+    words = f"{live.PREFIX}{identity}-words"
     return html.Div(
         [
             dcc.Graph(
@@ -46,23 +87,44 @@ def chart(drawn: Chart, identity: str) -> html.Div:
                 config={"displaylogo": False, "displayModeBar": False, "responsive": True, "locale": "en"},
                 className="chart",
             ),
-            html.P(drawn.summary, className="screen-reader"),
+            html.P(drawn.summary, id=words, className="screen-reader"),
         ],
+        className="drawn",
         role="group",
-        **{"aria-label": drawn.summary},
+        **{"aria-labelledby": words},
     )
 
 
-def table(caption: str, header: Sequence[str], rows: Sequence[Sequence[Child]], empty: str) -> html.Div:
-    """A small table; what stands right in each row are numbers."""
+def table(
+    caption: str, header: Sequence[str], rows: Sequence[Sequence[Child]], empty: str, *, numbers: Sequence[int] = ()
+) -> html.Div:
+    """A small table.
+
+    Args:
+        caption: what it shows.
+        header: names of the columns.
+        rows: cells.
+        empty: what to say where there is no row.
+        numbers: columns of numbers, which stand right.
+    """
     if not rows:
         return html.P(empty, className="empty")
+    classes = ["number" if number in numbers else "" for number in range(len(header))]
     return html.Div(
         html.Table(
             [
                 html.Caption(caption, className="screen-reader"),
-                html.Thead(html.Tr([html.Th(name, scope="col") for name in header])),
-                html.Tbody([html.Tr([html.Td(cell) for cell in row]) for row in rows]),
+                html.Thead(
+                    html.Tr(
+                        [html.Th(name, scope="col", className=it) for name, it in zip(header, classes, strict=True)]
+                    )
+                ),
+                html.Tbody(
+                    [
+                        html.Tr([html.Td(cell, className=it) for cell, it in zip(row, classes, strict=True)])
+                        for row in rows
+                    ]
+                ),
             ]
         ),
         className="scroll",
@@ -113,6 +175,24 @@ def gpu_link(gpu_uuid: str, text: str, query: str) -> dcc.Link:
 def message(title: str, *children: Child, tone: str = "") -> html.Div:
     """What fills a page that has nothing else to show."""
     return html.Div([html.H1(title), *children], className=f"message {tone}", role="status")
+
+
+def nothing(asked: View) -> html.Div:
+    """There is no GPU or node to show: none matches the filters, or none was heard of yet."""
+    if asked.filtered:
+        return message(
+            "Nothing matches these filters",
+            html.P("No GPU of this model is in this site and rack."),
+            dcc.Link(
+                "Clear filters", href=view.query(asked, site=None, rack=None, model=None) or "/", className="button"
+            ),
+        )
+    return message(
+        "No data yet",
+        html.P("The store is ready and waits for an agent. On a GPU server:"),
+        html.Pre("gigawatch doctor\ngigawatch collect --server-url http://… --token-file agent.token"),
+        html.P(["Or look at a simulated fleet first: ", html.Code("gigawatch up --demo")]),
+    )
 
 
 def unknown(kind: str, name: str) -> html.Div:

@@ -49,7 +49,7 @@ def power(rows: Sequence[PowerPoint], period: Period, theme: Theme) -> Chart:
         colour = theme.series[number % len(theme.series)]
         upper = [low + (value or 0) / factor for low, value in zip(base, line.values, strict=True)]
         present = [value is not None for value in line.values]
-        _area(figure, times, period.step, base, upper, present, colour, line.label)
+        _area(figure, times, period.step, base, upper, present, colour, line.label, group=line.label)
         figure.add_scatter(
             x=_middles(times, period.step), y=_where(upper, present), mode="lines", name=line.label,
             legendgroup=line.label, line={"color": colour, "width": 1.4}, connectgaps=False,
@@ -362,7 +362,7 @@ def _heat_map(
     least, most = (30.0, 95.0) if heat == "temperature" else (0.0, 100.0)
     figure = _figure(theme, None, height=max(130, 70 + 26 * len(rows)))
     shared = {
-        "x": list(range(width)), "y": names, "xgap": 1.5, "ygap": 3, "hovertext": texts, "customdata": targets,
+        "x": _edges(padded, width), "y": names, "xgap": 1.5, "ygap": 3, "hovertext": texts, "customdata": targets,
         "hovertemplate": "%{hovertext}<extra></extra>",
     }  # fmt: skip
     figure.add_heatmap(
@@ -386,7 +386,7 @@ def _heat_map(
     figure.update_layout(
         xaxis={"visible": False, "fixedrange": True},
         yaxis={"autorange": "reversed", "showgrid": False, "fixedrange": True, "tickfont": {"size": 12}, "ticks": ""},
-        hovermode="closest", margin={"l": 8, "r": 8, "t": 52, "b": 6},
+        hovermode="closest", margin={"l": 8, "r": 8, "t": 44, "b": 6},
     )  # fmt: skip
     silent = sum(1 for cells in padded for cell in cells if cell is not None and state(cell) != "reporting")
     known = (
@@ -395,6 +395,14 @@ def _heat_map(
         else "no data"
     )
     return Chart(figure, f"{title}, a cell for each {thing}, in {len(rows)} rows: {known}; {silent} not reporting.")
+
+
+def _edges(rows: Sequence[Sequence[Any]], width: int) -> list[float]:
+    """Where cells begin and end: a column that is empty in every row only parts its neighbours."""
+    edges = [0.0]
+    for column in range(width):
+        edges.append(edges[-1] + (1 if any(cells[column] is not None for cells in rows) else 0.3))
+    return edges
 
 
 def _spaced(members: Sequence[GpuNow]) -> list[GpuNow | None]:
@@ -447,14 +455,23 @@ def totals(series: Sequence[Series]) -> Values:
 
 def coverages(rows: Sequence[PowerPoint], times: Sequence[datetime]) -> list[float]:
     """Coverage of each bin over all groups: covered GPU-time over the GPU-time due; 0 where there is no row."""
-    due_s: dict[str, float] = {}
+    due_s: dict[datetime, dict[str, float]] = {}
     covered_s: dict[datetime, float] = {}
+    usual_s: dict[str, float] = {}
     for row in rows:
         if row.coverage and row.covered_s:
-            due_s[row.label] = max(due_s.get(row.label, 0), row.covered_s / row.coverage)
+            due = row.covered_s / row.coverage
+            due_s.setdefault(row.time, {})[row.label] = due
+            usual_s[row.label] = max(usual_s.get(row.label, 0), due)
             covered_s[row.time] = covered_s.get(row.time, 0) + row.covered_s
-    whole_s = sum(due_s.values())
-    return [min(1.0, covered_s.get(time, 0) / whole_s) if whole_s else 0.0 for time in times]
+    coverage = []
+    for time in times:
+        present = due_s.get(time, {})
+        # A bin at the edge of the period is shorter, for the groups that it lacks as for those it has.
+        length = max((due / usual_s[label] for label, due in present.items()), default=1.0)
+        whole_s = sum(present.get(label, usual * length) for label, usual in usual_s.items())
+        coverage.append(min(1.0, covered_s.get(time, 0) / whole_s) if whole_s else 0.0)
+    return coverage
 
 
 def _table(
@@ -472,6 +489,7 @@ _DASHES = ("solid", "dot", "dash")
 def _figure(theme: Theme, period: Period | None, *, height: int, rows: tuple[float, float] = (0, 1)) -> Any:
     axis = {
         "gridcolor": theme.grid, "linecolor": theme.border, "zeroline": False, "automargin": True,
+        "showticklabels": True,
         "tickfont": {"size": 11, "color": theme.text_muted}, "title": {"font": {"size": 11}, "standoff": 6},
     }  # fmt: skip
     figure = go.Figure()
@@ -490,7 +508,16 @@ def _figure(theme: Theme, period: Period | None, *, height: int, rows: tuple[flo
     )  # fmt: skip
     if period is not None:
         figure.update_layout(
-            xaxis={"type": "date", "range": [_ms(period.start), _ms(period.stop)], "hoverformat": "%b %d %H:%M:%S"}
+            xaxis={
+                "type": "date",
+                "hoverformat": "%b %d %H:%M:%S",
+                # Not as a range: one that moves on with each refresh would undo the reader's zoom.
+                "autorangeoptions": {
+                    "clipmin": _ms(period.start),
+                    "clipmax": _ms(period.stop),
+                    "include": [_ms(period.start), _ms(period.stop)],
+                },
+            }
         )
     return figure
 
@@ -544,7 +571,8 @@ def _area(
     present: Sequence[bool],
     colour: str,
     label: str,
-    opacity: float = 0.55,
+    opacity: float = 0.45,
+    group: str | None = None,
 ) -> None:
     """Polygons between low and high, one for each run of bins that are there."""
     xs: list[int | None] = []
@@ -557,7 +585,7 @@ def _area(
         ys += [_short(value) for value in (*top, *reversed(bottom))] + [None]
     figure.add_scatter(
         x=xs, y=ys, mode="lines", line={"width": 0}, fill="toself", fillcolor=_faint(colour, opacity),
-        hoverinfo="skip", showlegend=False, name=label, legendgroup=label,
+        hoverinfo="skip", showlegend=False, name=label, legendgroup=group,
     )  # fmt: skip
 
 

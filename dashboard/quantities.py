@@ -102,6 +102,7 @@ def scale(greatest: float, unit: str) -> tuple[float, str]:
 def _scaled(value: float | None, unit: str) -> tuple[str, str]:
     if value is None:
         return UNKNOWN, ""
+    value = float(f"{value:.3g}")  # 999.6 kW is 1 MW, not 1000 kW
     factor, scaled_unit = scale(value, unit)
     shown = value / factor
     return (f"{shown:.0f}" if factor == 1 or shown >= 100 else f"{shown:.3g}"), scaled_unit

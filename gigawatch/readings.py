@@ -469,10 +469,20 @@ def nodes_now(
     where: Where = EVERYTHING,
     *,
     silent: bool = False,
+    clock_off: bool = False,
     limit: int = MOST_ROWS,
     offset: int = 0,
 ) -> list[NodeNow]:
-    """Nodes as they are now; silent: only those not heard of for 60 s, the longest silent first."""
+    """Nodes as they are now.
+
+    Args:
+        connection: of the report role.
+        where: what part of the fleet.
+        silent: only those not heard of for 60 s, the longest silent first.
+        clock_off: only those whose clock is off by more than 2 s.
+        limit: rows at most.
+        offset: rows to pass over.
+    """
     return _all(
         connection,
         NodeNow,
@@ -491,12 +501,13 @@ def nodes_now(
                 sum(power_w) AS power_w, avg(gpu_util_pct) AS gpu_util_pct, max(gpu_temp_max_c) AS gpu_temp_max_c
             FROM report.fleet_now GROUP BY node_id
         ) AS now USING (node_id)
-        WHERE (NOT :silent OR silent_s > 60) AND {_NODES}
+        WHERE (NOT :silent OR silent_s > 60) AND (NOT :clock_off OR NOT clock_ok) AND {_NODES}
             AND (CAST(:gpu_model AS text) IS NULL OR :gpu_model = ANY (now.gpu_models))
         ORDER BY CASE WHEN :silent THEN silent_s END DESC NULLS LAST, site, rack NULLS FIRST, hostname, node_id
         LIMIT :limit OFFSET :offset""",
         where,
         silent=silent,
+        clock_off=clock_off,
         limit=limit,
         offset=offset,
     )

@@ -40,7 +40,7 @@ def create(connection: Connection, name: str, role: Role) -> str:
     secret = f"gw_{role}_{secrets.token_urlsafe(32)}"
     made = connection.execute(
         insert(api_token)
-        .values(name=name, role=role, secret_sha256=_hash(secret))
+        .values(name=name, role=role, secret_sha256=secret_hash(secret))
         .on_conflict_do_nothing(index_elements=["name"])
     )
     if made.rowcount == 0:
@@ -53,8 +53,13 @@ def create(connection: Connection, name: str, role: Role) -> str:
 
 def role_of(connection: Connection, secret: str) -> Role | None:
     """The role of a token that is good; None: there is none with this secret, or it was revoked."""
+    return role_of_hash(connection, secret_hash(secret))
+
+
+def role_of_hash(connection: Connection, digest: str) -> Role | None:
+    """The same, for who kept the secret's hash in place of the secret."""
     role = connection.scalar(
-        select(api_token.c.role).where(api_token.c.secret_sha256 == _hash(secret), api_token.c.revoked.is_(None))
+        select(api_token.c.role).where(api_token.c.secret_sha256 == digest, api_token.c.revoked.is_(None))
     )
     return None if role is None else msgspec.convert(role, Role)
 
@@ -82,5 +87,6 @@ def listing(connection: Connection) -> list[Token]:
     return [Token(**row._mapping) for row in rows]
 
 
-def _hash(secret: str) -> str:
+def secret_hash(secret: str) -> str:
+    """What the store keeps of a secret."""
     return hashlib.sha256(secret.encode()).hexdigest()

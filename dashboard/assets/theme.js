@@ -1,4 +1,5 @@
-// Sets the theme before anything is drawn; the toggle, the pause button and links within figures.
+// Sets the theme before anything is drawn; then what pages do without the server: the theme's and the pause's
+// buttons, links within figures and grids, the age of the figures, and what is said when the server is away.
 (function () {
     "use strict";
     const root = document.documentElement;
@@ -9,7 +10,11 @@
     };
     const apply = () => { root.dataset.theme = stored() || (system.matches ? "dark" : "light"); };
     apply();
-    system.addEventListener("change", apply);
+    system.addEventListener("change", () => {
+        apply();
+        // The figures' colours come from the server.
+        if (window.dash_clientside.set_props) window.dash_clientside.set_props("theme", { data: root.dataset.theme });
+    });
 
     window.dash_clientside = Object.assign({}, window.dash_clientside, {
         gigawatch: {
@@ -23,7 +28,7 @@
             },
             pause: (clicks) => {
                 const paused = Boolean(clicks && clicks % 2);
-                return [paused, paused ? "Resume" : "Pause", String(paused)];
+                return [paused ? 0 : -1, paused ? "Resume" : "Pause", String(paused)];
             },
             go: (click) => {
                 const target = click && click.points[0] && click.points[0].customdata;
@@ -31,4 +36,63 @@
             },
         },
     });
+
+    // Links in a grid lead on without loading everything anew.
+    document.addEventListener("click", (event) => {
+        const link = event.target.closest && event.target.closest(".nodes-grid a[href^='/']");
+        if (!link || event.button || event.metaKey || event.ctrlKey || event.shiftKey) return;
+        event.preventDefault();
+        history.pushState({}, "", link.getAttribute("href"));
+        window.dispatchEvent(new CustomEvent("_dashprivate_pushstate"));
+        window.scrollTo(0, 0);
+    });
+
+    // What a refresh replaces may hold the focus: it goes to what came in its place.
+    const name = (element) => element.textContent.replace(", chosen", "");
+    let focused = null;
+    document.addEventListener("focusin", (event) => { focused = event.target; });
+    document.addEventListener("focusout", (event) => { if (event.target.isConnected) focused = null; });
+    document.addEventListener("DOMContentLoaded", () => new MutationObserver(() => {
+        if (!focused || focused.isConnected || document.activeElement !== document.body) return;
+        const like = [...document.querySelectorAll(focused.id ? `#${CSS.escape(focused.id)}` : focused.tagName)];
+        const heir = like.find((element) => element.href === focused.href && name(element) === name(focused))
+            || like.find((element) => name(element) === name(focused));
+        focused = null;
+        if (heir) heir.focus({ preventScroll: true });
+    }).observe(document.body, { childList: true, subtree: true }));
+
+    // Between refreshes the age goes on; each badge with data-age says how old its figures were when it came.
+    const words = (seconds) => {
+        if (seconds < 60) return `${Math.floor(seconds)}\u00a0s`;
+        return seconds < 3600 ? `${Math.floor(seconds / 60)}\u00a0min` : `${Math.floor(seconds / 3600)}\u00a0h`;
+    };
+    let came = 0, newest = null;
+    setInterval(() => {
+        const badge = document.querySelector("[data-age]");
+        const text = badge && badge.querySelector(".age");
+        if (!text) return;
+        if (badge.dataset.key !== newest) {
+            newest = badge.dataset.key;
+            came = performance.now() - 1000 * Number(badge.dataset.age);
+        }
+        text.textContent = `${words((performance.now() - came) / 1000)} old`;
+    }, 1000);
+
+    // A session that ended leads to the login; a server that does not answer is said, and looked for again.
+    const ask = window.fetch;
+    window.fetch = async (...request) => {
+        const ours = String(request[0] && request[0].url || request[0]).includes("_dash-update-component");
+        try {
+            const answer = await ask(...request);
+            if (ours && answer.status === 401) {
+                location.assign(`/login?next=${encodeURIComponent(location.pathname + location.search)}`);
+            } else if (ours) {
+                delete root.dataset.offline;
+            }
+            return answer;
+        } catch (error) {
+            if (ours && error.name !== "AbortError") root.dataset.offline = "";
+            throw error;
+        }
+    };
 })();

@@ -3,15 +3,15 @@
 from datetime import datetime, timedelta
 from typing import Any
 
-from dash import dcc, html
+from dash import html
 from sqlalchemy import Connection
 
 from dashboard import components, figures, quantities, view
-from dashboard.components import GOOD_COVERAGE, card, chart, panel, table
+from dashboard.components import GOOD_COVERAGE, card, chart, choice, panel, table
 from dashboard.theme import Theme
 from dashboard.view import Group, Heat, View
 from gigawatch import readings
-from gigawatch.readings import Energy, FleetSummary, GpuNow
+from gigawatch.readings import Energy, FleetSummary, GpuNow, NodeNow
 
 MOST_CELLS = 2_000
 """GPUs that a heat map shows one by one; beyond, a cell is a rack."""
@@ -25,7 +25,7 @@ def render(connection: Connection, asked: View, theme: Theme, now: datetime) -> 
     """The page."""
     summary = readings.fleet_summary(connection, asked.where)
     if not summary.gpus:
-        return _nothing(asked)
+        return components.nothing(asked)
     period = view.period(
         asked, now, lambda start, stop: readings.longest_window_s(connection, start, stop, asked.where)
     )
@@ -34,59 +34,96 @@ def render(connection: Connection, asked: View, theme: Theme, now: datetime) -> 
     query = view.query(asked)
     events = readings.events(connection, now - timedelta(days=1), now, asked.where, limit=MOST_ROWS)
     silent = readings.nodes_now(connection, asked.where, silent=True, limit=MOST_ROWS)
+    clocks_off = (
+        readings.nodes_now(connection, asked.where, clock_off=True, limit=MOST_ROWS) if summary.nodes_clock_off else []
+    )
     hottest = readings.gpus_now(connection, asked.where, "temperature", MOST_ROWS)
     throttled = [gpu for gpu in readings.gpus_now(connection, asked.where, "throttled", MOST_ROWS) if gpu.throttled]
     energy = readings.energy(connection, today.start, today.stop, asked.where)
     return html.Div(
         [
-            html.H1("Fleet", className="screen-reader"),
-            _cards(summary, energy, hottest[0] if hottest else None),
-            html.P(BOUNDARY + ". Times are UTC.", className="boundary"),
+            html.Div(
+                [html.H1("Fleet"), html.P(BOUNDARY + ". Times are UTC.", className="boundary")], className="title wide"
+            ),
+            _cards(summary, energy, hottest[0] if hottest else None, query),
             panel(
                 "Power",
-                _choice(
+                chart(figures.power(power, period, theme), "fleet-power"),
+                note="strip: coverage; gaps: no data",
+                control=choice(
                     "Group by",
                     {label: view.query(asked, group=key) for key, label in GROUPS.items()},
                     GROUPS[asked.group],
                 ),
-                chart(figures.power(power, period, theme), "fleet-power"),
-                note="Strip below: coverage. Gaps are times without data.",
                 wide=True,
             ),
-            panel("Utilisation", chart(figures.utilisation(power, period, theme), "fleet-utilisation"), wide=True),
             panel(
                 "Racks",
-                _choice(
-                    "Colour by", {label: view.query(asked, heat=key) for key, label in HEATS.items()}, HEATS[asked.heat]
-                ),
                 _heat_map(connection, asked, theme, summary.gpus),
                 note="× does not report",
+                control=choice(
+                    "Colour by", {label: view.query(asked, heat=key) for key, label in HEATS.items()}, HEATS[asked.heat]
+                ),
                 wide=True,
             ),
             panel("Hottest GPUs", _hottest(hottest, query), note="by margin to slowdown"),
             panel("Throttled GPUs", _throttled(throttled, query), note=f"{summary.gpus_throttled} now"),
             panel(
-                "Silent nodes",
-                table(
-                    "Nodes not heard of for a minute",
-                    ("Node", "Site", "Silent for", "GPUs"),
-                    [
-                        (
-                            components.node_link(node.node_id, node.hostname, query),
-                            node.site,
-                            quantities.duration(node.silent_s),
-                            str(node.gpus),
-                        )
-                        for node in silent
-                    ],
-                    "Every node was heard of within the last minute.",
-                ),
-                note=f"{summary.nodes_silent} of {summary.nodes}; clock off on {summary.nodes_clock_off}",
+                "Utilisation",
+                chart(figures.utilisation(power, period, theme), "fleet-utilisation"),
+                note="mean of GPUs",
             ),
-            panel("Events of the last day", events_table(events, query)),
+            panel(
+                "Silent nodes",
+                _silent(silent, query),
+                *_clocks_off(clocks_off, query),
+                note=f"{summary.nodes_silent} of {summary.nodes}",
+            ),
+            panel("Events of the last day", events_table(events, query), wide=True),
         ],
         className="grid",
     )
+
+
+def _silent(nodes: list[NodeNow], query: str) -> Any:
+    return table(
+        "Nodes not heard of for a minute",
+        ("Node", "Rack", "Silent for", "GPUs"),
+        [
+            (
+                components.node_link(node.node_id, node.hostname, query),
+                " / ".join(filter(None, (node.site, node.rack))),
+                quantities.duration(node.silent_s),
+                str(node.gpus),
+            )
+            for node in nodes
+        ],
+        "Every node was heard of within the last minute.",
+        numbers=(2, 3),
+    )
+
+
+def _clocks_off(nodes: list[NodeNow], query: str) -> list[Any]:
+    """Nodes whose figures cannot be joined with those of others; nothing where there is none."""
+    if not nodes:
+        return []
+    return [
+        html.H3("Clock off by more than 2 s"),
+        table(
+            "Nodes whose clock is off by more than 2 s",
+            ("Node", "Rack", "Off by"),
+            [
+                (
+                    components.node_link(node.node_id, node.hostname, query),
+                    " / ".join(filter(None, (node.site, node.rack))),
+                    f"{node.clock_offset_s:+.1f} s",
+                )
+                for node in nodes
+            ],
+            "",
+            numbers=(2,),
+        ),
+    ]
 
 
 def events_table(events: list[readings.EventRow], query: str) -> Any:
@@ -116,72 +153,55 @@ def events_table(events: list[readings.EventRow], query: str) -> Any:
     )
 
 
-def _nothing(asked: View) -> Any:
-    if asked.filtered:
-        return components.message(
-            "Nothing matches these filters",
-            html.P("No GPU is in this site, rack and model together."),
-            dcc.Link(
-                "Clear filters", href=view.query(asked, site=None, rack=None, model=None) or "/", className="button"
-            ),
-        )
-    return components.message(
-        "No data yet",
-        html.P("The store is ready and waits for an agent. On a GPU server:"),
-        html.Pre("gigawatch doctor\ngigawatch collect --server-url http://… --token-file agent.token"),
-        html.P(["Or look at a simulated fleet first: ", html.Code("gigawatch up --demo")]),
-    )
-
-
-def _cards(summary: FleetSummary, energy: Energy, hottest: GpuNow | None) -> html.Dl:
+def _cards(summary: FleetSummary, energy: Energy, hottest: GpuNow | None, query: str) -> html.Dl:
     poor = energy.coverage is not None and energy.coverage < GOOD_COVERAGE
     absent = summary.gpus - summary.gpus_reporting
-    of_limit = (
-        f"{quantities.percent(summary.power_w / summary.power_limit_w * 100)} of the power limits"
-        if summary.power_w is not None and summary.power_limit_w
-        else None
-    )
+    reporting = summary.gpus_reporting / summary.gpus
+    load = summary.power_w / summary.power_limit_w if summary.power_w is not None and summary.power_limit_w else None
     hot = hottest.margin_to_slowdown_c if hottest else None
     return html.Dl(
         [
-            card("Power now", quantities.power(summary.power_w), of_limit, boundary=BOUNDARY),
+            card(
+                "Power now", quantities.power(summary.power_w),
+                [
+                    "no GPU reports" if load is None
+                    else f"{quantities.percent(load * 100)} of {quantities.power(summary.power_limit_w)} limit",
+                    f" · {quantities.share(reporting)} of GPUs" if reporting < GOOD_COVERAGE else "",
+                ],
+                tone="warn" if reporting < GOOD_COVERAGE else "", boundary=BOUNDARY, share=load,
+            ),
             card(
                 "Energy today", quantities.work(energy.energy_j),
-                f"coverage {quantities.share(energy.coverage)}" + (" – incomplete" if poor else ""),
-                tone="warn" if poor else "", boundary=BOUNDARY,
+                f"UTC day · coverage {quantities.share(energy.coverage)}" + (", incomplete" if poor else ""),
+                tone="warn" if poor else "", boundary=BOUNDARY, share=energy.coverage,
             ),
-            card("Utilisation", quantities.percent(summary.gpu_util_pct), "mean of GPUs"),
+            card(
+                "Utilisation", quantities.percent(summary.gpu_util_pct), "mean of reporting GPUs",
+                share=None if summary.gpu_util_pct is None else summary.gpu_util_pct / 100,
+            ),
             card(
                 "GPUs reporting",
                 f"{quantities.count(summary.gpus_reporting)}{quantities.SPACE}of {quantities.count(summary.gpus)}",
-                f"{summary.gpus_missing} missing, {summary.gpus_silent} on silent nodes" if absent else "all of them",
-                tone="bad" if absent else "",
+                f"{summary.gpus_missing} missing · {summary.gpus_silent} on silent nodes" if absent else "all of them",
+                tone="bad" if absent else "", share=reporting,
             ),
             card(
-                "Hottest GPU", quantities.celsius(summary.gpu_temp_max_c),
-                None if hot is None else f"least margin to slowdown {hot} K",
+                "Hottest GPU", quantities.celsius(hottest.gpu_temp_max_c if hottest else None),
+                None if hottest is None or hot is None else [
+                    f"{hot} K to slowdown · ",
+                    components.gpu_link(hottest.gpu_uuid, f"{hottest.hostname} · {hottest.gpu_index}", query),
+                ],
                 tone=components.heat_tone(hot),
             ),
             card(
                 "Throttled", f"{quantities.count(summary.gpus_throttled)}{quantities.SPACE}GPUs",
-                "power, heat or brake",
+                "by power cap, heat or brake",
                 tone="warn" if summary.gpus_throttled else "",
+                share=summary.gpus_throttled / summary.gpus,
             ),
         ],
-        className="cards",
+        id="live-cards", className="cards",
     )  # fmt: skip
-
-
-def _choice(label: str, options: dict[str, str], chosen: str) -> html.Nav:
-    """One of a few, as links: the URL is the state."""
-    return html.Nav(
-        [
-            dcc.Link(text, href=query or "?", className="chosen" if text == chosen else "")
-            for text, query in options.items()
-        ],
-        className="choice",
-        **{"aria-label": label},
-    )
 
 
 def _heat_map(connection: Connection, asked: View, theme: Theme, gpus: int) -> Any:
@@ -206,13 +226,14 @@ def _hottest(gpus: list[GpuNow], query: str) -> Any:
                 components.gpu_link(gpu.gpu_uuid, f"{gpu.hostname} · {gpu.gpu_index}", query),
                 gpu.gpu_model.removeprefix("NVIDIA "),
                 quantities.celsius(gpu.gpu_temp_max_c),
-                quantities.with_unit(gpu.margin_to_slowdown_c, "K"),
+                f"{gpu.margin_to_slowdown_c} K" if gpu.margin_to_slowdown_c is not None else quantities.UNKNOWN,
                 quantities.power(gpu.power_w),
             )
             for gpu in gpus
             if gpu.gpu_temp_max_c is not None
         ],
         "No GPU tells its temperature now.",
+        numbers=(2, 3, 4),
     )
 
 
@@ -230,4 +251,5 @@ def _throttled(gpus: list[GpuNow], query: str) -> Any:
             for gpu in gpus
         ],
         "No GPU is held down now.",
+        numbers=(2, 3),
     )

@@ -31,10 +31,13 @@ def render(connection: Connection, asked: View, theme: Theme, now: datetime, nam
     health = next(iter(readings.gpu_health(connection, gpu_uuid=gpu.gpu_uuid)), None)
     state = "removed" if gpu.removed else current.state if current else "missing"
 
-    def values(field: str) -> list[float | None]:
-        return figures.gpu_values(rows, period, lambda row: getattr(row, field))
+    def lines(
+        title: str, unit: str, identity: str, parts: dict[str, str], *, top: float | None = None, factor: float = 1
+    ) -> html.Section:
+        def values(field: str) -> list[float | None]:
+            found = figures.gpu_values(rows, period, lambda row: getattr(row, field))
+            return [None if value is None else value / factor for value in found]
 
-    def lines(title: str, unit: str, identity: str, parts: dict[str, str], top: float | None = None) -> html.Section:
         series = [Series(label, values(field)) for label, field in parts.items()]
         known = [line for line in series if any(value is not None for value in line.values)]
         drawn = figures.lines(
@@ -55,6 +58,7 @@ def render(connection: Connection, asked: View, theme: Theme, now: datetime, nam
                     ),
                     _facts(gpu),
                 ],
+                id="live-head",
                 className="wide",
             ),
             _cards(current),
@@ -68,8 +72,8 @@ def render(connection: Connection, asked: View, theme: Theme, now: datetime, nam
                 "Temperature", chart(figures.temperatures(rows, gpu.temp_slowdown_c, period, theme), "gpu-temperature")
             ),
             panel("Clocks", chart(figures.clocks(rows, period, theme), "gpu-clocks"), note="shaded: held down"),
-            lines("Utilisation", "%", "gpu-utilisation", {"GPU": "gpu_util_pct", "Memory": "mem_util_pct"}, 100),
-            lines("Memory in use", "MiB", "gpu-memory", {"In use": "mem_used_mib"}),
+            lines("Utilisation", "%", "gpu-utilisation", {"GPU": "gpu_util_pct", "Memory": "mem_util_pct"}, top=100),
+            lines("Memory in use", "GiB", "gpu-memory", {"In use": "mem_used_mib"}, factor=1024),
             lines("PCIe", "MiB/s", "gpu-pcie", {"Sent": "pcie_tx_mib_per_s", "Received": "pcie_rx_mib_per_s"}),
             lines(
                 "NVLink", "MiB/s", "gpu-nvlink",
@@ -106,7 +110,10 @@ def _facts(gpu: readings.GpuFacts) -> html.Dl:
 def _cards(now: GpuNow | None) -> html.Dl | None:
     if now is None or now.state != "reporting":
         return html.P(
-            "It does not report now; below is what it did before.", className="banner bad wide", role="status"
+            "It does not report now; below is what it did before.",
+            id="live-cards",
+            className="banner bad wide",
+            role="status",
         )
     margin = now.margin_to_slowdown_c
     return html.Dl(
@@ -124,7 +131,7 @@ def _cards(now: GpuNow | None) -> html.Dl | None:
                             note=", ".join(now.clock_events or ()) or "not held down",
                             tone="warn" if now.throttled else ""),
         ],
-        className="cards",
+        id="live-cards", className="cards",
     )  # fmt: skip
 
 

@@ -61,6 +61,7 @@ def render(connection: Connection, asked: View, theme: Theme, now: datetime, nam
                         ]
                     ),
                 ],
+                id="live-head",
                 className="wide",
             ),
             panel("GPUs", _gpus(gpus, query), wide=True),
@@ -95,10 +96,10 @@ def _gpus(gpus: list[readings.GpuNow], query: str) -> Any:
             "Power",
             "Limit",
             "Utilisation",
-            "GPU",
-            "Memory",
+            "GPU temp.",
+            "Memory temp.",
             "SM clock",
-            "In use",
+            "Memory in use",
             "Held down by",
         ),
         [
@@ -118,4 +119,5 @@ def _gpus(gpus: list[readings.GpuNow], query: str) -> Any:
             for gpu in gpus
         ],
         "This node has no GPU.",
+        numbers=range(3, 10),
     )

@@ -7,13 +7,16 @@ import subprocess
 import time
 from collections.abc import Iterator
 from datetime import UTC, datetime
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
+import flask
 import httpx
 import pytest
 from playwright.sync_api import Browser, Page, expect, sync_playwright
 
+from dashboard import access
 from gigawatch import database, tokens
 from gigawatch.embedded import EmbeddedServer, installations
 from migrations.run import migrate
@@ -116,19 +119,32 @@ def watched(browser: Browser, dashboard: Dashboard) -> Iterator[Watched]:
     watched.page.close()
 
 
-@pytest.mark.parametrize("path", PAGES)
+LABELLED = """() => [...document.querySelectorAll("input, select, button, a[href], [role=group], [role=region], nav")]
+    .filter((it) => it.offsetParent !== null && it.type !== "hidden" && !it.closest(".ag-root, .js-plotly-plot"))
+    .filter((it) => !(it.textContent.trim() || it.ariaLabel || it.title || it.labels?.length
+        || it.getAttribute("aria-labelledby")))
+    .map((it) => it.outerHTML.slice(0, 200))"""
+HEADINGS = """() => [...document.querySelectorAll("h1, h2, h3, h4")].map((it) => Number(it.tagName[1]))"""
+
+
 @pytest.mark.parametrize(("width", "scheme"), [(1440, "light"), (390, "dark")])
 def test_each_page_is_clean_wide_and_narrow_light_and_dark(
-    browser: Browser, dashboard: Dashboard, path: str, width: int, scheme: str
+    browser: Browser, dashboard: Dashboard, width: int, scheme: str
 ) -> None:
     watched = Watched(browser, dashboard.url, viewport={"width": width, "height": 844}, color_scheme=scheme)
-    page = watched.go(path)
-    page.wait_for_timeout(800)
-    assert page.locator("html").get_attribute("data-theme") == scheme
-    assert page.evaluate("document.documentElement.scrollWidth - document.documentElement.clientWidth") <= 0
-    assert page.locator("h1").count() == 1
-    assert page.evaluate(UNNAMED) == []
-    assert watched.problems == []
+    for path in PAGES:
+        page = watched.go(path)
+        page.wait_for_timeout(250)
+        assert page.locator("html").get_attribute("data-theme") == scheme
+        assert page.evaluate("document.documentElement.scrollWidth - document.documentElement.clientWidth") <= 0, path
+        assert page.evaluate(LABELLED) == []
+        levels = page.evaluate(HEADINGS)
+        assert levels[0] == 1
+        assert levels.count(1) == 1
+        assert all(later - earlier <= 1 for earlier, later in pairwise(levels)), (path, levels)
+        assert page.locator("table:not(:has(caption)), th:not([scope]), img:not([alt])").count() == 0
+        assert page.locator("main").count() == page.locator("nav[aria-label=Pages]").count() == 1
+        assert watched.problems == []
     page.close()
 
 
@@ -209,8 +225,10 @@ def test_access_needs_a_good_token(browser: Browser, store: EmbeddedServer, tmp_
         agent = tokens.create(connection, "agent", "agent")
     served = Dashboard(store.url, tmp_path / "log")
     try:
-        for path in ("/", "/nodes", "/_dash-layout", "/_dash-dependencies"):
-            assert httpx.get(served.url + path).headers["location"] == "/login"
+        assert httpx.get(served.url + "/").headers["location"] == "/login"
+        assert httpx.get(served.url + "/nodes").headers["location"] == "/login?next=%2Fnodes"
+        for path in ("/_dash-layout", "/_dash-dependencies"):
+            assert httpx.get(served.url + path).status_code == 401
         assert httpx.post(f"{served.url}/_dash-update-component", json={}).status_code == 401
         watched = Watched(browser, served.url)
         page = watched.page
@@ -233,6 +251,142 @@ def test_access_needs_a_good_token(browser: Browser, store: EmbeddedServer, tmp_
     finally:
         served.stop()
         engine.dispose()
+
+
+RANGE = "document.querySelector('#fleet-power .js-plotly-plot').layout.xaxis.range.join()"
+
+
+def test_a_refresh_keeps_the_reader_s_zoom_and_focus(watched: Watched) -> None:
+    page = watched.go("/")
+    page.wait_for_selector("#fleet-power .main-svg")
+    box = page.locator("#fleet-power").bounding_box()
+    assert box is not None
+    page.mouse.move(box["x"] + 400, box["y"] + 150)
+    page.mouse.down()
+    page.mouse.move(box["x"] + 600, box["y"] + 155, steps=4)
+    page.mouse.up()
+    page.wait_for_timeout(300)
+    zoomed = page.evaluate(RANGE)
+    link = page.locator(".panel", has_text="Silent nodes").get_by_role("link").first
+    link.focus()
+    text = link.text_content()
+    page.evaluate("document.querySelector('#fleet-power').dataset.mark = 'same'")
+    silent = page.locator(".panel", has_text="Silent nodes").locator("td.number").first
+    live = page.locator("#live [data-key]").get_attribute("data-age")
+    expect(page.locator("#live [data-key]")).not_to_have_attribute("data-age", str(live), timeout=10_000)
+    page.wait_for_timeout(1_500)
+    assert silent.is_visible()
+    assert page.evaluate(RANGE) == zoomed
+    assert page.locator("#fleet-power").get_attribute("data-mark") == "same"
+    assert page.evaluate("document.activeElement.textContent") == text
+
+
+def test_a_period_of_one_s_own(watched: Watched) -> None:
+    page = watched.go("/")
+    page.locator("summary").click()
+    page.get_by_label("From (UTC)").fill("2026-01-31 08:00")
+    page.get_by_label("To (UTC)").fill("2026-01-31 09:30")
+    page.get_by_role("button", name="Show this period").click()
+    expect(page).to_have_url(re.compile(r"from=2026-01-31\+08%3A00&to=2026-01-31\+09%3A30"))
+    expect(page.locator("summary")).to_have_text("Jan 31 08:00 – Jan 31 09:30")
+    expect(page.locator(".panel", has_text="Power").first).to_contain_text("No data in this period")
+
+
+def test_filters_are_chosen_and_cleared(watched: Watched) -> None:
+    page = watched.go("/")
+    page.locator("#site").click()
+    page.get_by_role("option", name="austin").click()
+    expect(page).to_have_url(re.compile(r"site=austin"))
+    expect(page.locator("main")).not_to_contain_text("oslo-")
+    page.get_by_role("link", name="Nodes").click()
+    expect(page).to_have_url(re.compile(r"/nodes\?site=austin"))
+    expect(page.locator(".ag-row").first).to_contain_text("austin-")
+    page.locator(".ag-row a").first.click()
+    expect(page.locator("main h1")).to_contain_text("austin-")
+
+
+def test_a_cell_of_the_heat_map_leads_to_its_gpu(watched: Watched) -> None:
+    page = watched.go("/")
+    page.wait_for_selector("#fleet-heat .main-svg")
+    page.locator("#fleet-heat").scroll_into_view_if_needed()
+    box = page.locator("#fleet-heat .nsewdrag").first.bounding_box()
+    assert box is not None
+    page.mouse.click(box["x"] + 12, box["y"] + 12)
+    expect(page).to_have_url(re.compile(r"/gpus/GPU-"))
+
+
+def test_pause_stops_the_refreshing(watched: Watched) -> None:
+    page = watched.go("/")
+    page.get_by_role("button", name="Pause").click()
+    expect(page.get_by_role("button", name="Resume")).to_have_attribute("aria-pressed", "true")
+    page.wait_for_timeout(1_500)
+    live = page.locator("#live [data-key]").get_attribute("data-age")
+    page.wait_for_timeout(1_800)
+    assert page.locator("#live [data-key]").get_attribute("data-age") == live
+
+
+def test_sessions_end_and_lead_nowhere_else(browser: Browser, store: EmbeddedServer, tmp_path: Path) -> None:
+    engine = database.engine(store.url)
+    with engine.begin() as connection:
+        secret = tokens.create(connection, "leaver", "admin")
+    served = Dashboard(store.url, tmp_path / "log", GIGAWATCH_STORE__DATA_DIR=str(tmp_path / "data"))
+    try:
+        with httpx.Client(base_url=served.url) as client:
+            answer = client.post("/login?next=//evil.example/", data={"token": secret})
+            assert answer.headers["location"] == "/"
+            assert client.get("/").status_code == 200
+            assert client.post("/logout", headers={"Sec-Fetch-Site": "cross-site"}).status_code == 403
+            forged = {"Sec-Fetch-Site": "cross-site"}
+            assert client.post("/login", data={"token": secret}, headers=forged).status_code == 403
+            assert 'http-equiv="refresh"' in httpx.get(served.url, headers=forged).text
+        key = tmp_path / "data" / "dashboard.key"
+        assert key.stat().st_mode & 0o777 == 0o600
+        watched = Watched(browser, served.url)
+        watched.page.goto(f"/?token={secret}&range=6h")
+        expect(watched.page).to_have_url(f"{served.url}/?range=6h")
+        expect(watched.page.locator(".card").first).to_be_visible(timeout=15_000)
+        watched.page.get_by_role("button", name="Log out").click()
+        expect(watched.page).to_have_url(f"{served.url}/login")
+        watched.page.close()
+        for _ in range(10):
+            assert httpx.post(f"{served.url}/login", data={"token": "wrong"}).status_code == 401
+        # From here a good one is refused as well, for a minute.
+        assert httpx.post(f"{served.url}/login", data={"token": secret}).status_code == 401
+    finally:
+        served.stop()
+        engine.dispose()
+
+
+def test_a_revoked_token_ends_its_session(store: EmbeddedServer, monkeypatch: pytest.MonkeyPatch) -> None:
+    engine = database.engine(store.url)
+    with engine.begin() as connection:
+        secret = tokens.create(connection, "revoked", "viewer")
+    server = flask.Flask("test")
+    access.Access(server, engine, open_access=False)
+    server.add_url_rule("/", "start", lambda: "in")
+    client = server.test_client()
+    client.get(f"/?token={secret}")
+    assert client.get("/").text == "in"
+    with engine.begin() as connection:
+        tokens.revoke(connection, "revoked")
+    assert client.get("/").text == "in"  # believed for half a minute
+    monkeypatch.setattr(access, "BELIEVED_S", 0.0)
+    assert client.get("/").headers["location"] == "/login"
+    engine.dispose()
+
+
+def test_open_access_answers_to_this_machine_s_names_only(dashboard: Dashboard) -> None:
+    assert httpx.get(dashboard.url, headers={"Host": "evil.example"}).status_code == 403
+    assert httpx.get(dashboard.url, headers={"Host": "localhost:8601"}).status_code == 200
+
+
+def test_open_access_is_refused_beyond_this_machine(tmp_path: Path) -> None:
+    done = subprocess.run(
+        [*GIGAWATCH, "dashboard", "--open-access", "--host", "0.0.0.0"],  # noqa: S104 # that is what is refused
+        env=environment(None), capture_output=True, text=True, check=False, timeout=60,
+    )  # fmt: skip
+    assert done.returncode == 3
+    assert "would let everybody in" in done.stderr
 
 
 def test_an_empty_store_says_what_to_do(browser: Browser, embedded_server: Any, tmp_path: Path) -> None:
