@@ -7,6 +7,7 @@ import time
 from dataclasses import replace
 from pathlib import Path
 
+import pynvml
 import pytest
 
 from tests import agents
@@ -271,3 +272,79 @@ def test_the_doctor_says_what_is_missing_and_what_to_do(tmp_path: Path) -> None:
     assert "energy counter" in findings["GPU 1"]["text"]
     assert findings["server"]["level"] == "bad"
     assert "gigawatch serve" in findings["server"]["remedy"]
+
+
+def test_slow_readings_are_what_the_driver_says_and_come_again_when_they_change(tmp_path: Path) -> None:
+    scenario = nvml.Scenario([h100s(1)[0], nvml.t4(UUIDS[1], nvml.Constant(50_000))])
+    scenario.processes = [
+        nvml.Process(0, 4242, "/usr/bin/python3 train.py --token geheim", 70_000),
+        nvml.Process(0, 99, "Xorg", 12, graphics=True),
+    ]
+    scenario.actions = [
+        nvml.ecc(2.5, 0, corrected=7, uncorrected=2),
+        nvml.remap(2.5, 0, corrected=1, uncorrected=3, pending=True, failure=True),
+        nvml.retire(2.5, 1, address=0x1000),
+        nvml.retire(2.5, 1, cause=1, address=0x2000, pending=True),
+    ]
+    path = write(tmp_path, scenario)
+    with running_agent(path, tmp_path / "data", *QUICK, GIGAWATCH_AGENT__HEALTH_S="1"):
+        time.sleep(6)
+    found = spooled(tmp_path / "data")
+    h100 = [item for item in found.health if item.gpu_uuid == UUIDS[0]]
+    t4 = [item for item in found.health if item.gpu_uuid == UUIDS[1]]
+    assert (len(h100), len(t4)) == (2, 2), "once at the start, once for the change, and not each second"
+    assert (h100[0].ecc_volatile_corrected, h100[0].row_remap_failed) == (0, False)
+    assert (h100[1].ecc_volatile_corrected, h100[1].ecc_volatile_uncorrected) == (7, 2)
+    assert (h100[1].ecc_aggregate_corrected, h100[1].ecc_aggregate_uncorrected) == (7, 2)
+    assert (h100[1].rows_remapped_corrected, h100[1].rows_remapped_uncorrected) == (1, 3)
+    assert (h100[1].row_remap_pending, h100[1].row_remap_failed) == (True, True)
+    assert h100[1].performance_state is not None
+    assert h100[1].pcie_replays is not None
+    # The program's name alone: arguments can hold secrets.
+    assert [(it.pid, it.name, it.mem_used_mib) for it in h100[0].processes or ()] == [
+        (99, "Xorg", 12),
+        (4242, "python3", 70_000),
+    ]
+    assert (t4[0].pages_retired, t4[1].pages_retired, t4[1].page_retirement_pending) == (0, 2, True)
+    assert t4[0].rows_remapped_corrected is None
+
+
+def test_a_superchips_gpu_is_told_apart_from_its_module(tmp_path: Path) -> None:
+    found = run(tmp_path, nvml.Scenario([nvml.gh200(UUIDS[0], nvml.Constant(400_000))]), 2.5)
+    assert found.inventories[0].gpus[0].power_scope == "gpu"
+    # The module's 100 W of CPU are not the GPU's.
+    assert {row["power_mean_mw"] for row in found.gpu_windows} == {400_000}
+    assert {row["power_max_mw"] for row in found.gpu_windows} == {400_000}
+
+
+def test_other_events_of_nvml_are_told(tmp_path: Path) -> None:
+    scenario = nvml.Scenario(h100s(1))
+    path = write(tmp_path, scenario)
+    with path.open("a", encoding="utf-8") as file:
+        file.write(f"event 2.0 event gpu=0 type={pynvml.nvmlEventTypeDoubleBitEccError} data=0\n")
+    with running_agent(path, tmp_path / "data", *QUICK):
+        time.sleep(4.5)
+    found = spooled(tmp_path / "data")
+    assert [(it.kind, it.severity, it.gpu_uuid) for it in found.events][1:] == [
+        ("ecc_double_bit", "critical", UUIDS[0])
+    ]
+
+
+def test_the_inventory_says_what_a_gpu_is(tmp_path: Path) -> None:
+    found = run(tmp_path, nvml.Scenario([h100s(1)[0], nvml.rtx4090(UUIDS[1], nvml.Constant(300_000))]), 2,
+                "--site", "paris", "--rack", "r12")  # fmt: skip
+    inventory = found.inventories[0]
+    h100, rtx = inventory.gpus
+    assert (inventory.site, inventory.rack) == ("paris", "r12")
+    assert inventory.driver_version
+    assert inventory.cuda_version
+    assert (h100.model, h100.index, h100.uuid) == ("NVIDIA H100 80GB HBM3", 0, UUIDS[0])
+    assert all((h100.serial, h100.pci_bus_id, h100.vbios_version, h100.temp_slowdown_c, h100.mem_total_mib))
+    assert (h100.power_limit_mw, h100.power_limit_min_mw, h100.power_limit_max_mw) == (700_000, 200_000, 700_000)
+    assert rtx.serial is None
+    rows = {row["gpu_uuid"]: row for row in found.gpu_windows}
+    assert rows[UUIDS[0]]["fan_pct"] is None
+    assert rows[UUIDS[1]]["fan_pct"] is not None
+    assert rows[UUIDS[1]]["nvlink_tx_kib"] is None
+    health = {item.gpu_uuid: item for item in found.health}
+    assert health[UUIDS[1]].ecc_volatile_corrected is None
