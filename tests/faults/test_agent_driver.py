@@ -2,6 +2,7 @@
 what the agent measured is read from its spool."""
 
 import json
+import resource
 import subprocess
 import time
 from dataclasses import replace
@@ -348,3 +349,26 @@ def test_the_inventory_says_what_a_gpu_is(tmp_path: Path) -> None:
     assert rows[UUIDS[1]]["nvlink_tx_kib"] is None
     health = {item.gpu_uuid: item for item in found.health}
     assert health[UUIDS[1]].ecc_volatile_corrected is None
+
+
+def test_a_full_disk_costs_nothing_once_there_is_room_again(tmp_path: Path) -> None:
+    path = write(tmp_path, nvml.Scenario(h100s(2), journal=tmp_path / "journal"))
+    with running_agent(path, tmp_path / "data", *QUICK) as agent:
+        time.sleep(3)
+        pid = agent.process.pid
+        _, hard = resource.prlimit(pid, resource.RLIMIT_FSIZE)
+        # Its write-ahead log cannot grow any more; its own log, which is shorter, can.
+        full = (tmp_path / "data" / "spool.sqlite-wal").stat().st_size
+        assert full > 10 * agent.log.stat().st_size
+        resource.prlimit(pid, resource.RLIMIT_FSIZE, (full, hard))
+        agents.wait_for("message of the disk", lambda: "takes nothing" in agent.words())
+        time.sleep(3)
+        assert agent.process.poll() is None, agent.words()
+        resource.prlimit(pid, resource.RLIMIT_FSIZE, (hard, hard))
+        time.sleep(2.5)
+        assert agent.stop() == 0, agent.words()
+    found = spooled(tmp_path / "data")
+    for index in (0, 1):
+        assert energy_mj(found, UUIDS[index]) == served_mj(tmp_path / "journal", index)
+    starts = [(row["gpu_uuid"], row["start"]) for row in found.gpu_windows]
+    assert len(starts) == len(set(starts))
