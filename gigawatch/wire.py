@@ -31,6 +31,8 @@ from gigawatch.units import MILLISECONDS_PER_SECOND
 
 MSGPACK = "application/msgpack"
 JSON = "application/json"
+BATCHES = "application/vnd.gigawatch.batches+msgpack"
+"""What a relay sends: one msgpack array of batches, each as its agent numbered it."""
 MAX_ROWS = 1_000_000
 """GPU windows in one batch."""
 
@@ -111,6 +113,17 @@ class Receipt(Struct, frozen=True, kw_only=True):
     refused: list[Refusal] = []
     next_seq: int | None = None
     server_time: datetime
+
+
+class Outcome(Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """What became of one of a relay's batches, as its agent would have been told."""
+
+    status: int
+    """As of HTTP: 200 with a receipt; 409 with expected_seq; 400 and 422 for what will never be stored."""
+    receipt: Receipt | None = None
+    detail: str | None = None
+    code: str | None = None
+    expected_seq: int | None = None
 
 
 @cache
