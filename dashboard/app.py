@@ -219,7 +219,7 @@ def _add_callbacks(app: dash.Dash, reader: sqlalchemy.Engine) -> None:
         asked, _ = view.parse(search)
         try:
             with reader.connect() as connection:
-                choices = readings.choices(connection)
+                choices = readings.choices(connection, asked.site)
         except sqlalchemy.exc.DBAPIError:
             choices = readings.Choices(sites=[], racks=[], gpu_models=[])
         return _filters(path or "/", asked, choices), _navigation(path or "/", asked)

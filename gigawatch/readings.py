@@ -16,13 +16,21 @@ GroupBy = Literal["fleet", "site", "rack", "node", "gpu_model"]
 GpuOrder = Literal["power", "temperature", "throttled", "utilisation", "place"]
 STEPS_S = (10, 20, 30, 60, 120, 300, 600, 900, 1_800, 3_600, 7_200, 14_400, 43_200, 86_400)
 MOST_ROWS = 1_000_000
+MOST_CHOICES = 1_000
 
-_GPU_ORDERS: Mapping[GpuOrder, str] = {
-    "power": "power_w DESC NULLS LAST",
-    "temperature": "margin_to_slowdown_c NULLS LAST, gpu_temp_max_c DESC NULLS LAST",
-    "throttled": "throttled DESC NULLS LAST, cardinality(clock_events) DESC NULLS LAST, gpu_temp_max_c DESC NULLS LAST",
-    "utilisation": "gpu_util_pct DESC NULLS LAST",
-    "place": "site, rack NULLS FIRST, hostname, gpu_index",
+# Orders of GPUs, and the orders of nodes in which the first GPUs are on the first nodes.
+_GPU_ORDERS: Mapping[GpuOrder, tuple[str, str]] = {
+    "power": ("power_w DESC NULLS LAST", "gpu_power_max_w DESC NULLS LAST"),
+    "temperature": (
+        "margin_to_slowdown_c NULLS LAST, gpu_temp_max_c DESC NULLS LAST",
+        "margin_to_slowdown_c NULLS LAST, gpu_temp_max_c DESC NULLS LAST",
+    ),
+    "throttled": (
+        "throttled DESC NULLS LAST, gpu_temp_max_c DESC NULLS LAST",
+        "gpus_throttled > 0 DESC, gpu_temp_max_c DESC NULLS LAST",
+    ),
+    "utilisation": ("gpu_util_pct DESC NULLS LAST", "gpu_util_max_pct DESC NULLS LAST"),
+    "place": ("site, rack NULLS FIRST, hostname, gpu_index", "site, rack NULLS FIRST, hostname"),
 }
 
 
@@ -87,7 +95,7 @@ class Energy(Struct, frozen=True, kw_only=True):
     covered_s: float
     gpus: int
     coverage: float | None
-    """Covered GPU-time over the time of all GPUs that had any window in the period."""
+    """Covered GPU-time over the time of as many GPUs as there were at most in a bucket of the period."""
     counter_share: float | None
     """Part of the energy that is a difference of counters, 0 to 1."""
 
@@ -333,24 +341,26 @@ def step_for(start: datetime, stop: datetime, points: int = 300, finest_s: float
     return timedelta(seconds=next(steps, STEPS_S[-1]))
 
 
-def longest_window_s(connection: Connection, start: datetime, stop: datetime, where: Where = EVERYTHING) -> float:
+def longest_window_s(connection: Connection, start: datetime, stop: datetime, node_id: int | None = None) -> float:
     """Length of the longest window in a period, for a step that fits; a minute where there is none."""
     longest = connection.scalar(
-        text(f"SELECT max(covered_s) FROM report.gpu_windows WHERE time >= :start AND time < :stop AND {_GPUS}"),
-        {**_values(where), "start": start, "stop": stop},
+        text("SELECT report.longest_window_s(:start, :stop, CAST(:node_id AS integer))"),
+        {"start": start, "stop": stop, "node_id": node_id},
     )
     return 60.0 if longest is None else float(longest)
 
 
-def choices(connection: Connection) -> Choices:
-    """What sites, racks and GPU models there are."""
+def choices(connection: Connection, site: str | None = None) -> Choices:
+    """What sites, racks of a site (of all sites, without one) and GPU models there are; up to MOST_CHOICES racks."""
     row = connection.execute(
         text("""
         SELECT
-            coalesce(array_agg(DISTINCT site), '{}') AS sites,
-            coalesce(array_agg(DISTINCT rack) FILTER (WHERE rack IS NOT NULL), '{}') AS racks,
-            coalesce(array_agg(DISTINCT gpu_model), '{}') AS gpu_models
-        FROM report.gpus WHERE removed IS NULL""")
+            ARRAY(SELECT DISTINCT site FROM report.nodes ORDER BY 1) AS sites,
+            ARRAY(SELECT DISTINCT rack FROM report.nodes
+                WHERE rack IS NOT NULL AND (CAST(:site AS text) IS NULL OR site = :site)
+                ORDER BY 1 LIMIT :most) AS racks,
+            ARRAY(SELECT DISTINCT gpu_model FROM report.nodes_now ORDER BY 1) AS gpu_models"""),
+        {"site": site, "most": MOST_CHOICES},
     ).one()
     return Choices(**row._mapping)
 
@@ -367,9 +377,8 @@ def sites_now(connection: Connection) -> list[SiteNow]:
             sum(now.power_w) AS power_w, bool_or(simulated) AS simulated
         FROM report.nodes
         LEFT JOIN (
-            SELECT node_id, count(*) AS gpus, count(*) FILTER (WHERE state = 'reporting') AS reporting,
-                sum(power_w) AS power_w
-            FROM report.fleet_now GROUP BY node_id
+            SELECT node_id, sum(gpus) AS gpus, sum(gpus_reporting) AS reporting, sum(power_w) AS power_w
+            FROM report.nodes_now GROUP BY node_id
         ) AS now USING (node_id)
         GROUP BY site ORDER BY site""",
     )
@@ -384,19 +393,23 @@ def fleet_summary(connection: Connection, where: Where = EVERYTHING) -> FleetSum
         SELECT
             sum(power_w) AS power_w,
             sum(power_limit_w) AS power_limit_w,
-            avg(gpu_util_pct) AS gpu_util_pct,
+            sum(gpu_util_pct * gpu_util_gpus) / nullif(sum(gpu_util_gpus), 0) AS gpu_util_pct,
             max(gpu_temp_max_c) AS gpu_temp_max_c,
-            count(*) AS gpus,
-            count(*) FILTER (WHERE state = 'reporting') AS gpus_reporting,
-            count(*) FILTER (WHERE state = 'missing') AS gpus_missing,
-            count(*) FILTER (WHERE state = 'silent') AS gpus_silent,
-            count(*) FILTER (WHERE throttled) AS gpus_throttled,
-            (SELECT count(*) FROM report.nodes WHERE {_NODES}) AS nodes,
-            (SELECT count(*) FROM report.nodes WHERE silent_s > 60 AND {_NODES}) AS nodes_silent,
-            (SELECT count(*) FROM report.nodes WHERE NOT clock_ok AND {_NODES}) AS nodes_clock_off,
-            count(*) FILTER (WHERE simulated) AS simulated_gpus,
+            coalesce(sum(gpus), 0)::bigint AS gpus,
+            coalesce(sum(gpus_reporting), 0)::bigint AS gpus_reporting,
+            coalesce(sum(gpus_missing), 0)::bigint AS gpus_missing,
+            coalesce(sum(gpus_silent), 0)::bigint AS gpus_silent,
+            coalesce(sum(gpus_throttled), 0)::bigint AS gpus_throttled,
+            nodes.nodes, nodes.nodes_silent, nodes.nodes_clock_off,
+            coalesce(sum(gpus) FILTER (WHERE simulated), 0)::bigint AS simulated_gpus,
             max(time) AS newest
-        FROM report.fleet_now WHERE {_GPUS}""",
+        FROM (
+            SELECT count(*) AS nodes, count(*) FILTER (WHERE silent_s > 60) AS nodes_silent,
+                count(*) FILTER (WHERE NOT clock_ok) AS nodes_clock_off
+            FROM report.nodes WHERE {_NODES}
+        ) AS nodes
+        LEFT JOIN report.nodes_now ON {_GPUS}
+        GROUP BY nodes.nodes, nodes.nodes_silent, nodes.nodes_clock_off""",
         where,
     )
     assert now is not None
@@ -406,23 +419,12 @@ def fleet_summary(connection: Connection, where: Where = EVERYTHING) -> FleetSum
 def energy(connection: Connection, start: datetime, stop: datetime, where: Where = EVERYTHING) -> Energy:
     """Energy of a part of the fleet over a period."""
     row = connection.execute(
-        text(f"""
-        SELECT
-            sum(energy_j) AS energy_j,
-            coalesce(sum(covered_s) FILTER (WHERE energy_j IS NOT NULL), 0) AS covered_s,
-            count(DISTINCT gpu_uuid) AS gpus,
-            sum(energy_j) FILTER (WHERE energy_method = 'counter') AS counter_j
-        FROM report.gpu_windows WHERE time >= :start AND time < :stop AND {_GPUS}"""),
+        text("""
+        SELECT * FROM report.fleet_energy(:start, :stop,
+            CAST(:site AS text), CAST(:rack AS text), CAST(:node_id AS integer), CAST(:gpu_model AS text))"""),
         {**_values(where), "start": start, "stop": stop},
     ).one()
-    due_s = row.gpus * (stop - start).total_seconds()
-    return Energy(
-        energy_j=row.energy_j,
-        covered_s=row.covered_s,
-        gpus=row.gpus,
-        coverage=row.covered_s / due_s if due_s else None,
-        counter_share=(row.counter_j or 0) / row.energy_j if row.energy_j else None,
-    )
+    return Energy(**row._mapping)
 
 
 def gpus_now(
@@ -433,13 +435,16 @@ def gpus_now(
     offset: int = 0,
 ) -> list[GpuNow]:
     """GPUs as they are now."""
+    of_gpus, of_nodes = _GPU_ORDERS[order]
     return _all(
         connection,
         GpuNow,
         f"""
-        SELECT * FROM report.fleet_now WHERE {_GPUS}
-        ORDER BY {_GPU_ORDERS[order]}, gpu_uuid LIMIT :limit OFFSET :offset""",
+        SELECT * FROM report.fleet_now WHERE {_GPUS} AND node_id = ANY (ARRAY(
+            SELECT node_id FROM report.nodes_now WHERE {_GPUS} ORDER BY {of_nodes}, node_id LIMIT :nodes))
+        ORDER BY {of_gpus}, gpu_uuid LIMIT :limit OFFSET :offset""",
         where,
+        nodes=limit + offset,
         limit=limit,
         offset=offset,
     )
@@ -452,14 +457,14 @@ def racks_now(connection: Connection, where: Where = EVERYTHING) -> list[RackNow
         RackNow,
         f"""
         SELECT site, rack,
-            count(*) AS gpus,
-            count(*) FILTER (WHERE state = 'reporting') AS gpus_reporting,
-            count(*) FILTER (WHERE throttled) AS gpus_throttled,
+            sum(gpus) AS gpus,
+            sum(gpus_reporting) AS gpus_reporting,
+            sum(gpus_throttled) AS gpus_throttled,
             sum(power_w) AS power_w,
             sum(power_limit_w) AS power_limit_w,
-            avg(gpu_util_pct) AS gpu_util_pct,
+            sum(gpu_util_pct * gpu_util_gpus) / nullif(sum(gpu_util_gpus), 0) AS gpu_util_pct,
             max(gpu_temp_max_c) AS gpu_temp_max_c
-        FROM report.fleet_now WHERE {_GPUS} GROUP BY site, rack ORDER BY site, rack NULLS FIRST""",
+        FROM report.nodes_now WHERE {_GPUS} GROUP BY site, rack ORDER BY site, rack NULLS FIRST""",
         where,
     )
 
@@ -496,10 +501,11 @@ def nodes_now(
             now.power_w, now.gpu_util_pct, now.gpu_temp_max_c
         FROM report.nodes
         LEFT JOIN (
-            SELECT node_id, count(*) FILTER (WHERE state = 'reporting') AS reporting,
-                count(*) FILTER (WHERE throttled) AS throttled, array_agg(DISTINCT gpu_model) AS gpu_models,
-                sum(power_w) AS power_w, avg(gpu_util_pct) AS gpu_util_pct, max(gpu_temp_max_c) AS gpu_temp_max_c
-            FROM report.fleet_now GROUP BY node_id
+            SELECT node_id, sum(gpus_reporting) AS reporting, sum(gpus_throttled) AS throttled,
+                array_agg(gpu_model ORDER BY gpu_model) AS gpu_models, sum(power_w) AS power_w,
+                sum(gpu_util_pct * gpu_util_gpus) / nullif(sum(gpu_util_gpus), 0) AS gpu_util_pct,
+                max(gpu_temp_max_c) AS gpu_temp_max_c
+            FROM report.nodes_now GROUP BY node_id
         ) AS now USING (node_id)
         WHERE (NOT :silent OR silent_s > 60) AND (NOT :clock_off OR NOT clock_ok) AND {_NODES}
             AND (CAST(:gpu_model AS text) IS NULL OR :gpu_model = ANY (now.gpu_models))

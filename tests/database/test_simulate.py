@@ -49,14 +49,14 @@ def simulate(api: Api, folder: Path, *options: str) -> dict[str, Any]:
 def counted(engine: Engine) -> dict[str, int]:
     with engine.connect() as connection:
         return {
-            name: connection.execute(text(f"SELECT count(*) FROM gigawatch.{table}")).scalar_one()
+            name: connection.execute(text(f"SELECT count(*) FROM {table}")).scalar_one()
             for name, table in (
-                ("gpu_windows", "gpu_window"),
-                ("node_windows", "node_window"),
-                ("events", "event"),
-                ("health", "gpu_health"),
-                ("nodes", "node"),
-                ("gpus", "gpu"),
+                ("gpu_windows", "expanded.gpu_window"),
+                ("node_windows", "gigawatch.node_window"),
+                ("events", "gigawatch.event"),
+                ("health", "gigawatch.gpu_health"),
+                ("nodes", "gigawatch.node"),
+                ("gpus", "gigawatch.gpu"),
             )
         }
 
@@ -71,14 +71,14 @@ def test_the_store_has_what_was_sent_and_a_second_run_adds_no_window(api: Api, e
         overlaps = connection.execute(
             text(
                 "SELECT count(*) FROM (SELECT time, covered_ms, lead(time) OVER (PARTITION BY gpu_id ORDER BY time)"
-                " AS next FROM gigawatch.gpu_window) AS w WHERE next <> time + covered_ms * interval '1 ms'"
+                " AS next FROM expanded.gpu_window) AS w WHERE next <> time + covered_ms * interval '1 ms'"
             )
         ).scalar_one()
         assert overlaps == 0
         # Σ energy of the GPUs is what the nodes saw tick by tick, where no GPU was missing.
         gpus_mj, nodes_mj = connection.execute(
             text(
-                "SELECT (SELECT sum(energy_mj) FROM gigawatch.gpu_window JOIN gigawatch.gpu USING (gpu_id)"
+                "SELECT (SELECT sum(energy_mj) FROM expanded.gpu_window"
                 " WHERE (node_id, time) IN (SELECT node_id, time FROM gigawatch.node_window"
                 " WHERE gpus_read = gpus_expected)),"
                 " (SELECT sum(mw::bigint * tick_ms) / 1000 FROM gigawatch.node_window, unnest(gpu_power_mw) AS mw)"
