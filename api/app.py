@@ -1,6 +1,7 @@
 """The HTTP service: takes batches in, answers reads."""
 
 import logging
+import sys
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from datetime import UTC, datetime, timedelta
@@ -30,6 +31,7 @@ from gigawatch.units import BYTES_PER_MIB, MILLISECONDS_PER_SECOND
 DESCRIPTION = """Batches of GPU telemetry in, figures out. Every endpoint but the health checks needs a token: header
 `Authorization: Bearer …`. Agents' tokens may send, viewers' may read, admins' may do both. Times are UTC."""
 LONGEST = timedelta(days=36_525)
+SWITCH_S = 0.0005
 QUERY_CANCELED = "57014"
 log = logging.getLogger(__name__)
 
@@ -69,16 +71,20 @@ def build(loaded: Settings) -> FastAPI:
             # What is to be removed within the hour is no longer taken: it must be folded before.
             LONGEST if kept_d is None else timedelta(days=kept_d) - timedelta(hours=1),
         )
-        scheduler = Scheduler(engine, loaded.retention)
+        scheduler = Scheduler(engine, loaded.retention) if loaded.server.scheduler else None
+        # The writer gives up the interpreter at each of its round trips, and the loop holds it for the usual 5 ms.
+        sys.setswitchinterval(SWITCH_S)
         writer.start()
-        scheduler.start()
+        if scheduler is not None:
+            scheduler.start()
         app.state.settings = loaded
         app.state.access = Access(engine)
         app.state.writer = writer
         app.state.engine = engine
         app.state.report_engine = report_engine
         yield
-        await run_in_threadpool(scheduler.stop)
+        if scheduler is not None:
+            await run_in_threadpool(scheduler.stop)
         await run_in_threadpool(writer.stop)
         engine.dispose()
         report_engine.dispose()

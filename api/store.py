@@ -84,6 +84,7 @@ class Store:
         self._engine = engine
         self._keep = keep
         self._nodes: dict[str, _Node] = {}
+        self._connection: psycopg.Connection[Any] | None = None
 
     def store(self, parcels: Sequence[Parcel]) -> list[Outcome]:
         """Store the parcels and commit; the outcome of each.
@@ -114,9 +115,7 @@ class Store:
         return self._transact([parcel], careful=True)[0]
 
     def _transact(self, parcels: Sequence[Parcel], *, careful: bool) -> list[Outcome]:
-        pooled = self._engine.raw_connection()
-        connection = pooled.driver_connection
-        assert isinstance(connection, psycopg.Connection)
+        connection = self._connect()
         transaction = _Transaction(connection, self._nodes, datetime.now(UTC) - self._keep, careful)
         try:
             outcomes = transaction.run(parcels)
@@ -125,12 +124,25 @@ class Store:
             # What was learnt in a transaction that is undone may not exist.
             for machine_id in transaction.learnt:
                 self._nodes.pop(machine_id, None)
-            if not connection.closed:
-                connection.rollback()
+            self.close()
             raise
-        finally:
-            pooled.close()
         return outcomes
+
+    def _connect(self) -> "psycopg.Connection[Any]":
+        """Our own connection, made anew after whatever went wrong with the last."""
+        if self._connection is None:
+            pooled = self._engine.raw_connection()
+            connection = pooled.driver_connection
+            assert isinstance(connection, psycopg.Connection)
+            pooled.detach()
+            self._connection = connection
+        return self._connection
+
+    def close(self) -> None:
+        """Close the connection; the next transaction makes a new one."""
+        connection, self._connection = self._connection, None
+        if connection is not None:
+            connection.close()
 
 
 class _Transaction:
@@ -143,11 +155,13 @@ class _Transaction:
         self._nodes = nodes
         self._earliest = earliest
         self._careful = careful
+        self._places: dict[tuple[str, str | None], tuple[int, int | None]] = {}
         self.learnt: set[str] = set()
         """Machines whose entry in nodes is of this transaction."""
 
     def run(self, parcels: Sequence[Parcel]) -> list[Outcome]:
         # In the same order in every process, so that none waits for another that waits for it.
+        self._take_places([parcel.inventory for parcel in parcels if parcel.inventory is not None])
         for parcel in sorted(parcels, key=lambda parcel: parcel.batch.machine_id):
             self._identify(parcel)
         outcomes: dict[int, Outcome] = {}
@@ -234,7 +248,9 @@ class _Transaction:
                 "SELECT node_id FROM gigawatch.node WHERE machine_id = %s", [machine_id]
             ).fetchone()
             if row is None:
-                self._take_inventory(machine_id, Inventory(hostname=machine_id), simulated=parcel.batch.simulated)
+                unknown = Inventory(hostname=machine_id)
+                self._take_places([unknown])
+                self._take_inventory(machine_id, unknown, simulated=parcel.batch.simulated)
             else:
                 self._learn(machine_id, row[0])
 
@@ -247,15 +263,35 @@ class _Transaction:
         self.learnt.add(machine_id)
         return self._nodes[machine_id]
 
+    def _take_places(self, inventories: Iterable[Inventory]) -> None:
+        """See to it that these sites and racks have rows, and that we know their numbers."""
+        new = {(it.site, it.rack) for it in inventories} - self._places.keys()
+        if not new:
+            return
+        sites = sorted({site for site, _ in new})
+        racks = sorted((site, rack) for site, rack in new if rack is not None)
+        self._connection.execute(
+            "INSERT INTO gigawatch.site (name) SELECT unnest(%s::text[]) ON CONFLICT DO NOTHING", [sites]
+        )
+        self._connection.execute(
+            "INSERT INTO gigawatch.rack (site_id, name)"
+            " SELECT site_id, new.rack FROM unnest(%s::text[], %s::text[]) AS new (site, rack)"
+            " JOIN gigawatch.site ON site.name = new.site ORDER BY site_id, new.rack ON CONFLICT DO NOTHING",
+            [[site for site, _ in racks], [rack for _, rack in racks]],
+        )
+        found = self._connection.execute(
+            "SELECT site.name, rack.name, site.site_id, rack_id FROM gigawatch.site"
+            " LEFT JOIN gigawatch.rack ON rack.site_id = site.site_id AND rack.name = ANY(%s)"
+            " WHERE site.name = ANY(%s)",
+            [[rack for _, rack in racks], sites],
+        )
+        for site, rack, site_id, rack_id in found:
+            self._places[site, rack] = (site_id, rack_id)
+            self._places[site, None] = (site_id, None)
+
     def _take_inventory(self, machine_id: str, inventory: Inventory, *, simulated: bool) -> None:
         run = self._connection.execute
-        run("INSERT INTO gigawatch.site (name) VALUES (%s) ON CONFLICT DO NOTHING", [inventory.site])
-        site_id = _one(run("SELECT site_id FROM gigawatch.site WHERE name = %s", [inventory.site]))
-        rack_id = None
-        if inventory.rack is not None:
-            key = [site_id, inventory.rack]
-            run("INSERT INTO gigawatch.rack (site_id, name) VALUES (%s, %s) ON CONFLICT DO NOTHING", key)
-            rack_id = _one(run("SELECT rack_id FROM gigawatch.rack WHERE site_id = %s AND name = %s", key))
+        site_id, rack_id = self._places[inventory.site, inventory.rack]
         values = {
             "machine_id": machine_id,
             "site_id": site_id,

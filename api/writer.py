@@ -134,9 +134,10 @@ class Writer:
         while not ending:
             first = self._queue.get()
             if first is None:
-                return
+                break
             gathered, ending = self._gather(first)
             self._answer(gathered)
+        self._store.close()
 
     def _gather(self, first: _Waiting) -> tuple[list[_Waiting], bool]:
         """What arrives soon after the first, and whether the end was among it."""

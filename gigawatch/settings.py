@@ -81,6 +81,8 @@ class Server(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """How long arriving batches are gathered into one COPY."""
     max_waiting_mib: Annotated[int, Meta(ge=1, le=65_536)] = 64
     """Batches that wait to be stored, in each process; beyond it agents are asked to come again."""
+    scheduler: bool = True
+    """Take part in folding and removing old data: one process of all that do leads."""
     max_clock_offset_s: Annotated[float, Meta(ge=2, le=86_400)] = 300.0
     """A node whose clock is further off is refused."""
 
