@@ -18,7 +18,7 @@ import msgspec
 from collector.client import Client
 from collector.simulated import faults, fleet
 from collector.simulated.faults import MINUTE_S
-from collector.simulated.sending import Simulation
+from collector.simulated.sending import Simulation, connect
 from gigawatch import settings
 from gigawatch.errors import GigawatchError
 from gigawatch.settings import WINDOW_LENGTHS_S
@@ -170,7 +170,7 @@ def simulate(
     began_s = time.monotonic()
     history_took_s = None
     with _stopping():
-        simulation.connect()
+        connect(client)
         simulation.introduce(now_s - length_s)
         live_s = now_s
         if speed > 1:
