@@ -273,21 +273,23 @@ def _send_prepared(
     processes = Processes(machines, plan)
     began_s = time.monotonic()
     introduction_took_s = None
-    with _stopping():
-        connect(client)
-        client.close()
-        processes.start()
-        processes.introduce()
-        introduction_took_s = round(time.monotonic() - began_s, 3)
-        now_s = time.time()
-        pace = Pace(
-            origin_s=int(now_s - history_s) // plan.window_s * plan.window_s,
-            began_s=now_s,
-            window_s=plan.window_s,
-            speed=speed,
-        )
-        processes.run(pace, math.inf if for_s is None else now_s + for_s)
-    processes.stop()
+    try:
+        with _stopping():
+            connect(client)
+            client.close()
+            processes.start()
+            processes.introduce()
+            introduction_took_s = round(time.monotonic() - began_s, 3)
+            now_s = time.time()
+            pace = Pace(
+                origin_s=int(now_s - history_s) // plan.window_s * plan.window_s,
+                began_s=now_s,
+                window_s=plan.window_s,
+                speed=speed,
+            )
+            processes.run(pace, math.inf if for_s is None else now_s + for_s)
+    finally:
+        processes.stop()
     total = summed(processes.tallies)
     if total.generator_bound:
         click.echo(

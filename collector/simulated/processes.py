@@ -214,7 +214,7 @@ def _work(mouth: Connection, nodes: list[Node], plan: Plan, number: int) -> None
 
     def tell(word: Word) -> None:
         if os.getppid() != parent:
-            sys.exit(1)  # it was killed: nobody would end us
+            os._exit(1)  # it was killed: nobody would end us
         mouth.send_bytes(msgspec.msgpack.encode(word))
 
     fleet = PreparedFleet(
@@ -227,12 +227,13 @@ def _work(mouth: Connection, nodes: list[Node], plan: Plan, number: int) -> None
     # What lives as long as the process need not be looked through again and again.
     gc.freeze()
     traffic = Traffic(fleet, plan, lambda tally: tell(Word(tally=tally)))
+    signal.signal(signal.SIGTERM, lambda *_: traffic.end())
     try:
         traffic.introduce(int(time.time()))
         tell(Word(tally=traffic.tally, phase="ready"))
         start = msgspec.msgpack.decode(mouth.recv_bytes(), type=Start)
         traffic.run(start.pace, start.stop_s)
-    except asyncio.CancelledError:
+    except (asyncio.CancelledError, SystemExit):
         pass  # the parent has asked for the end
     except GigawatchError as error:
         failure = Failure(problem=error.problem, remedy=error.remedy, exit_code=error.exit_code)

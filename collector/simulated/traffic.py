@@ -2,11 +2,11 @@
 
 import asyncio
 import math
-import signal
 import ssl
 import sys
 import time
 from collections.abc import Awaitable, Callable, Sequence
+from functools import partial
 from urllib.parse import urlsplit
 
 import msgspec
@@ -245,6 +245,15 @@ class Traffic:
         self._seqs = [0] * len(fleet.nodes)
         """The next batch's number of each node."""
         self._stop_s = math.inf
+        self._cancel: Callable[[], object] | None = None
+        self._is_ended = False
+
+    def end(self) -> None:
+        """End at once, from a handler of signals: what is under way is given up."""
+        self._is_ended = True
+        if self._cancel is None:
+            raise SystemExit
+        self._cancel()
 
     def introduce(self, time_s: int) -> None:
         """Have every node say what it is, as of this time, as fast as the server takes it."""
@@ -303,7 +312,8 @@ class Traffic:
         lines = [Line(self._plan) for _ in relays[:count]]
         task = asyncio.current_task()
         assert task is not None
-        asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, task.cancel)
+        # Not asyncio's own handlers: a signal that comes while their loop is closed is lost.
+        self._cancel = partial(asyncio.get_running_loop().call_soon_threadsafe, task.cancel)
 
         async def watch() -> None:
             while True:
@@ -316,10 +326,13 @@ class Traffic:
             # A node's batches all go over the same connection, one after another.
             await asyncio.gather(*(over(line, relays[number::count]) for number, line in enumerate(lines)))
         finally:
+            self._cancel = None
             watching.cancel()
             look()
             for line in lines:
                 line.close()
+        if self._is_ended:
+            raise SystemExit
 
     async def _deliver(self, line: Line, retry: Retry, places: Sequence[int], batches: Sequence[bytes]) -> None:
         """Send these nodes' batches until the server has said of each what became of it."""
