@@ -169,6 +169,7 @@ def simulate(
     """Send the data of a simulated fleet to an API, marked as simulated.
 
     First a history in windows of a minute, then live windows as time passes, until Ctrl-C or SIGTERM.
+    Great fleets are prepared: some nodes are modelled, and all others copy what those measured.
     Durations are written as 90s, 15m, 24h, 7d. docs/simulate.md says what is modelled and what is not.
     """
     if nodes and megawatts:
