@@ -84,7 +84,9 @@ def as_window(values: dict[str, Any]) -> GpuWindow:
 @pytest.fixture
 def store_and_folder(engine: Engine) -> Iterator[tuple[Engine, Store, Folder]]:
     made, connection = folder(engine)
-    yield engine, Store(engine, KEEP), made
+    store = Store(engine, KEEP)
+    yield engine, store, made
+    store.close()
     connection.close()
 
 
@@ -207,6 +209,7 @@ def test_rollups_equal_a_recomputation_after_any_order_of_late_data(embedded_ser
             assert (total or 0) == sum(it.energy_mj or 0 for _, it in sent.values())
             assert reader.scalar(text("SELECT count(*) FROM gigawatch.rollup_dirty")) == 0
     finally:
+        store.close()
         connection.close()
         engine.dispose()
         embedded_server.drop(url)
@@ -282,6 +285,7 @@ def test_a_fold_that_is_killed_goes_on_and_folds_nothing_twice(engine: Engine, m
         sent += [(node, window) for window in windows]
         node_windows = [node_window(place // 6, place % 6 * 10, [node + 1] * 10) for place in range(360)]
         store.store([parcel(node, windows, node_windows)])
+    store.close()
     connections: list[Any] = []
     told = itertools.count(1)
 
@@ -329,6 +333,7 @@ def test_windows_that_are_too_old_are_refused_with_the_remedy(engine: Engine) ->
     old = msgspec.structs.replace(as_window(values), start=datetime.now(UTC).replace(second=0, microsecond=0)
                                   - timedelta(hours=2))  # fmt: skip
     receipt = store.store([parcel(0, [old], [])])[0]
+    store.close()
     assert isinstance(receipt, Receipt)
     assert (receipt.gpu_windows, receipt.refused[0].where) == (0, "packed_gpu_windows.columns.start[0]")
     assert "retention.windows_d" in receipt.refused[0].remedy

@@ -129,7 +129,7 @@ def test_a_prepared_fleet_is_stored_as_what_it_is(api: Api, engine: Engine, tmp_
         # What the copies say of their ticks is what they say of their energy.
         gpus_mj, nodes_mj = connection.execute(
             text(
-                "SELECT (SELECT sum(energy_mj) FROM gigawatch.gpu_window),"
+                "SELECT (SELECT sum(energy_mj) FROM expanded.gpu_window),"
                 " (SELECT sum(mw::bigint * tick_ms) / 1000 FROM gigawatch.node_window, unnest(gpu_power_mw) AS mw)"
             )
         ).one()
