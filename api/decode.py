@@ -177,8 +177,8 @@ def _parcel(body: bytes | Raw, decoder: Callable[..., Any], now: datetime, max_c
         node_windows=_packed(
             "node_windows", batch.node_windows, NodeWindow, pack_nodes, batch.packed_node_windows, decoder, refused
         ),
-        events=[event for _, event in _items("events", batch.events, Event, decoder, refused)],
-        health=[item for _, item in _items("health", batch.health, GpuHealth, decoder, refused)],
+        events=[it for _, it in _items("events", batch.events, Event, decoder, refused)] if batch.events else [],
+        health=[it for _, it in _items("health", batch.health, GpuHealth, decoder, refused)] if batch.health else [],
         refused=refused,
     )
 

@@ -33,6 +33,23 @@ _ABSENT = {kind: np.iinfo(dtype).min.to_bytes(dtype.itemsize, "little", signed=T
 BOUNDS = "Leave out what is not known; docs/api.md lists the bounds."
 
 
+class _Shape(Struct, frozen=True):
+    """What columns there may be."""
+
+    sizes: dict[str, int]
+    """Bytes of a value, by column."""
+    required: frozenset[str]
+
+    @classmethod
+    def of(cls, kinds: Sequence[Column]) -> "_Shape":
+        """The shape of these columns."""
+        sizes = {column.name: DTYPES[column.typecode].itemsize for column in kinds}
+        return cls(sizes, frozenset(column.name for column in kinds if column.required))
+
+
+_GPU_SHAPE, _NODE_SHAPE = _Shape.of(columns()), _Shape.of(node_columns())
+
+
 class Rows(Struct, frozen=True):
     """Windows of one kind; an absent value is its column's wire.Column.absent."""
 
@@ -86,7 +103,7 @@ def gpu_rows(parcels: Sequence[Parcel], earliest: datetime) -> GpuRows:
         (place, packed, packed.windows)
         for place, parcel in enumerate(parcels)
         for packed in parcel.gpu_windows
-        if isinstance(packed.windows, PackedGpuWindows) and _sound(packed, parcel, columns())
+        if isinstance(packed.windows, PackedGpuWindows) and _sound(packed, parcel, _GPU_SHAPE)
     ]
     uuids: list[str] = []
     firsts = []
@@ -138,7 +155,7 @@ def node_rows(parcels: Sequence[Parcel], earliest: datetime) -> NodeRows:
         for place, parcel in enumerate(parcels)
         for packed in parcel.node_windows
         if isinstance(packed.windows, PackedNodeWindows)
-        and _sound(packed, parcel, node_columns())
+        and _sound(packed, parcel, _NODE_SHAPE)
         and _sound_ticks(packed, packed.windows, parcel)
     ]
     check = _Check(parcels, [(place, packed) for place, packed, _ in sources], node_columns(), earliest)
@@ -253,28 +270,41 @@ class _Check:
         return rows if self.good.all() else rows.chosen(self.good)
 
 
-def _sound(packed: Packed, parcel: Parcel, kinds: Sequence[Column]) -> bool:
+def _sound(packed: Packed, parcel: Parcel, shape: "_Shape") -> bool:
     """Whether all columns are as long as there are rows; if not, all rows of the source are refused."""
-    windows, known = packed.windows, {column.name: column for column in kinds}
+    windows = packed.windows
+    found = windows.columns
+    if (
+        windows.rows
+        and shape.required <= found.keys()
+        and all(len(data) == shape.sizes.get(name, -1) * windows.rows for name, data in found.items())
+        and (not isinstance(windows, PackedGpuWindows) or len(windows.gpu) == 4 * windows.rows)
+    ):
+        # As it nearly always is.
+        return True
+    return _refuse_unsound(packed, parcel, shape)
+
+
+def _refuse_unsound(packed: Packed, parcel: Parcel, shape: "_Shape") -> bool:
+    windows = packed.windows
     faults = []
     if isinstance(windows, PackedGpuWindows) and len(windows.gpu) != 4 * windows.rows:
         faults.append(("gpu", f"{len(windows.gpu)} bytes, and {windows.rows} rows need {4 * windows.rows}"))
     for name, data in windows.columns.items():
-        column = known.get(name)
-        if column is None:
+        size = shape.sizes.get(name)
+        if size is None:
             unknown = Refusal(
                 where=f"{packed.name}.columns.{name[:60]}",
                 error="there is no such column; the others are kept",
                 remedy="docs/api.md lists the columns.",
             )
             refuse(parcel.refused, unknown)
-        elif len(data) != DTYPES[column.typecode].itemsize * windows.rows:
-            needed = DTYPES[column.typecode].itemsize * windows.rows
-            faults.append((f"columns.{name}", f"{len(data)} bytes, and {windows.rows} rows need {needed}"))
+        elif len(data) != size * windows.rows:
+            error = f"{len(data)} bytes, and {windows.rows} rows need {size * windows.rows}"
+            faults.append((f"columns.{name}", error))
     faults += [
-        (f"columns.{column.name}", "it is missing, and each row needs it")
-        for column in kinds
-        if column.required and column.name not in windows.columns
+        (f"columns.{name}", "it is missing, and each row needs it")
+        for name in sorted(shape.required - windows.columns.keys())
     ]
     if windows.rows:
         for where, error in faults:

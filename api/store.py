@@ -31,7 +31,6 @@ HEALTH_COLUMNS = (
     "rows_remapped_corrected", "rows_remapped_uncorrected", "row_remap_pending", "row_remap_failed",
     "pages_retired", "page_retirement_pending", "pcie_replays", "performance_state",
 )  # fmt: skip
-INVENTORY_COLUMNS = ("hostname", "agent_version", "driver_version", "cuda_version", "nvml_version", "cpu_model")
 GPU_COLUMNS = (
     "uuid", "index", "model", "serial", "pci_bus_id", "vbios_version", "mem_total_mib", "power_limit_mw",
     "power_limit_default_mw", "power_limit_min_mw", "power_limit_max_mw", "temp_slowdown_c", "temp_shutdown_c",
@@ -155,15 +154,11 @@ class _Transaction:
         self._nodes = nodes
         self._earliest = earliest
         self._careful = careful
-        self._places: dict[tuple[str, str | None], tuple[int, int | None]] = {}
         self.learnt: set[str] = set()
         """Machines whose entry in nodes is of this transaction."""
 
     def run(self, parcels: Sequence[Parcel]) -> list[Outcome]:
-        # In the same order in every process, so that none waits for another that waits for it.
-        self._take_places([parcel.inventory for parcel in parcels if parcel.inventory is not None])
-        for parcel in sorted(parcels, key=lambda parcel: parcel.batch.machine_id):
-            self._identify(parcel)
+        self._identify(parcels)
         outcomes: dict[int, Outcome] = {}
         next_seqs = self._lock_cursors(parcels)
         taken = []
@@ -235,119 +230,130 @@ class _Transaction:
                 "UPDATE gigawatch.ingest_cursor SET next_seq = new.next_seq, updated = now()"
                 " FROM unnest(%s::text[], %s::bigint[]) AS new (spool_id, next_seq)"
                 " WHERE ingest_cursor.spool_id = new.spool_id AND ingest_cursor.next_seq <> new.next_seq",
-                [list(next_seqs), [cursor[1] for cursor in next_seqs.values()]],
+                [list(next_seqs), _array(cursor[1] for cursor in next_seqs.values())],
             )
 
-    def _identify(self, parcel: Parcel) -> None:
-        """See to it that the parcel's node has a row, and that we know its number and its GPUs' slots."""
-        machine_id = parcel.batch.machine_id
-        if parcel.inventory is not None:
-            self._take_inventory(machine_id, parcel.inventory, simulated=parcel.batch.simulated)
-        elif machine_id not in self._nodes:
-            row = self._connection.execute(
-                "SELECT node_id FROM gigawatch.node WHERE machine_id = %s", [machine_id]
-            ).fetchone()
-            if row is None:
-                unknown = Inventory(hostname=machine_id)
-                self._take_places([unknown])
-                self._take_inventory(machine_id, unknown, simulated=parcel.batch.simulated)
-            else:
-                self._learn(machine_id, row[0])
+    def _identify(self, parcels: Sequence[Parcel]) -> None:
+        """See to it that the parcels' nodes have rows, and that we know their numbers and their GPUs' slots."""
+        told = {it.batch.machine_id: it for it in parcels if it.inventory is not None}
+        unknown = sorted({it.batch.machine_id for it in parcels} - self._nodes.keys() - told.keys())
+        if unknown:
+            found = self._connection.execute(
+                "SELECT machine_id, node_id FROM gigawatch.node WHERE machine_id = ANY(%s) ORDER BY machine_id",
+                [unknown],
+            ).fetchall()
+            self._learn(dict(found))
+            told |= {
+                it.batch.machine_id: it for it in parcels if it.batch.machine_id in set(unknown) - dict(found).keys()
+            }
+        if told:
+            # In the same order in every process, so that none waits for another that waits for it.
+            self._take_inventories([told[machine_id] for machine_id in sorted(told)])
 
-    def _learn(self, machine_id: str, node_id: int) -> _Node:
+    def _learn(self, node_ids: dict[str, int]) -> None:
+        """Read the slots of nodes, by machine."""
+        machines = {node_id: machine_id for machine_id, node_id in node_ids.items()}
+        for machine_id, node_id in node_ids.items():
+            self._nodes[machine_id] = _Node(node_id, {})
         rows = self._connection.execute(
-            "SELECT uuid, slot FROM gigawatch.gpu_slot JOIN gigawatch.gpu USING (gpu_id) WHERE gpu_slot.node_id = %s",
-            [node_id],
+            "SELECT gpu_slot.node_id, uuid, slot FROM gigawatch.gpu_slot JOIN gigawatch.gpu USING (gpu_id)"
+            " WHERE gpu_slot.node_id = ANY(%s)",
+            [list(machines)],
         )
-        self._nodes[machine_id] = _Node(node_id, dict(rows.fetchall()))
-        self.learnt.add(machine_id)
-        return self._nodes[machine_id]
+        for node_id, uuid, slot in rows:
+            self._nodes[machines[node_id]].slots[uuid] = slot
+        self.learnt |= node_ids.keys()
 
-    def _take_places(self, inventories: Iterable[Inventory]) -> None:
-        """See to it that these sites and racks have rows, and that we know their numbers."""
-        new = {(it.site, it.rack) for it in inventories} - self._places.keys()
-        if not new:
-            return
-        sites = sorted({site for site, _ in new})
-        racks = sorted((site, rack) for site, rack in new if rack is not None)
-        self._connection.execute(
-            "INSERT INTO gigawatch.site (name) SELECT unnest(%s::text[]) ON CONFLICT DO NOTHING", [sites]
-        )
-        self._connection.execute(
+    def _take_inventories(self, parcels: Sequence[Parcel]) -> None:
+        """Note what the parcels' nodes are; what says nothing of its node gets a row by its machine_id alone."""
+        by_machine = {it.batch.machine_id: it.inventory or Inventory(hostname=it.batch.machine_id) for it in parcels}
+        self._take_places({(it.site, it.rack) for it in by_machine.values()})
+        nodes = [
+            {
+                "machine_id": parcel.batch.machine_id,
+                "simulated": parcel.batch.simulated,
+                **msgspec.to_builtins(msgspec.structs.replace(by_machine[parcel.batch.machine_id], gpus=())),
+            }
+            for parcel in parcels
+        ]
+        rows = self._connection.execute(_UPSERT_NODES, [Jsonb(nodes)])
+        node_ids = dict(rows.fetchall())
+        gpus = [
+            {"node_id": node_ids[machine_id], **gpu}
+            for machine_id, inventory in by_machine.items()
+            for gpu in msgspec.to_builtins(inventory.gpus)
+        ]
+        self._take_gpus(node_ids, gpus, whole=True)
+
+    def _take_places(self, places: set[tuple[str, str | None]]) -> None:
+        """See to it that these sites and racks have rows."""
+        run = self._connection.execute
+        sites = sorted({site for site, _ in places})
+        racks = sorted((site, rack) for site, rack in places if rack is not None)
+        run("INSERT INTO gigawatch.site (name) SELECT unnest(%s::text[]) ON CONFLICT DO NOTHING", [sites])
+        run(
             "INSERT INTO gigawatch.rack (site_id, name)"
             " SELECT site_id, new.rack FROM unnest(%s::text[], %s::text[]) AS new (site, rack)"
             " JOIN gigawatch.site ON site.name = new.site ORDER BY site_id, new.rack ON CONFLICT DO NOTHING",
             [[site for site, _ in racks], [rack for _, rack in racks]],
         )
-        found = self._connection.execute(
-            "SELECT site.name, rack.name, site.site_id, rack_id FROM gigawatch.site"
-            " LEFT JOIN gigawatch.rack ON rack.site_id = site.site_id AND rack.name = ANY(%s)"
-            " WHERE site.name = ANY(%s)",
-            [[rack for _, rack in racks], sites],
-        )
-        for site, rack, site_id, rack_id in found:
-            self._places[site, rack] = (site_id, rack_id)
-            self._places[site, None] = (site_id, None)
 
-    def _take_inventory(self, machine_id: str, inventory: Inventory, *, simulated: bool) -> None:
-        run = self._connection.execute
-        site_id, rack_id = self._places[inventory.site, inventory.rack]
-        values = {
-            "machine_id": machine_id,
-            "site_id": site_id,
-            "rack_id": rack_id,
-            "simulated": simulated,
-            "labels": Jsonb(inventory.labels),
-            **{name: getattr(inventory, name) for name in INVENTORY_COLUMNS},
-        }
-        node_id = _one(run(_upsert_node(values), values))
-        self._take_gpus(machine_id, node_id, msgspec.to_builtins(inventory.gpus), whole=True)
-
-    def _take_gpus(self, machine_id: str, node_id: int, gpus: Sequence[dict[str, Any]], *, whole: bool) -> _Node:
-        """Note what GPUs a node has, each with a slot.
+    def _take_gpus(self, node_ids: dict[str, int], gpus: Sequence[dict[str, Any]], *, whole: bool) -> None:
+        """Note what GPUs nodes have, each with a slot.
 
         Args:
-            machine_id: of the node.
-            node_id: of the node.
-            gpus: what is known of each.
+            node_ids: by machine, in order of the machines.
+            gpus: what is known of each, its uuid and its node_id at least.
             whole: whether these are all; if not, what is known of others and of these stays as it is.
         """
         run = self._connection.execute
+        ids, uuids = list(node_ids.values()), [gpu["uuid"] for gpu in gpus]
         # Slots are given out by one at a time.
-        run("SELECT 1 FROM gigawatch.node WHERE node_id = %s FOR NO KEY UPDATE", [node_id])
-        uuids = [gpu["uuid"] for gpu in gpus]
-        before = [
-            row[0]
-            for row in run("SELECT DISTINCT node_id FROM gigawatch.gpu WHERE uuid = ANY(%s) AND node_id <> %s",
-                           [uuids, node_id])
-        ]  # fmt: skip
-        if gpus:
-            run(_upsert_gpus(replace=whole), {"node_id": node_id, "gpus": Jsonb(gpus)})
+        run("SELECT 1 FROM gigawatch.node WHERE node_id = ANY(%s) ORDER BY machine_id FOR NO KEY UPDATE", [ids])
+        before = run(
+            "SELECT DISTINCT node_id FROM gigawatch.gpu WHERE uuid = ANY(%s) AND node_id <> ALL(%s)", [uuids, ids]
+        )
+        changed = [*ids, *(row[0] for row in before)]
+        run(_upsert_gpus(replace=whole), [Jsonb(gpus)])
         if whole:
             run(
-                "UPDATE gigawatch.gpu SET removed = now() WHERE node_id = %s AND removed IS NULL AND uuid <> ALL(%s)",
-                [node_id, uuids],
+                "UPDATE gigawatch.gpu SET removed = now()"
+                " WHERE node_id = ANY(%s) AND removed IS NULL AND uuid <> ALL(%s)",
+                [ids, uuids],
             )
         run(
             "INSERT INTO gigawatch.gpu_slot (node_id, slot, gpu_id)"
-            " SELECT %(node_id)s, taken + row_number() OVER (ORDER BY index NULLS LAST, gpu_id), gpu_id"
-            " FROM gigawatch.gpu, (SELECT coalesce(max(slot), 0) AS taken FROM gigawatch.gpu_slot"
-            "     WHERE node_id = %(node_id)s) AS slots"
-            " WHERE uuid = ANY(%(uuids)s)"
-            " AND gpu_id NOT IN (SELECT gpu_id FROM gigawatch.gpu_slot WHERE node_id = %(node_id)s)",
-            {"node_id": node_id, "uuids": uuids},
+            " SELECT new.node_id, coalesce(taken.slot, 0)"
+            "     + row_number() OVER (PARTITION BY new.node_id ORDER BY gpu.index NULLS LAST, gpu.gpu_id), gpu.gpu_id"
+            " FROM unnest(%(node_ids)s::integer[], %(uuids)s::text[]) AS new (node_id, uuid)"
+            " JOIN gigawatch.gpu ON gpu.uuid = new.uuid"
+            " LEFT JOIN (SELECT node_id, max(slot) AS slot FROM gigawatch.gpu_slot WHERE node_id = ANY(%(ids)s)"
+            "     GROUP BY node_id) AS taken ON taken.node_id = new.node_id"
+            " LEFT JOIN gigawatch.gpu_slot AS known ON known.node_id = new.node_id AND known.gpu_id = gpu.gpu_id"
+            " WHERE known.gpu_id IS NULL",
+            {"node_ids": [gpu["node_id"] for gpu in gpus], "uuids": uuids, "ids": ids},
         )
         run(
             "UPDATE gigawatch.node SET gpus = coalesce(now.gpus, 0), gpu_model = now.gpu_model,"
             " temp_slowdown_c = now.temp_slowdown_c"
-            " FROM unnest(%s::integer[]) AS changed (node_id) LEFT JOIN ("
+            " FROM unnest(%(changed)s::integer[]) AS changed (node_id) LEFT JOIN ("
             "     SELECT node_id, count(*) AS gpus, min(temp_slowdown_c) AS temp_slowdown_c,"
             "         CASE WHEN min(model) = max(model) THEN min(model) END AS gpu_model"
-            "     FROM gigawatch.gpu WHERE removed IS NULL AND node_id = ANY(%s) GROUP BY node_id"
+            "     FROM gigawatch.gpu WHERE removed IS NULL AND node_id = ANY(%(changed)s) GROUP BY node_id"
             " ) AS now USING (node_id) WHERE node.node_id = changed.node_id",
-            [[node_id, *before], [node_id, *before]],
+            {"changed": changed},
         )
-        return self._learn(machine_id, node_id)
+        self._learn(node_ids)
+
+    def _take_new_gpus(self, by_machine: dict[str, set[str]]) -> None:
+        """Note GPUs that no inventory told of, as many as a node may have."""
+        node_ids = {machine_id: self._nodes[machine_id].node_id for machine_id in sorted(by_machine)}
+        gpus = [
+            {"node_id": node_id, "uuid": uuid}
+            for machine_id, node_id in node_ids.items()
+            for uuid in sorted(by_machine[machine_id])[: MOST_SLOTS - len(self._nodes[machine_id].slots)]
+        ]
+        self._take_gpus(node_ids, gpus, whole=False)
 
     def _write(self, parcels: Sequence[Parcel]) -> list[Receipt]:
         """Write the parcels' rows; a receipt for each."""
@@ -441,10 +447,7 @@ class _Transaction:
             for index, slot in enumerate(found):
                 if not slot and index in used:
                     new.setdefault(machines[owners[index]], set()).add(gpus.uuids[index])
-            for machine_id, uuids in sorted(new.items()):
-                node = self._nodes[machine_id]
-                taken = sorted(uuids)[: MOST_SLOTS - len(node.slots)]
-                self._take_gpus(machine_id, node.node_id, [{"uuid": uuid} for uuid in taken], whole=False)
+            self._take_new_gpus(new)
             found = [
                 self._nodes[machines[owner]].slots.get(uuid, 0) for uuid, owner in zip(gpus.uuids, owners, strict=True)
             ]
@@ -565,11 +568,9 @@ class _Transaction:
         by_machine: dict[str, set[str]] = {}
         for parcel, uuid in asked:
             by_machine.setdefault(parcel.batch.machine_id, set()).add(uuid)
-        for machine_id, uuids in sorted(by_machine.items()):
-            new = uuids - self._nodes[machine_id].slots.keys()
-            if new:
-                gpus = [{"uuid": uuid} for uuid in sorted(new)]
-                self._take_gpus(machine_id, self._nodes[machine_id].node_id, gpus, whole=False)
+        new = {it: uuids - self._nodes[it].slots.keys() for it, uuids in by_machine.items()}
+        if any(new.values()):
+            self._take_new_gpus({machine_id: uuids for machine_id, uuids in new.items() if uuids})
         found = self._connection.execute(
             "SELECT uuid, gpu_id FROM gigawatch.gpu WHERE uuid = ANY(%s)", [sorted(set().union(*by_machine.values()))]
         )
@@ -650,7 +651,7 @@ class _Newest:
         nothing = [None] * 10
         rows = [(node_id, self._offsets[node_id], *newest.get(node_id, nothing)) for node_id in sorted(self._offsets)]
         if rows:
-            connection.execute(_UPSERT_NOW, [list(column) for column in zip(*rows, strict=True)])
+            connection.execute(_UPSERT_NOW, [_array(column) for column in zip(*rows, strict=True)])
 
 
 def _summaries(grid: NodeGrid) -> NDArray[np.int64]:
@@ -707,15 +708,22 @@ _UPSERT_NOW = f"""
         {", ".join(f"{it} = CASE WHEN {_IS_NEWER} THEN excluded.{it} ELSE now.{it} END" for it in _NOW)}"""
 
 
-def _upsert_node(values: dict[str, Any]) -> sql.Composed:
-    """An INSERT that updates the row of the same machine_id and returns its number."""
-    return sql.SQL(
-        "INSERT INTO gigawatch.node ({}) VALUES ({}) ON CONFLICT (machine_id) DO UPDATE SET {} RETURNING node_id"
-    ).format(
-        sql.SQL(", ").join(map(sql.Identifier, values)),
-        sql.SQL(", ").join(map(sql.Placeholder, values)),
-        sql.SQL(", ").join(sql.SQL("{0} = EXCLUDED.{0}").format(sql.Identifier(name)) for name in values),
-    )
+_NODE_VALUES = (
+    "hostname", "simulated", "agent_version", "driver_version", "cuda_version", "nvml_version", "cpu_model",
+)  # fmt: skip
+_UPSERT_NODES = f"""
+    INSERT INTO gigawatch.node (machine_id, site_id, rack_id, labels, {", ".join(_NODE_VALUES)})
+    SELECT it.machine_id, site.site_id, rack.rack_id, coalesce(it.labels, '{{}}'),
+        {", ".join(f"it.{name}" for name in _NODE_VALUES)}
+    FROM jsonb_to_recordset(%s) AS it (machine_id text, site text, rack text, labels jsonb, hostname text,
+        simulated boolean, agent_version text, driver_version text, cuda_version text, nvml_version text,
+        cpu_model text)
+    JOIN gigawatch.site ON site.name = coalesce(it.site, 'default')
+    LEFT JOIN gigawatch.rack ON rack.site_id = site.site_id AND rack.name = it.rack
+    ORDER BY it.machine_id
+    ON CONFLICT (machine_id) DO UPDATE SET site_id = excluded.site_id, rack_id = excluded.rack_id,
+        labels = excluded.labels, {", ".join(f"{name} = excluded.{name}" for name in _NODE_VALUES)}
+    RETURNING machine_id, node_id"""
 
 
 def _upsert_gpus(*, replace: bool) -> sql.Composed:
@@ -734,8 +742,8 @@ def _upsert_gpus(*, replace: bool) -> sql.Composed:
         sql.SQL(", ").join(sql.SQL("{0} = EXCLUDED.{0}").format(sql.Identifier(name)) for name in GPU_COLUMNS)
     )
     return sql.SQL(
-        "INSERT INTO gigawatch.gpu (node_id, {}) SELECT %(node_id)s, {} FROM jsonb_to_recordset(%(gpus)s) AS it ({})"
-        " ORDER BY it.uuid ON CONFLICT (uuid) DO {}"
+        "INSERT INTO gigawatch.gpu (node_id, {}) SELECT DISTINCT ON (it.uuid) it.node_id, {}"
+        " FROM jsonb_to_recordset(%s) AS it (node_id integer, {}) ORDER BY it.uuid ON CONFLICT (uuid) DO {}"
     ).format(names, values, typed, update if replace else sql.SQL("NOTHING"))
 
 
@@ -762,6 +770,11 @@ def _too_many(count: int) -> Refusal:
         remedy="Is the machine_id that of several machines?",
         count=count,
     )
+
+
+def _array(values: Iterable[int | None]) -> str:
+    """An array of integers as PostgreSQL reads it, a tenth of the time that the driver takes for a list."""
+    return f"{{{','.join(['NULL' if value is None else str(value) for value in values])}}}"
 
 
 def _times(start_ms: NDArray[np.int64]) -> list[datetime]:

@@ -16,7 +16,7 @@ from sqlalchemy import Engine, text
 
 from api import rollups
 from api.decode import Parcel, decode
-from api.retention import retain
+from api.retention import chunk_interval, retain
 from api.rollups import Folder
 from api.store import Store
 from gigawatch import database
@@ -316,7 +316,7 @@ def test_old_data_go_when_they_are_folded_and_not_before(store_and_folder: tuple
     store.store([parcel(0, [as_window(values), as_window({**values, "slot_10s": 800})], [])])
     kept = Retention(windows_d=1, minutes_d=2)
     later = END + timedelta(days=10)
-    assert retain(engine, kept, later) == "nothing to remove"
+    assert "removed" not in retain(engine, kept, later)
     folding.run(END + timedelta(minutes=1))
     said = retain(engine, kept, later)
     assert "gpu_window" in said
@@ -337,3 +337,20 @@ def test_windows_that_are_too_old_are_refused_with_the_remedy(engine: Engine) ->
     assert isinstance(receipt, Receipt)
     assert (receipt.gpu_windows, receipt.refused[0].where) == (0, "packed_gpu_windows.columns.start[0]")
     assert "retention.windows_d" in receipt.refused[0].remedy
+
+
+@pytest.mark.parametrize(
+    ("nodes", "interval"),
+    [(0, timedelta(days=7)), (16, timedelta(days=7)), (1_000, timedelta(hours=9)), (75_000, timedelta(hours=1))],
+)
+def test_chunks_are_as_long_as_the_fleet_is_small(nodes: int, interval: timedelta) -> None:
+    assert chunk_interval(nodes, 10, 600) == interval
+
+
+def test_new_chunks_follow_the_fleets_size(engine: Engine) -> None:
+    with engine.connect() as connection:
+        if not database.capabilities(connection).hypertables:
+            assert retain(engine, Retention(), END) == "nothing to remove"
+            return
+    assert "chunks of gpu_window are of 7 days" in retain(engine, Retention(), END)
+    assert retain(engine, Retention(), END) == "nothing to remove"
