@@ -110,15 +110,23 @@ class VictoriaMetrics:
         return int(next(line for line in lines if line.startswith("VmHWM:")).split()[1]) / 1024
 
     def flush(self) -> None:
-        """Write out what it holds in memory."""
+        """Let it write out what it holds in memory: samples to be found now, files within 5 s."""
         self.get("/internal/force_flush")
+        self._wait_for("vm_rows", "inmemory")
 
     def merge(self) -> None:
-        """Merge all parts on disk into one, as it does by itself in the course of days, and wait for that."""
+        """Let it merge all parts on disk into one, as it does by itself in the course of days."""
         self.get("/internal/force_merge")
+        self._wait_for("vm_active(?:_force)?_merges")
+        before = 0
+        while before != (before := self.bytes_on_disk()):  # what was merged is removed a little later
+            time.sleep(2)
+
+    def _wait_for(self, metric: str, labels: str = "") -> None:
+        """Wait until a metric of its own is zero."""
         deadline_s = time.monotonic() + SETTLE_TIMEOUT_S
-        while self.metric("vm_active_force_merges") or self.metric("vm_active_merges"):
-            assert time.monotonic() < deadline_s, "the merge does not end"
+        while self.metric(metric, labels):
+            assert time.monotonic() < deadline_s, f"{metric} does not become zero"
 
     def bytes_on_disk(self) -> int:
         """Of data and index, in the file system's blocks."""
@@ -128,10 +136,10 @@ class VictoriaMetrics:
                 total += path.stat().st_blocks * 512
         return total
 
-    def metric(self, name: str) -> float:
+    def metric(self, name: str, labels: str = "") -> float:
         """One of its own metrics, summed over labels; as of now, for it keeps what it answered for a second."""
         time.sleep(1.1)
-        pattern = rf"^{name}(?:\{{.*\}})? (\S+)$"
+        pattern = rf"^{name}(?:\{{.*{labels}.*\}})? (\S+)$"
         return sum(float(value) for value in re.findall(pattern, self.get("/metrics").decode(), re.MULTILINE))
 
     def query(self, address: str) -> Any:
@@ -425,13 +433,18 @@ WAYS = {
 FASTEST = "remote write, snappy"
 
 
-class Fed(Struct, frozen=True):
+class Fed(Struct, frozen=True, kw_only=True):
     """What feeding it took."""
 
     way: str
     per_post: int
     gpu_windows: int
+    """Sent while the clock ran."""
+    all_gpu_windows: int
+    """On its disk, with the first minute."""
     sent: Sent
+    first_cpu_s: float
+    """Of the server for the first minute, in which all series are new."""
     server_cpu_s: float
     """To the last acknowledgement."""
     settled_cpu_s: float
@@ -444,42 +457,72 @@ class Fed(Struct, frozen=True):
     def row(self) -> str:
         """As a line of a table."""
         count = self.gpu_windows
-        return (
-            f"| {self.way} | {self.per_post} | {count / self.sent.took_s:,.0f} "
-            f"| {count * len(METRICS) / self.sent.took_s:,.0f} | {self.sent.took_s:.1f} "
-            f"| {self.server_cpu_s / count * 1e6:.2f} | {self.settled_cpu_s / count * 1e6:.2f} "
-            f"| {self.sent.cpu_s / count * 1e6:.2f} "
-            f"| {self.sent.latency_ms(0.5):.1f} | {self.sent.latency_ms(0.99):.1f} "
-            f"| {self.sent_bytes / count:.0f} | {self.flushed_bytes / count:.1f} | {self.merged_bytes / count:.1f} "
-            f"| {self.rss_mib:.0f} |"
-        )
+        cells = [
+            self.way,
+            f"{self.per_post}",
+            f"{count / self.sent.took_s:,.0f}",
+            f"{count * len(METRICS) / self.sent.took_s:,.0f}",
+            f"{self.sent.took_s:.1f}",
+            f"{self.server_cpu_s / count * 1e6:.2f}",
+            f"{self.settled_cpu_s / count * 1e6:.2f}",
+            f"{self.sent.cpu_s / count * 1e6:.2f}",
+            f"{self.sent.latency_ms(0.5):.1f}",
+            f"{self.sent.latency_ms(0.99):.1f}",
+            f"{self.sent_bytes / count:.0f}",
+            f"{self.flushed_bytes / self.all_gpu_windows:.1f}",
+            f"{self.merged_bytes / self.all_gpu_windows:.1f}",
+            f"{self.rss_mib:.0f}",
+            f"{self.first_cpu_s:.1f}",
+        ]
+        return f"| {' | '.join(cells)} |"
 
 
 HEAD = (
-    "| way in | nodes a post | GPU windows/s | samples/s | s | server CPU, µs/row | with flush | loader CPU, µs/row "
-    "| p50, ms | p99, ms | sent, bytes/row | on disk | merged | MiB |\n| --- |" + " ---: |" * 13
+    "| way in | nodes a post | rows/s | samples/s | s | server CPU, µs/row | with flush | loader CPU, µs/row "
+    "| p50, ms | p99, ms | sent, bytes/row | on disk | merged | MiB | first minute, CPU s |\n| --- |" + " ---: |" * 14
 )
+"""A row is a GPU window of eight metrics: eight samples."""
 
 
 def feed(server: VictoriaMetrics, load: Load, per_post: int, connections: int, way: str = FASTEST) -> Fed:
-    """Send all of the load and look at what it took; prepared before the clock starts."""
+    """Send all of the load and look at what it took.
+
+    Bodies are prepared before the clock starts, and the first minute is sent before it: the server then knows all
+    series, as Gigawatch knows all GPUs.
+    """
+    assert len(load) > 1, "the first minute is not measured"
     dealt = [lanes(WAYS[way].requests(server.port, of_minute, per_post), connections) for of_minute in load]
-    queues = [[it for of_minute in dealt for it in of_minute[lane]] for lane in range(connections)]
-    sent_bytes = sum(len(it) for queue in queues for it in queue)
+    queues = [[it for of_minute in dealt[1:] for it in of_minute[lane]] for lane in range(connections)]
     rows_before = server.metric("vm_rows_inserted_total")
+    first_cpu_s = -server.cpu_s()
+    first = send_apart(server.port, dealt[0])
+    server.flush()
+    first_cpu_s += server.cpu_s()
     before_s = server.cpu_s()
     sent = send_apart(server.port, queues)
     server_cpu_s = server.cpu_s() - before_s
     assert not sent.refused, sent.refusals
-    rows = load.values["energy_mj"].size
+    assert not first.refused, first.refusals
     server.flush()
     settled_cpu_s = server.cpu_s() - before_s
+    samples = load.values["energy_mj"].size * len(METRICS)
     taken = server.metric("vm_rows_inserted_total") - rows_before
-    assert taken == rows * len(METRICS), f"{taken:.0f} of {rows * len(METRICS)} samples were taken"
-    rss_mib, flushed = server.rss_mib(), server.bytes_on_disk()
+    assert taken == samples, f"{taken:.0f} of {samples} samples were taken"
+    rss_mib, flushed_bytes = server.rss_mib(), server.bytes_on_disk()
     server.merge()
     return Fed(
-        way, per_post, rows, sent, server_cpu_s, settled_cpu_s, rss_mib, flushed, server.bytes_on_disk(), sent_bytes
+        way=way,
+        per_post=per_post,
+        gpu_windows=load.values["energy_mj"][1:].size,
+        all_gpu_windows=load.values["energy_mj"].size,
+        sent=sent,
+        first_cpu_s=first_cpu_s,
+        server_cpu_s=server_cpu_s,
+        settled_cpu_s=settled_cpu_s,
+        rss_mib=rss_mib,
+        flushed_bytes=flushed_bytes,
+        merged_bytes=server.bytes_on_disk(),
+        sent_bytes=sum(len(it) for queue in queues for it in queue),
     )
 
 
