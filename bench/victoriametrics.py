@@ -17,6 +17,7 @@ import re
 import shutil
 import statistics
 import subprocess
+import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterable, Sequence
@@ -34,9 +35,9 @@ from bench.load import GPUS, METRICS, MODEL, WINDOW_S, WINDOWS, Load, Round, hos
 from bench.loader import Sent, cpu_s, lanes, request, send_apart
 from tests.servers import free_port
 
-try:
+if sys.version_info >= (3, 14):
     from compression import zstd
-except ImportError:
+else:
     from backports import zstd
 
 PROGRAM = "victoria-metrics"
@@ -273,7 +274,7 @@ def _varints(values: NDArray[np.int64]) -> tuple[NDArray[np.uint8], NDArray[np.b
     used[..., 0] = True
     more = np.zeros_like(used)
     more[..., :-1] = used[..., 1:]
-    return (parts & 0x7F).astype(np.uint8) | more.astype(np.uint8) << 7, used
+    return ((parts & 0x7F) | more.astype(np.uint64) << np.uint64(7)).astype(np.uint8), used
 
 
 def native(of_minute: Round, per_post: int) -> list[bytes]:
@@ -621,8 +622,9 @@ def main() -> None:
     elif options.read:
         load = make(nodes, options.rounds)
         with VictoriaMetrics() as server:
-            feed(server, load, RELAY, options.connections)
-            print("| question | median, ms | p95, ms | server CPU, ms |\n| --- | ---: | ---: | ---: |")
+            print(HEAD)
+            print(feed(server, load, RELAY, options.connections).row())
+            print("\n| question | median, ms | p95, ms | server CPU, ms |\n| --- | ---: | ---: | ---: |")
             for it in read(server, load):
                 print(it.row())
     else:
