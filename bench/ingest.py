@@ -1,7 +1,8 @@
 """Ingest against a bare binary COPY and against VictoriaMetrics, in one run: python -m bench.ingest.
 
 The same values of the same GPUs go into each: posts of one node (6 windows of 8 GPUs, an agent's minute) and posts of
-many nodes (a relay's). Bodies are prepared before the clock starts. Rows are GPU windows of eight metrics.
+many nodes (a relay's). Bodies are prepared before the clock starts, and each store has been told of all GPUs by then
+(Gigawatch by their inventories, VictoriaMetrics by a first minute). Rows are GPU windows of eight metrics.
 """
 
 import argparse
@@ -22,13 +23,13 @@ from msgspec import Struct
 
 from api import copying
 from api.rows import Rows
-from bench.load import GPUS, METRICS, WINDOW_S, WINDOWS, Round, rounds
-from bench.loader import Sent, cpu_s, request, send_apart
-from bench.victoriametrics import WAYS, VictoriaMetrics
+from bench.load import GPUS, METRICS, WINDOW_S, WINDOWS, Load, Round, hostname, make, site, uuids
+from bench.loader import Sent, cpu_s, lanes, request, send_apart
+from bench.victoriametrics import FASTEST, VictoriaMetrics, feed
 from gigawatch import database, wire
 from gigawatch.embedded import EmbeddedServer, installations
 from gigawatch.records import Gpu, Inventory
-from gigawatch.wire import Batch, PackedGpuWindows
+from gigawatch.wire import Batch
 from migrations.run import migrate
 from tests.servers import Api, running_api
 
@@ -60,32 +61,17 @@ class Figure(Struct, frozen=True):
         return self.rows / self.took_s
 
 
-def uuids(node: int) -> list[str]:
-    """Of a node's GPUs."""
-    return [f"GPU-{node:08x}-{gpu}" for gpu in range(GPUS)]
-
-
 def batches(of_minute: Round, seq: int) -> list[bytes]:
     """One batch of each node, as an agent encodes it."""
-    count = WINDOWS * GPUS
-    start_ms = int(of_minute.start.timestamp()) * 1_000 + np.repeat(np.arange(WINDOWS) * WINDOW_S * 1_000, GPUS)
-    shared = {"start": start_ms.astype("<i8").tobytes()}
-    shared |= {name: np.full(count, value, f"<{WIRE[name].typecode}").tobytes() for name, value in FIXED.items()}
-    gpu = np.tile(np.arange(GPUS), WINDOWS).astype("<i4").tobytes()
-    packed = {name: of_minute.values[name].astype(f"<{WIRE[name].typecode}") for name in METRICS}
     sent_at = datetime.now(UTC)
     return [
         msgspec.msgpack.encode(
             Batch(
-                machine_id=f"node-{node:05d}", sent_at=sent_at, spool_id=f"spool-{node:05d}", seq=seq, oldest_seq=seq,
-                simulated=True,
-                packed_gpu_windows=PackedGpuWindows(
-                    rows=count, gpu_uuids=uuids(node), gpu=gpu,
-                    columns={**shared, **{name: values[node].tobytes() for name, values in packed.items()}},
-                ),
+                machine_id=hostname(node), sent_at=sent_at, spool_id=f"spool-{node:05d}", seq=seq, oldest_seq=seq,
+                simulated=True, packed_gpu_windows=of_minute.packed(node),
             )
         )
-        for node in range(len(of_minute.values["energy_mj"]))
+        for node in range(of_minute.nodes)
     ]  # fmt: skip
 
 
@@ -93,9 +79,9 @@ def inventories(nodes: int) -> list[bytes]:
     """The first batch of each node: what it is."""
     return [
         wire.encode(
-            Batch(machine_id=f"node-{node:05d}", sent_at=datetime.now(UTC), spool_id=f"spool-{node:05d}", seq=0),
+            Batch(machine_id=hostname(node), sent_at=datetime.now(UTC), spool_id=f"spool-{node:05d}", seq=0),
             inventory=Inventory(
-                hostname=f"node-{node:05d}", site=f"site-{node % 3}", rack=f"r{node // 8:04d}",
+                hostname=hostname(node), site=site(node), rack=f"r{node // 8:04d}",
                 gpus=tuple(Gpu(uuid=uuid, index=index, model="H100") for index, uuid in enumerate(uuids(node))),
             ),
         )
@@ -117,9 +103,10 @@ def requests(api: Api, encoded: Sequence[bytes], per_post: int) -> list[bytes]:
     return [request(api.port, "/api/v1/batches", zstd.compress(body, 3), headers) for body in bodies]
 
 
-def lanes(all_requests: Sequence[Sequence[bytes]], connections: int) -> list[list[bytes]]:
-    """Requests by connection: those of one node follow each other."""
-    return [[it for of_round in all_requests for it in of_round[lane::connections]] for lane in range(connections)]
+def queues(by_round: Sequence[Sequence[bytes]], connections: int) -> list[list[bytes]]:
+    """Requests by connection: those of one node follow each other on one."""
+    dealt = [lanes(of_round, connections) for of_round in by_round]
+    return [[it for of_round in dealt for it in of_round[lane]] for lane in range(connections)]
 
 
 def rows_of(of_minute: Round, nodes: int) -> tuple[Rows, np.ndarray, np.ndarray]:
@@ -127,7 +114,7 @@ def rows_of(of_minute: Round, nodes: int) -> tuple[Rows, np.ndarray, np.ndarray]
     count = nodes * WINDOWS * GPUS
     columns = {name: np.full(count, it.absent, f"<{it.typecode}") for name, it in WIRE.items()}
     columns |= {name: np.full(count, value, f"<{WIRE[name].typecode}") for name, value in FIXED.items()}
-    start_ms = int(of_minute.start.timestamp()) * 1_000 + np.repeat(np.arange(WINDOWS) * WINDOW_S * 1_000, GPUS)
+    start_ms = of_minute.start_ms + np.repeat(np.arange(WINDOWS) * WINDOW_S * 1_000, GPUS)
     columns["start"] = np.tile(start_ms, nodes)
     columns |= {name: of_minute.values[name].reshape(-1).astype(f"<{WIRE[name].typecode}") for name in METRICS}
     node_id = np.repeat(np.arange(1, nodes + 1, dtype=np.int32), WINDOWS * GPUS)
@@ -143,7 +130,8 @@ class Bench:
         self._nodes = nodes
         self._workers = workers
         self._connections = connections
-        self.rounds = list(rounds(nodes, count))
+        self._load: Load = make(nodes, count)
+        self.rounds = list(self._load)
         self.rows = sum(it.gpu_windows for it in self.rounds)
 
     def _database(self, name: str) -> str:
@@ -199,10 +187,10 @@ class Bench:
         url = self._database("bench_api")
         settings = {"GIGAWATCH_SERVER__WORKERS": str(self._workers), "GIGAWATCH_SERVER__SCHEDULER": "false"}
         with running_api(url, log, **settings) as api:
-            _checked(send_apart(api.port, lanes([requests(api, inventories(self._nodes), RELAY)], self._connections)))
+            _checked(send_apart(api.port, queues([requests(api, inventories(self._nodes), RELAY)], 8)))
             prepared = [requests(api, batches(it, place), per_post) for place, it in enumerate(self.rounds, 1)]
             before_s = self._cpu_s() + _tree_cpu_s(api.pid)
-            sent = _checked(send_apart(api.port, lanes(prepared, self._connections)))
+            sent = _checked(send_apart(api.port, queues(prepared, self._connections if per_post == 1 else 16)))
             server_s = self._cpu_s() + _tree_cpu_s(api.pid) - before_s
         engine = database.engine(url)
         with engine.connect() as connection:
@@ -214,23 +202,15 @@ class Bench:
             name, self.rows, sent.took_s, server_s, sent.cpu_s, self._bytes_per_row(url), sent.latency_ms(0.99)
         )
 
-    def victoriametrics(self, per_post: int, way: str = "influx") -> tuple[Figure, str]:
+    def victoriametrics(self, per_post: int) -> Figure:
         """The same values in posts of the same size."""
-        path, bodies = WAYS[way]
         with VictoriaMetrics() as server:
-            prepared = [
-                [request(server.port, path, body, {}) for body in bodies(of_minute, per_post)]
-                for of_minute in self.rounds
-            ]
-            before_s = server.cpu_s()
-            sent = _checked(send_apart(server.port, lanes(prepared, self._connections)))
-            server_s = server.cpu_s() - before_s
-            server.settle()
-            name = f"VictoriaMetrics {way}, {'agents' if per_post == 1 else 'relays'}"
-            size = server.bytes_on_disk() / self.rows
-            return Figure(
-                name, self.rows, sent.took_s, server_s, sent.cpu_s, size, sent.latency_ms(0.99)
-            ), server.version()
+            fed = feed(server, self._load, per_post, self._connections if per_post == 1 else 16)
+        name = f"VictoriaMetrics, {'agents' if per_post == 1 else 'relays'}"
+        size = fed.merged_bytes / fed.all_gpu_windows
+        return Figure(
+            name, fed.gpu_windows, fed.sent.took_s, fed.settled_cpu_s, fed.sent.cpu_s, size, fed.sent.latency_ms(0.99)
+        )
 
 
 def _checked(sent: Sent) -> Sent:
@@ -267,21 +247,16 @@ def main() -> None:
     parser.add_argument("--gpus", type=int, default=60_000)
     parser.add_argument("--rounds", type=int, default=10, help="minutes of the fleet")
     parser.add_argument("--workers", type=int, default=2)
-    parser.add_argument("--connections", type=int, default=16)
+    parser.add_argument("--connections", type=int, default=256, help="of agents; relays have 16")
     parser.add_argument("--repeat", type=int, default=1)
     parser.add_argument("--only", choices=("copy", "agents", "relays", "peer"), action="append")
-    parser.add_argument("--protocols", action="store_true", help="compare the peer's ways in, and end")
     options = parser.parse_args()
     folder = Path(tempfile.mkdtemp(prefix="gigawatch-bench-"))
     only = options.only or ["copy", "agents", "relays", "peer"]
-    version = None
     figures = []
     with EmbeddedServer(folder, installations()[0]) as server:
         bench = Bench(server, options.gpus // GPUS, options.rounds, options.workers, options.connections)
         for _ in range(options.repeat):
-            if options.protocols:
-                figures += [bench.victoriametrics(1, way)[0] for way in WAYS]
-                continue
             if "copy" in only:
                 figures.append(bench.copy())
             if "agents" in only:
@@ -289,9 +264,7 @@ def main() -> None:
             if "relays" in only:
                 figures.append(bench.gigawatch(RELAY, folder / "api.log"))
             if "peer" in only:
-                for per_post in (1, RELAY):
-                    figure, version = bench.victoriametrics(per_post)
-                    figures.append(figure)
+                figures += [bench.victoriametrics(per_post) for per_post in (1, RELAY)]
         engine = database.engine(server.url)
         migrate(engine)
         with engine.connect() as connection:
@@ -304,10 +277,10 @@ def main() -> None:
     medians = {name: statistics.median(values) for name, values in by_name.items()}
     for size in ("agents", "relays"):
         ours = medians.get(f"Gigawatch, {size}")
-        for other in ("bare COPY", f"VictoriaMetrics influx, {size}"):
+        for other in ("bare COPY", f"VictoriaMetrics, {size}"):
             if ours and other in medians:
                 print(f"Gigawatch, {size} / {other}: {ours / medians[other]:.2f}")
-    print(f"{kind}; VictoriaMetrics {version}; Python {platform.python_version()}; {os.cpu_count()} cores;"
+    print(f"{kind}; VictoriaMetrics {VictoriaMetrics.version()} by {FASTEST}; Python {platform.python_version()}; {os.cpu_count()} cores;"
           f" {options.gpus:,} GPUs, {options.rounds} rounds")  # fmt: skip
     shutil.rmtree(folder, ignore_errors=True)
 
