@@ -154,7 +154,7 @@ class Bench:
         return float(size) / self.rows
 
     def _cpu_s(self) -> float:
-        return _tree_cpu_s(self._server.process.pid)
+        return tree_cpu_s(self._server.process.pid)
 
     def copy(self) -> Figure:
         """The same rows by a bare COPY: one connection, a transaction for each 40,000 rows."""
@@ -189,9 +189,9 @@ class Bench:
         with running_api(url, log, **settings) as api:
             _checked(send_apart(api.port, queues([requests(api, inventories(self._nodes), RELAY)], 8)))
             prepared = [requests(api, batches(it, place), per_post) for place, it in enumerate(self.rounds, 1)]
-            before_s = self._cpu_s() + _tree_cpu_s(api.pid)
+            before_s = self._cpu_s() + tree_cpu_s(api.pid)
             sent = _checked(send_apart(api.port, queues(prepared, self._connections if per_post == 1 else 16)))
-            server_s = self._cpu_s() + _tree_cpu_s(api.pid) - before_s
+            server_s = self._cpu_s() + tree_cpu_s(api.pid) - before_s
         engine = database.engine(url)
         with engine.connect() as connection:
             stored = connection.exec_driver_sql("SELECT sum(slots) FROM gigawatch.gpu_window").scalar_one()
@@ -218,7 +218,7 @@ def _checked(sent: Sent) -> Sent:
     return sent
 
 
-def _tree_cpu_s(pid: int) -> float:
+def tree_cpu_s(pid: int) -> float:
     """CPU time of a process, its children and those that have ended."""
     return cpu_s([pid, *_children(pid)])
 
@@ -280,8 +280,8 @@ def main() -> None:
         for other in ("bare COPY", f"VictoriaMetrics, {size}"):
             if ours and other in medians:
                 print(f"Gigawatch, {size} / {other}: {ours / medians[other]:.2f}")
-    print(f"{kind}; VictoriaMetrics {VictoriaMetrics.version()} by {FASTEST}; Python {platform.python_version()}; {os.cpu_count()} cores;"
-          f" {options.gpus:,} GPUs, {options.rounds} rounds")  # fmt: skip
+    print(f"{kind}; VictoriaMetrics {VictoriaMetrics.version()} by {FASTEST}; Python {platform.python_version()};"
+          f" {os.cpu_count()} cores; {options.gpus:,} GPUs, {options.rounds} rounds")  # fmt: skip
     shutil.rmtree(folder, ignore_errors=True)
 
 
