@@ -11,6 +11,7 @@ from gigawatch.records import Event, GpuHealth, GpuWindow, Inventory, NodeWindow
 from gigawatch.wire import BATCHES, JSON, MSGPACK, Outcome, Receipt
 
 INGEST_PATH = "/api/v1/batches"
+OPEN_PATHS = ("/healthz", "/readyz")
 INGEST = f"""Store a batch: inventory, windows, events, slow readings. The answer comes after the commit.
 
 A numbered batch (spool_id and seq) that was stored before is answered as a duplicate. A bad item is refused with its
@@ -56,6 +57,14 @@ def answers(kind: Any, *others: int) -> dict[int | str, dict[str, Any]]:
     return {
         200: {"description": (record.__doc__ or "").partition("\n")[0], "content": {JSON: {"schema": schema}}},
         **{status: {"description": words.get(status, "Refused"), **problem} for status in statuses},
+    }
+
+
+def answers_text(description: str) -> dict[int | str, dict[str, Any]]:
+    """OpenAPI's `responses` of a route that answers plain text to those who may read."""
+    return {
+        **{status: answer for status, answer in answers(Problem).items() if status in {401, 403, 503}},
+        200: {"description": description},
     }
 
 
@@ -111,7 +120,7 @@ def describe(app: FastAPI) -> dict[str, Any]:
         document["paths"][INGEST_PATH] = {"post": _ingest()}
         for path, operations in document["paths"].items():
             for operation in operations.values():
-                if path.startswith("/api/"):
+                if path not in OPEN_PATHS:
                     operation["security"] = [{"token": []}]
         app.openapi_schema = document
     return app.openapi_schema
