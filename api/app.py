@@ -16,7 +16,7 @@ from starlette.exceptions import HTTPException
 from starlette.responses import PlainTextResponse, Response
 
 from api.access import Access, require
-from api.documents import Greeting, Problem, answers, answers_text, describe
+from api.documents import Greeting, Problem, answers, describe
 from api.ingest import RETRY_SOON, Ingest
 from api.metrics import CONTENT_TYPE, Metrics
 from api.reads import router
@@ -133,7 +133,7 @@ def _add_health(app: FastAPI) -> None:
 def _add_metrics(app: FastAPI) -> None:
     @app.get(
         "/metrics",
-        responses=answers_text("Metrics in Prometheus' text format 0.0.4"),
+        responses={status: answers(Problem)[status] for status in (401, 403, 503)},
         response_class=PlainTextResponse,
         dependencies=[Depends(require("viewer"))],
         tags=["health"],

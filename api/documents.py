@@ -60,14 +60,6 @@ def answers(kind: Any, *others: int) -> dict[int | str, dict[str, Any]]:
     }
 
 
-def answers_text(description: str) -> dict[int | str, dict[str, Any]]:
-    """OpenAPI's `responses` of a route that answers plain text to those who may read."""
-    return {
-        **{status: answer for status, answer in answers(Problem).items() if status in {401, 403, 503}},
-        200: {"description": description},
-    }
-
-
 def batch_schema() -> dict[str, Any]:
     """The batch as people write it in JSON."""
 

@@ -12,8 +12,8 @@ SELECT
     rollup.closed,
     rollup.folded,
     extract(epoch FROM now() - rollup.folded)::double precision AS lag_s,
-    CASE WHEN newest.time < rollup.folded THEN 0 ELSE extract(epoch FROM newest.time - rollup.folded) END::double precision
-        AS behind_s,
+    CASE WHEN rollup.folded IS NOT NULL THEN greatest(0, extract(epoch FROM newest.time - rollup.folded)) END
+        ::double precision AS behind_s,
     dirty.buckets AS dirty_buckets,
     dirty.oldest AS oldest_dirty
 FROM (VALUES ('1m'), ('1h'), ('1d')) AS level (name)
