@@ -94,7 +94,7 @@ def serve(
 
 def _hand_down(loaded: Settings, url: str) -> None:
     """Put the settings in force where the serving processes read theirs: the environment."""
-    for section in ("store", "server"):
+    for section in ("store", "server", "retention"):
         for key, value in msgspec.to_builtins(getattr(loaded, section)).items():
             if value is not None:
                 os.environ[f"GIGAWATCH_{section.upper()}__{key.upper()}"] = str(value)

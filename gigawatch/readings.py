@@ -17,8 +17,8 @@ GpuOrder = Literal["power", "temperature", "throttled", "utilisation", "place"]
 STEPS_S = (10, 20, 30, 60, 120, 300, 600, 900, 1_800, 3_600, 7_200, 14_400, 43_200, 86_400)
 MOST_ROWS = 1_000_000
 MOST_CHOICES = 1_000
-MOST_LAG_S = 300
-"""Minutes folded later than this, while newer windows are there, are a fault of the store."""
+MOST_LAG_S = {"1m": 300, "1h": 3_900, "1d": 86_700}
+"""A level folded later than this, while newer windows are there, is behind: its bucket and minutes of grace."""
 
 # Orders of GPUs, and the orders of nodes in which the first GPUs are on the first nodes.
 _GPU_ORDERS: Mapping[GpuOrder, tuple[str, str]] = {
@@ -744,21 +744,22 @@ def store_status(connection: Connection) -> StoreStatus:
     return StoreStatus(rollups=store_rollups(connection), tables=store_tables(connection), jobs=store_jobs(connection))
 
 
+def is_behind(rollup: StoreRollup) -> bool:
+    """Whether windows wait to be folded for longer than they should."""
+    return bool(rollup.behind_s) and rollup.lag_s is not None and rollup.lag_s > MOST_LAG_S[rollup.level]
+
+
 def store_problems(status: StoreStatus) -> list[str]:
     """What of the store needs somebody's care, in words; nothing where all is well."""
     problems = [f"Job {job.name} failed: {job.error}" for job in status.jobs if job.error is not None]
     minutes = next(it for it in status.rollups if it.level == "1m")
     windows = next(it for it in status.tables if it.table_name == "gpu_window")
-    asked = "Does a `gigawatch serve` with server.scheduler run?"
-    if minutes.folded is None:
-        if windows.oldest and windows.newest and (windows.newest - windows.oldest).total_seconds() > MOST_LAG_S:
-            problems.append(
-                f"No window was folded yet, and there are some since {windows.oldest:%Y-%m-%d %H:%M} UTC. {asked}"
-            )
-    elif minutes.lag_s is not None and minutes.lag_s > MOST_LAG_S and minutes.behind_s:
-        problems.append(
-            f"Minutes are folded {timedelta(seconds=round(minutes.lag_s))} late, and newer windows are there. {asked}"
-        )
+    asked = "Does gigawatch serve run, with server.scheduler on?"
+    if is_behind(minutes):
+        problems.append(f"Newer windows than {minutes.folded:%Y-%m-%d %H:%M} UTC are not folded into minutes. {asked}")
+    held = windows.newest - windows.oldest if windows.newest and windows.oldest else timedelta()
+    if minutes.folded is None and held.total_seconds() > MOST_LAG_S["1m"]:
+        problems.append(f"No window was folded yet, the oldest is of {windows.oldest:%Y-%m-%d %H:%M} UTC. {asked}")
     return problems
 
 
