@@ -13,11 +13,12 @@ from fastapi import Depends, FastAPI, Request
 from fastapi.exceptions import RequestValidationError
 from starlette.concurrency import run_in_threadpool
 from starlette.exceptions import HTTPException
-from starlette.responses import Response
+from starlette.responses import PlainTextResponse, Response
 
 from api.access import Access, require
 from api.documents import Greeting, Problem, answers, describe
 from api.ingest import RETRY_SOON, Ingest
+from api.metrics import CONTENT_TYPE, Metrics
 from api.reads import router
 from api.scheduler import Scheduler
 from api.writer import Writer
@@ -80,6 +81,7 @@ def build(loaded: Settings) -> FastAPI:
         app.state.settings = loaded
         app.state.access = Access(engine)
         app.state.writer = writer
+        app.state.metrics = Metrics(report_engine, writer)
         app.state.engine = engine
         app.state.report_engine = report_engine
         yield
@@ -94,6 +96,7 @@ def build(loaded: Settings) -> FastAPI:
     app.openapi = lambda: describe(app)  # type: ignore[method-assign] # FastAPI's own way to extend it
     _add_hello(app)
     _add_health(app)
+    _add_metrics(app)
     _add_errors(app)
     return app
 
@@ -125,6 +128,20 @@ def _add_health(app: FastAPI) -> None:
             require_revision(connection)
             edition = database.capabilities(connection)
         return {"status": "ok", "database": str(edition)}
+
+
+def _add_metrics(app: FastAPI) -> None:
+    @app.get(
+        "/metrics",
+        responses={status: answers(Problem)[status] for status in (401, 403, 503)},
+        response_class=PlainTextResponse,
+        dependencies=[Depends(require("viewer"))],
+        tags=["health"],
+    )
+    def metrics(request: Request) -> Response:
+        """What this process counted, and how far the store is, for Prometheus."""
+        found: Metrics = request.app.state.metrics
+        return Response(found.text(), media_type=CONTENT_TYPE)
 
 
 def _add_errors(app: FastAPI) -> None:

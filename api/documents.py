@@ -11,6 +11,7 @@ from gigawatch.records import Event, GpuHealth, GpuWindow, Inventory, NodeWindow
 from gigawatch.wire import BATCHES, JSON, MSGPACK, Outcome, Receipt
 
 INGEST_PATH = "/api/v1/batches"
+OPEN_PATHS = ("/healthz", "/readyz")
 INGEST = f"""Store a batch: inventory, windows, events, slow readings. The answer comes after the commit.
 
 A numbered batch (spool_id and seq) that was stored before is answered as a duplicate. A bad item is refused with its
@@ -111,7 +112,7 @@ def describe(app: FastAPI) -> dict[str, Any]:
         document["paths"][INGEST_PATH] = {"post": _ingest()}
         for path, operations in document["paths"].items():
             for operation in operations.values():
-                if path.startswith("/api/"):
+                if path not in OPEN_PATHS:
                     operation["security"] = [{"token": []}]
         app.openapi_schema = document
     return app.openapi_schema

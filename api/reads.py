@@ -187,6 +187,12 @@ def events(
     )
 
 
+@router.get("/store", responses=answers(readings.StoreStatus))
+def store(request: Request) -> Response:
+    """The store itself: how far windows are folded, sizes of its tables, its jobs."""
+    return _read(request, readings.store_status)
+
+
 def _node(node_id: int) -> int:
     if not 1 <= node_id < 2**31:
         raise HTTPException(404, "There is no such thing")

@@ -59,6 +59,14 @@ def mebibytes(value: float | None) -> str:
     return f"{value / 1024:.1f}{SPACE}GiB" if value >= 1024 else f"{value:.0f}{SPACE}MiB"
 
 
+def size(value_bytes: int) -> str:
+    """Room on disk: 1.2 TiB."""
+    for exponent, unit in ((4, "TiB"), (3, "GiB"), (2, "MiB")):
+        if value_bytes >= 1024**exponent:
+            return with_unit(value_bytes / 1024**exponent, unit)
+    return f"{value_bytes / 1024:.0f}{SPACE}KiB"
+
+
 def count(value: int | None) -> str:
     """A number of things."""
     return UNKNOWN if value is None else f"{value:,}".replace(",", "\u202f")

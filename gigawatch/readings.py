@@ -17,6 +17,8 @@ GpuOrder = Literal["power", "temperature", "throttled", "utilisation", "place"]
 STEPS_S = (10, 20, 30, 60, 120, 300, 600, 900, 1_800, 3_600, 7_200, 14_400, 43_200, 86_400)
 MOST_ROWS = 1_000_000
 MOST_CHOICES = 1_000
+MOST_LAG_S = {"1m": 300, "1h": 3_900, "1d": 86_700}
+"""A level folded later than this, while newer windows are there, is behind: its bucket and minutes of grace."""
 
 # Orders of GPUs, and the orders of nodes in which the first GPUs are on the first nodes.
 _GPU_ORDERS: Mapping[GpuOrder, tuple[str, str]] = {
@@ -329,6 +331,59 @@ class EnergyHour(Struct, frozen=True, kw_only=True):
     energy_estimated_j: float
     covered_s: float
     coverage: float
+
+
+class StoreRollup(Struct, frozen=True, kw_only=True):
+    """How far windows are folded into one level."""
+
+    level: Literal["1m", "1h", "1d"]
+    closed: datetime | None
+    folded: datetime | None
+    """Buckets before it are folded; None: nothing was folded yet."""
+    lag_s: float | None
+    """Time since then."""
+    behind_s: float | None
+    """Time from then to the newest window."""
+    dirty_buckets: int
+    """Buckets of nodes that wait to be folded again for late data."""
+    oldest_dirty: datetime | None
+
+
+class StoreTable(Struct, frozen=True, kw_only=True):
+    """One table of the store, with its chunks."""
+
+    table_name: str
+    holds: str
+    """What a row of it is, in words."""
+    rows: int | None
+    """As the database last estimated them."""
+    heap_bytes: int
+    index_bytes: int
+    total_bytes: int
+    oldest: datetime | None
+    newest: datetime | None
+    chunks: int
+
+
+class StoreJob(Struct, frozen=True, kw_only=True):
+    """The last run of one of the scheduler's jobs."""
+
+    name: str
+    leader: str
+    started: datetime
+    finished: datetime | None
+    """None while it runs."""
+    took_s: float | None
+    progress: str | None
+    error: str | None
+
+
+class StoreStatus(Struct, frozen=True, kw_only=True):
+    """How the store itself is doing: folding, tables, jobs."""
+
+    rollups: list[StoreRollup]
+    tables: list[StoreTable]
+    jobs: list[StoreJob]
 
 
 def step_for(start: datetime, stop: datetime, points: int = 300, finest_s: float = 60) -> timedelta:
@@ -663,6 +718,49 @@ def energy_hourly(
         start=start,
         stop=stop,
     )
+
+
+def store_rollups(connection: Connection) -> list[StoreRollup]:
+    """How far each level is folded, the finest first."""
+    return _all(
+        connection,
+        StoreRollup,
+        "SELECT * FROM report.store_rollups ORDER BY array_position(ARRAY['1m', '1h', '1d'], level)",
+    )
+
+
+def store_tables(connection: Connection) -> list[StoreTable]:
+    """Tables with their sizes, the largest first."""
+    return _all(connection, StoreTable, "SELECT * FROM report.store_tables ORDER BY total_bytes DESC, table_name")
+
+
+def store_jobs(connection: Connection) -> list[StoreJob]:
+    """The last run of each job."""
+    return _all(connection, StoreJob, "SELECT * FROM report.store_jobs ORDER BY name")
+
+
+def store_status(connection: Connection) -> StoreStatus:
+    """How the store itself is doing."""
+    return StoreStatus(rollups=store_rollups(connection), tables=store_tables(connection), jobs=store_jobs(connection))
+
+
+def is_behind(rollup: StoreRollup) -> bool:
+    """Whether windows wait to be folded for longer than they should."""
+    return bool(rollup.behind_s) and rollup.lag_s is not None and rollup.lag_s > MOST_LAG_S[rollup.level]
+
+
+def store_problems(status: StoreStatus) -> list[str]:
+    """What of the store needs somebody's care, in words; nothing where all is well."""
+    problems = [f"Job {job.name} failed: {job.error}" for job in status.jobs if job.error is not None]
+    minutes = next(it for it in status.rollups if it.level == "1m")
+    windows = next(it for it in status.tables if it.table_name == "gpu_window")
+    asked = "Does gigawatch serve run, with server.scheduler on?"
+    if is_behind(minutes):
+        problems.append(f"Newer windows than {minutes.folded:%Y-%m-%d %H:%M} UTC are not folded into minutes. {asked}")
+    held = windows.newest - windows.oldest if windows.newest and windows.oldest else timedelta()
+    if minutes.folded is None and held.total_seconds() > MOST_LAG_S["1m"]:
+        problems.append(f"No window was folded yet, the oldest is of {windows.oldest:%Y-%m-%d %H:%M} UTC. {asked}")
+    return problems
 
 
 # Conditions of a Where, on a view of nodes and on one of GPUs.
