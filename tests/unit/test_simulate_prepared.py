@@ -13,12 +13,13 @@ from pathlib import Path
 from typing import Any
 
 import msgspec
+import numpy as np
 import pytest
 from click.testing import CliRunner
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from api import decode
+from api import decode, rows
 from collector import simulate as command
 from collector.client import ServerUnreachable
 from collector.simulated import fleet, sending, traffic
@@ -30,9 +31,9 @@ from collector.simulated.processes import figures, summed
 from collector.simulated.sending import Pace, Retry
 from collector.simulated.traffic import Meter, Plan, Tally, Traffic
 from gigawatch.errors import GigawatchError
-from gigawatch.records import Inventory, NodeWindow
+from gigawatch.records import Inventory
 from gigawatch.settings import Agent
-from gigawatch.wire import BATCHES, MSGPACK, Batch, Outcome, Receipt, pack
+from gigawatch.wire import BATCHES, MSGPACK, Batch, Outcome, Receipt, pack, pack_nodes
 
 if sys.version_info >= (3, 14):
     from compression import zstd
@@ -80,8 +81,7 @@ def test_a_body_is_the_records_that_were_meant(
             assert (batch.machine_id, batch.seq, batch.oldest_seq) == (node.machine_id, its, its)
             assert (batch.sent_at, batch.simulated, batch.version) == (SENT_AT, True, 1)
             assert batch.packed_gpu_windows == pack(meant.gpu_windows)
-            windows = [msgspec.msgpack.decode(raw, type=NodeWindow) for raw in batch.node_windows]
-            assert windows == meant.node_windows
+            assert batch.packed_node_windows == pack_nodes(meant.node_windows)
             assert (batch.inventory, batch.events, batch.health) == (msgspec.UNSET, [], [])
         assert len({batch.spool_id for batch in decoded}) == count
 
@@ -95,17 +95,23 @@ def test_copies_keep_identity_place_and_site_and_the_api_refuses_nothing_of_them
     ]
     made = prepared(nodes, processes=processes)
     batches = numbered_all(made, NOW_S)
-    parcels = [decode.decode(one, MSGPACK, datetime.fromtimestamp(NOW_S + 12, UTC), 1e9) for one in batches]
+    now = datetime.fromtimestamp(NOW_S + 12, UTC)
+    parcels = [it for one in batches for it in decode.decode(one, MSGPACK, now, 1e9) if isinstance(it, decode.Parcel)]
+    gpus = rows.gpu_rows(parcels, datetime.fromtimestamp(0, UTC))
+    ticks = rows.node_rows(parcels, datetime.fromtimestamp(0, UTC))
     powers: dict[tuple[Any, ...], set[bytes]] = {}
-    for node, parcel in zip(nodes, parcels, strict=True):
+    for place, (node, parcel) in enumerate(zip(nodes, parcels, strict=True)):
         assert parcel.refused == []
-        assert parcel.gpu_rows.uuids == list(node.gpu_uuids)
-        (window,) = parcel.node_windows
-        ticks_mj = sum(mw or 0 for mw in window.gpu_power_mw) * window.tick_ms // 1_000
-        assert parcel.gpu_rows.columns["energy_mj"].sum() == ticks_mj > 0
-        assert set(parcel.gpu_rows.columns["power_limit_mw"]) == {node.model.limit_w * 1_000}
+        columns = gpus.rows.chosen(gpus.rows.parcel == place).columns
+        (of_node,) = np.flatnonzero(ticks.rows.parcel == place)
+        first, count = ticks.first_tick[of_node], ticks.ticks[of_node]
+        ticks_mw = ticks.gpu_power_mw[first : first + count]
+        assert [gpus.uuids[it] for it in gpus.gpu[gpus.rows.parcel == place]] == list(node.gpu_uuids)
+        tick_ms = int(ticks.rows.columns["tick_ms"][of_node])
+        assert columns["energy_mj"].sum() == int(ticks_mw[ticks_mw >= 0].sum()) * tick_ms // 1_000 > 0
+        assert set(columns["power_limit_mw"]) == {node.model.limit_w * 1_000}
         kind = (node.site.name, node.role, node.model.name, node.place)
-        powers.setdefault(kind, set()).add(parcel.gpu_rows.columns["power_mean_mw"].tobytes())
+        powers.setdefault(kind, set()).add(columns["power_mean_mw"].tobytes())
     # Nodes of a kind are not in lockstep: as many rounds differ as are modelled.
     assert {len(found) for found in powers.values()} <= {MODELLED_ROUNDS, MODELLED_ROUNDS + 1, MODELLED_ROUNDS * 2}
     assert len({parcel.batch.spool_id for parcel in parcels}) == len(nodes)
