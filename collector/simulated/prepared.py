@@ -17,7 +17,7 @@ from collector.simulated.faults import Amount, Faults
 from collector.simulated.fleet import NODES_PER_ROUND, ROUNDS_PER_PAIR, SITES, Node
 from collector.simulated.machine import SimulatedNode
 from collector.simulated.sending import LIVE_TICK_S
-from gigawatch.wire import pack
+from gigawatch.wire import pack, pack_nodes
 
 MODELLED_ROUNDS = 8
 """Rounds of racks that are modelled for each pair of sites; the others copy them in turn."""
@@ -44,7 +44,7 @@ class ModelledNode:
             assert parcel is not None  # no fault silences it
             packed = pack(parcel.gpu_windows)
             self._measured[start_s] = _members(rows=packed.rows, gpu=packed.gpu, columns=packed.columns) + _members(
-                node_windows=parcel.node_windows
+                packed_node_windows=pack_nodes(parcel.node_windows)
             )
         return self._measured[start_s]
 

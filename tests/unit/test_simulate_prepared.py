@@ -185,7 +185,7 @@ class Store:
         rows = batch.packed_gpu_windows.rows if batch.packed_gpu_windows else 0
         receipt = Receipt(
             gpu_windows=rows,
-            node_windows=len(batch.node_windows),
+            node_windows=batch.packed_node_windows.rows if batch.packed_node_windows else 0,
             events=len(batch.events),
             server_time=datetime.now(UTC),
         )
@@ -487,7 +487,9 @@ def test_several_processes_send_a_fleet_and_the_summary_is_what_the_server_has(s
     starts = store.starts()
     assert len(starts) == 80
     assert summary["gpu_windows"] == sum(map(len, starts.values()))
-    assert summary["node_windows"] == sum(len(batch.node_windows) for batch in store.batches)
+    assert summary["node_windows"] == sum(
+        batch.packed_node_windows.rows for batch in store.batches if batch.packed_node_windows
+    )
     assert sum(one["batches"] for one in summary["processes"]) == summary["batches"] == len(store.batches)
     assert summary["introduced"] == 40
     for found in starts.values():
