@@ -40,6 +40,10 @@ class ServerUnreachable(Exception):
         self.retry_after_s = retry_after_s
 
 
+class ServerFailed(ServerUnreachable):
+    """The server is there, and says that it failed: what it was sent may be to blame."""
+
+
 class BatchRefused(Exception):
     """The server will never take this batch; the ones after it may be good."""
 
@@ -146,6 +150,7 @@ class Client:
         Raises:
             ServerUnreachable: nothing is known to be stored; send them again.
             BatchRefused: the request as a whole can never be taken, too large or with a batch that none can read.
+            ServerFailed: one of the batches may be to blame.
             GigawatchError: the token is refused.
         """
         body = zstd.compress(batches, COMPRESSION_LEVEL)
@@ -193,7 +198,8 @@ class Client:
                 return ServerUnreachable(f"the server answered 409: {detail}")
         if response.status in {400, 413, 415, 422}:
             return BatchRefused(f"{response.status}: {detail}")
-        return ServerUnreachable(f"the server answered {response.status}: {detail}", _retry_after_s(response))
+        kind = ServerFailed if response.status == 500 else ServerUnreachable
+        return kind(f"the server answered {response.status}: {detail}", _retry_after_s(response))
 
     def close(self) -> None:
         """Close the connection."""

@@ -81,12 +81,13 @@ def connect(path: Path, schema: str, cache_kib: int) -> sqlite3.Connection:
     path.parent.mkdir(parents=True, exist_ok=True)
     database = sqlite3.connect(path, check_same_thread=False, isolation_level=None, timeout=5)
     path.chmod(0o600)
+    # First of all: it does nothing once the file has content.
+    database.execute("PRAGMA auto_vacuum = INCREMENTAL")
     # One writer: another process on the same spool would number its batches alike.
     database.execute("PRAGMA locking_mode = EXCLUSIVE")
     database.execute("PRAGMA journal_mode = WAL")
     # A number must never be used twice, not after a power failure either.
     database.execute("PRAGMA synchronous = FULL")
-    database.execute("PRAGMA auto_vacuum = INCREMENTAL")
     database.execute(f"PRAGMA cache_size = -{cache_kib}")
     database.executescript(schema)
     return database

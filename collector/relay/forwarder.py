@@ -9,7 +9,7 @@ from datetime import timedelta
 import msgspec
 from msgspec import Struct
 
-from collector.client import BatchRefused, Client, SequenceGap, ServerUnreachable, utc_now
+from collector.client import BatchRefused, Client, SequenceGap, ServerFailed, ServerUnreachable, utc_now
 from collector.relay.spool import RelaySpool, Sender, Waiting
 from collector.sender import pause_s
 from collector.spool import SpoolFull
@@ -81,52 +81,56 @@ class Forwarder(threading.Thread):
         while True:
             self._new.clear()
             now_s = time.monotonic()
-            held_back = {spool for spool, held in self._held.items() if held.until_s > now_s}
-            waiting = self._spool.take(self._most, MOST_BYTES, held_back)
+            due = next((spool for spool, held in self._held.items() if held.until_s <= now_s), None)
+            if due is not None:
+                # What was in trouble is tried alone, and spoils no other's request.
+                waiting = self._spool.take(1, MOST_BYTES, (), due)
+                if not waiting:
+                    del self._held[due]
+                    continue
+            else:
+                waiting = self._spool.take(self._most, MOST_BYTES, self._held)
             if not waiting:
                 if self._ending.is_set():
                     return
-                until_s = min((self._held[spool].until_s for spool in held_back), default=None)
+                until_s = min((held.until_s for held in self._held.values()), default=None)
                 self._new.wait(None if until_s is None else max(0.0, until_s - now_s))
                 # More come in a moment, and go in the same request.
                 self._ending.wait(self._gather_s)
                 continue
             try:
                 self._send(waiting)
-            except BatchRefused as error:
-                # One of them is to blame: the half without it will pass.
-                log.info("%s; trying with fewer than %d batches", error, len(waiting))
-                self._most = len(waiting) // 2
-            except (ServerUnreachable, SequenceGap, SpoolFull, GigawatchError) as error:
+            except (ServerUnreachable, BatchRefused, SequenceGap, SpoolFull, GigawatchError) as error:
                 if self._ending.is_set():
                     return
                 self._fail(waiting, error)
-            else:
-                self._failures = 0
+                continue
+            self._failures = 0
+            if due is None:
                 self._most = min(self._limit, 2 * self._most)
                 if len(waiting) < self._limit // 2:
                     self._ending.wait(self._gather_s)
 
     def _fail(self, waiting: Sequence[Waiting], error: Exception) -> None:
-        """Wait before the next request, which is smaller: so much may be too much for a slow server or link."""
-        self._failures += 1
+        """Go on with fewer batches: one may be to blame, or so many too much for a slow server or link."""
         self.counts.failures += 1
-        if len(waiting) == 1:
-            # It may be the batch, and the others should not wait for it.
-            self._hold(waiting[0].spool, error)
         self._most = max(1, len(waiting) // 2)
-        wait_s = pause_s(error, self._failures)
+        to_blame = isinstance(error, (BatchRefused, ServerFailed))
+        self._failures = 1 if to_blame else self._failures + 1
+        wait_s = 0.0 if to_blame and len(waiting) > 1 else pause_s(error, self._failures)
+        if len(waiting) == 1:
+            self._hold(waiting[0].spool, error, wait_s)
         log.log(
             logging.WARNING if self._failures in {1, 10} else logging.DEBUG,
             "%s; %d batches wait, next try in %.1f s", error, self._spool.totals().batches, wait_s,
         )  # fmt: skip
         self._ending.wait(wait_s)
 
-    def _hold(self, spool: int, error: Exception) -> None:
-        """Pass a spool over for a while."""
+    def _hold(self, spool: int, error: Exception, wait_s: float = 0.0) -> None:
+        """Pass a spool over for a while, beyond the time that the thread waits itself."""
         before = self._held.get(spool)
         failures = 1 if before is None else before.failures + 1
-        self._held[spool] = _Held(failures, time.monotonic() + pause_s(error, failures))
+        self._held[spool] = _Held(failures, time.monotonic() + wait_s + pause_s(error, failures))
 
     def _send(self, waiting: Sequence[Waiting]) -> None:
         """Send the batches in one request, and settle what the server says of each."""

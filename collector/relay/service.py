@@ -256,9 +256,7 @@ class Service:
             ),
             _Figure("batches_not_taken_total", "counter", self.counts.refused, "Posts that got no receipt"),
             _Figure("batches_forwarded_total", "counter", sent.forwarded, "Batches that the server stored"),
-            _Figure(
-                "batches_forwarded_duplicate_total", "counter", sent.duplicates, "Batches that the server had"
-            ),
+            _Figure("batches_forwarded_duplicate_total", "counter", sent.duplicates, "Batches that the server had"),
             _Figure("batches_refused_total", "counter", sent.refused, "Batches that the server refused for good"),
             _Figure("batches_dropped_total", "counter", self._spool.dropped, "Batches that the spool's bounds dropped"),
             _Figure("upstream_failures_total", "counter", sent.failures, "Requests that the server did not take"),

@@ -121,10 +121,14 @@ class RelaySpool:
         self.dropped += dropped
         return [outcomes[place] for place in range(len(arrivals))]
 
-    def take(self, most_batches: int, most_bytes: int, held_back: Collection[int]) -> list[Waiting]:
-        """The oldest batches, at least one if there is any, but none of the spools held back."""
+    def take(
+        self, most_batches: int, most_bytes: int, held_back: Collection[int] = (), only: int | None = None
+    ) -> list[Waiting]:
+        """The oldest batches, at least one if there is any, but none of the spools held back, or of one only."""
         with self._lock:
-            rows = self._database.execute("SELECT id, spool, seq, bytes FROM batch ORDER BY id")
+            rows = self._database.execute(
+                "SELECT id, spool, seq, bytes FROM batch WHERE ? IS NULL OR spool = ? ORDER BY id", (only, only)
+            )
             left_out = set(held_back)
             first: dict[int, int] = {}
             last: dict[int, int] = {}
