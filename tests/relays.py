@@ -3,11 +3,12 @@
 import hashlib
 import os
 import signal
+import socket
 import subprocess
 import threading
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from datetime import UTC, datetime
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
@@ -41,6 +42,7 @@ class Upstream:
         """Store, but hang up in place of an answer."""
         self.judge: Callable[[Batch], Outcome | None] = lambda batch: None
         self.cursors: dict[str, tuple[str, int]] = {}
+        self.connections: list[socket.socket] = []
         self._lock = threading.Lock()
         self._server: ThreadingHTTPServer | None = None
         self._port = free_port()
@@ -51,6 +53,10 @@ class Upstream:
 
         class Handler(BaseHTTPRequestHandler):
             protocol_version = "HTTP/1.1"
+
+            def setup(self) -> None:
+                super().setup()
+                upstream.connections.append(self.connection)
 
             def do_GET(self) -> None:
                 secret = self.headers.get("Authorization", "").removeprefix("Bearer ")
@@ -104,6 +110,10 @@ class Upstream:
             self._server.shutdown()
             self._server.server_close()
             self._server = None
+        for connection in self.connections:
+            with suppress(OSError):
+                connection.shutdown(socket.SHUT_RDWR)
+        self.connections.clear()
 
     def take(self, batches: list[Batch]) -> list[Outcome]:
         with self._lock:
