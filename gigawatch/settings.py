@@ -92,7 +92,7 @@ class Relay(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """Greatest size of one request's body, after decompression; no more than the server's."""
     forward_ms: Annotated[int, Meta(ge=0, le=60_000)] = 250
     """How long batches are gathered into one request to the server."""
-    forward_batches: Annotated[int, Meta(ge=1, le=100_000)] = 2_000
+    forward_batches: Annotated[int, Meta(ge=1, le=10_000)] = 2_000
     """Most batches in one request to the server."""
     spool_max_mib: Annotated[int, Meta(ge=1, le=100_000_000)] = 4_096
     spool_max_age_h: Annotated[float, Meta(gt=0, le=8_760)] = 72.0
