@@ -6,13 +6,12 @@ import threading
 import time
 from pathlib import Path
 
-from collector.client import Client, ServerUnreachable, utc_now
+from collector.client import Client, greet, utc_now
 from collector.node import Node, Records
 from collector.sender import Sender
 from collector.sources.host import Host
 from collector.sources.nvml import Nvml
 from collector.spool import Checkpoint, Spool, SpoolFull
-from gigawatch.errors import ExitCode, GigawatchError
 from gigawatch.records import Event, Severity
 from gigawatch.settings import Settings
 from gigawatch.units import MILLISECONDS_PER_SECOND
@@ -68,7 +67,7 @@ class Agent:
         self._wake = threading.Event()
         self._ending = threading.Event()
         self._client = Client(settings.agent)
-        _greet(self._client)
+        greet(self._client)
         self._spool = Spool(
             Path(settings.store.data_dir).expanduser() / "spool.sqlite",
             settings.agent.spool_max_mib,
@@ -251,19 +250,3 @@ class Agent:
             if not same_boot:
                 message += ", before a reboot: the energy between is unknown"
         self._node.add_event(now_ms, "agent_started", Severity.INFO, message)
-
-
-def _greet(client: Client) -> None:
-    """Learn early what no retry would mend: a wrong token, a wrong address, a clock that is off."""
-    try:
-        answer = client.hello()
-    except ServerUnreachable as error:
-        log.warning("%s; windows are spooled until it can", error)
-        return
-    offset_s = (utc_now() - answer.server_time).total_seconds()
-    if abs(offset_s) > answer.max_clock_offset_s:
-        raise GigawatchError(
-            f"This machine's clock is {offset_s:+.0f} s off the server's",
-            "Set it right, e.g. with chrony or systemd-timesyncd: windows would land in the wrong time.",
-            ExitCode.CLOCK,
-        )

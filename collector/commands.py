@@ -18,7 +18,7 @@ from collector.replay import replay as replay_file
 from collector.sources.host import Host
 from collector.sources.nvml import Nvml
 from gigawatch import settings
-from gigawatch.errors import ExitCode
+from gigawatch.errors import ExitCode, GigawatchError
 from gigawatch.records import GpuWindow
 from gigawatch.settings import Settings
 from gigawatch.units import MILLISECONDS_PER_SECOND
@@ -39,7 +39,7 @@ def _agent_flags(command: Any) -> Any:
 
 
 def _load(config: Path | None, flags: dict[str, Any]) -> Settings:
-    sections = {"data_dir": "store"}
+    sections = {"data_dir": "store", "host": "relay", "port": "relay"}
     return settings.load(config, {f"{sections.get(key, 'agent')}.{key}": value for key, value in flags.items()})
 
 
@@ -49,20 +49,34 @@ def _load(config: Path | None, flags: dict[str, Any]) -> Settings:
 @click.option("--window-s", type=int, help="Length of a window, s; default 10.")
 @click.option("--once", is_flag=True, help="Read for one window, print it, and end; needs no server.")
 @click.option("--json", "as_json", is_flag=True, help="With --once: print JSON.")
+@click.option("--relay", is_flag=True, help="Relay other nodes' batches, in place of reading this node.")
+@click.option("--host", help="With --relay: address to listen on; default 127.0.0.1.")
+@click.option("--port", type=int, help="With --relay: port to listen on; default 8602.")
 @click.pass_obj
-def collect(config: Path | None, /, once: bool, as_json: bool, **flags: Any) -> None:
+def collect(config: Path | None, /, once: bool, as_json: bool, relay: bool, **flags: Any) -> None:
     """Read this node's GPUs and send what they did to the API: the node agent.
 
     Readings are folded into windows of 10 s, spooled on disk, and sent in order. While the server is away
     nothing is lost; a missing driver, a lost GPU and a driver reload are reported and survived.
 
+    With --relay it reads nothing: it takes the batches of other nodes' agents as the API does, keeps them on disk,
+    and forwards many in one request. Agents have the relay's address as their --server-url, and their own tokens.
+
     \b
       gigawatch collect --once                    look at this node now
       gigawatch collect --site paris --rack r12 --server-url https://gigawatch.example --token-file agent.token
+      gigawatch collect --relay --host 10.0.12.1 --server-url https://gigawatch.example --token-file agent.token
     """
     loaded = _load(config, flags)
     if as_json and not once:
         raise click.UsageError("--json goes with --once.")
+    if not relay and (flags["host"] or flags["port"] is not None):
+        raise click.UsageError("--host and --port go with --relay.")
+    if relay and once:
+        raise click.UsageError("--once reads this node, and --relay does not: give one of them.")
+    if relay:
+        _relay(loaded)
+        return
     if once:
         _print_once(loaded, as_json=as_json)
         return
@@ -74,6 +88,18 @@ def collect(config: Path | None, /, once: bool, as_json: bool, **flags: Any) -> 
         err=True,
     )
     agent.run()
+
+
+def _relay(loaded: Settings) -> None:
+    try:
+        from collector.relay.run import run  # noqa: PLC0415 # an agent has no granian
+    except ModuleNotFoundError as error:
+        raise GigawatchError(
+            f"`gigawatch collect --relay` needs the Python module {error.name!r}, which is not installed.",
+            "Install it with: pip install 'gigawatch[relay]'",
+            ExitCode.CONFIGURATION,
+        ) from error
+    run(loaded)
 
 
 @click.command()

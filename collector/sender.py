@@ -18,6 +18,14 @@ LONGEST_PAUSE_S = 60.0
 log = logging.getLogger(__name__)
 
 
+def pause_s(error: Exception, failures: int) -> float:
+    """How long to wait after so many failures in a row, of which this is the last."""
+    asked_s = error.retry_after_s if isinstance(error, ServerUnreachable) else None
+    wait_s = min(LONGEST_PAUSE_S, asked_s or SHORTEST_PAUSE_S * 2 ** min(failures - 1, 10))
+    # Spread, so that ten thousand agents do not come back in the same moment.
+    return wait_s * random.uniform(0.75, 1.25)  # noqa: S311 # not a secret
+
+
 class Sender(threading.Thread):
     """A thread that empties the spool.
 
@@ -62,13 +70,14 @@ class Sender(threading.Thread):
             except (ServerUnreachable, SequenceGap, GigawatchError) as error:
                 if self._ending.is_set():
                     return
-                pause_s = self._pause_s(error)
+                self._failures += 1
+                wait_s = pause_s(error, self._failures)
                 log.log(
                     logging.WARNING if self._failures in {1, 10} else logging.DEBUG,
                     "%s; %d batches wait in the spool, next try in %.1f s",
-                    error, self._spool.waiting(), pause_s,
+                    error, self._spool.waiting(), wait_s,
                 )  # fmt: skip
-                self._ending.wait(pause_s)
+                self._ending.wait(wait_s)
 
     def _send(self, seq: int, oldest_seq: int, body: bytes) -> None:
         try:
@@ -96,10 +105,3 @@ class Sender(threading.Thread):
     def _tell(self, kind: str, message: str) -> None:
         log.error(message)
         self._report(Event(time=utc_now(), kind=kind, severity=Severity.WARNING, message=message[:1_000]))
-
-    def _pause_s(self, error: Exception) -> float:
-        self._failures += 1
-        asked_s = error.retry_after_s if isinstance(error, ServerUnreachable) else None
-        pause_s = min(LONGEST_PAUSE_S, asked_s or SHORTEST_PAUSE_S * 2 ** min(self._failures - 1, 10))
-        # Spread, so that ten thousand agents do not come back in the same moment.
-        return pause_s * random.uniform(0.75, 1.25)  # noqa: S311 # not a secret

@@ -8,6 +8,8 @@ import sqlite3
 import threading
 import time
 import uuid
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -58,6 +60,39 @@ class SpoolFull(Exception):
     """The disk takes no more: the batch was not stored."""
 
 
+@contextmanager
+def opening(path: Path, user: str) -> Iterator[None]:
+    """Turn what can go wrong with the file of an agent or a relay into an error that says what to do."""
+    try:
+        yield
+    except (OSError, sqlite3.Error) as error:
+        in_use = "locked" in str(error)
+        raise GigawatchError(
+            f"The spool {path} cannot be opened: {f'another {user} uses it' if in_use else error}",
+            f"One {user} runs per node and data directory: stop the other."
+            if in_use
+            else "Check the folder's owner and free space, or choose another --data-dir.",
+            ExitCode.CONFIGURATION,
+        ) from error
+
+
+def connect(path: Path, schema: str, cache_kib: int) -> sqlite3.Connection:
+    """A connection for several threads to a durable file that nobody else has open; made if absent."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    database = sqlite3.connect(path, check_same_thread=False, isolation_level=None, timeout=5)
+    path.chmod(0o600)
+    # First of all: it does nothing once the file has content.
+    database.execute("PRAGMA auto_vacuum = INCREMENTAL")
+    # One writer: another process on the same spool would number its batches alike.
+    database.execute("PRAGMA locking_mode = EXCLUSIVE")
+    database.execute("PRAGMA journal_mode = WAL")
+    # A number must never be used twice, not after a power failure either.
+    database.execute("PRAGMA synchronous = FULL")
+    database.execute(f"PRAGMA cache_size = -{cache_kib}")
+    database.executescript(schema)
+    return database
+
+
 class Spool:
     """The file, for use by several threads.
 
@@ -75,29 +110,10 @@ class Spool:
         self._max_bytes = max_mib * BYTES_PER_MIB
         self._max_age_s = max_age_h * SECONDS_PER_HOUR
         self._lock = threading.Lock()
-        try:
-            path.parent.mkdir(parents=True, exist_ok=True)
-            self._database = sqlite3.connect(path, check_same_thread=False, isolation_level=None, timeout=5)
-            path.chmod(0o600)
-            # One writer: another agent on the same spool would number its batches alike.
-            self._database.execute("PRAGMA locking_mode = EXCLUSIVE")
-            self._database.execute("PRAGMA journal_mode = WAL")
-            # A number must never be used twice, not after a power failure either.
-            self._database.execute("PRAGMA synchronous = FULL")
-            self._database.execute("PRAGMA auto_vacuum = INCREMENTAL")
-            self._database.execute("PRAGMA cache_size = -512")
-            self._database.executescript(SCHEMA)
+        with opening(path, "agent"):
+            self._database = connect(path, SCHEMA, cache_kib=512)
             self.spool_id = self._state("spool_id") or self._begin()
             self._next_seq = int(self._state("next_seq") or 0)
-        except (OSError, sqlite3.Error) as error:
-            in_use = "locked" in str(error)
-            raise GigawatchError(
-                f"The spool {path} cannot be opened: {'another agent uses it' if in_use else error}",
-                "One agent runs per node and data directory: stop the other."
-                if in_use
-                else "Check the folder's owner and free space, or choose another --data-dir.",
-                ExitCode.CONFIGURATION,
-            ) from error
 
     def append(self, body: bytes, gpu_windows: int, checkpoint: Checkpoint | None) -> Dropped | None:
         """Store a batch durably, with the checkpoint if one is given; returns what had to go for it.

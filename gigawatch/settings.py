@@ -87,6 +87,21 @@ class Server(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """A node whose clock is further off is refused."""
 
 
+class Relay(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """A relay for the agents of a rack or a row, `gigawatch collect --relay`."""
+
+    host: str = "127.0.0.1"
+    port: Port = 8602
+    max_body_mib: Annotated[int, Meta(ge=1, le=1_024)] = 16
+    """Greatest size of one request's body, after decompression; no more than the server's."""
+    forward_ms: Annotated[int, Meta(ge=0, le=60_000)] = 250
+    """How long batches are gathered into one request to the server."""
+    forward_batches: Annotated[int, Meta(ge=1, le=10_000)] = 2_000
+    """Most batches in one request to the server."""
+    spool_max_mib: Annotated[int, Meta(ge=1, le=100_000_000)] = 4_096
+    spool_max_age_h: Annotated[float, Meta(gt=0, le=8_760)] = 72.0
+
+
 class Dashboard(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """The web app, `gigawatch dashboard`."""
 
@@ -118,6 +133,7 @@ class Settings(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     store: Store = Store()
     agent: Agent = Agent()
     server: Server = Server()
+    relay: Relay = Relay()
     dashboard: Dashboard = Dashboard()
     retention: Retention = Retention()
 
