@@ -4,8 +4,8 @@
 -- nodes of each site are in both, so that a node that falls silent or joins is no swing: a ramp is the difference from
 -- one second to the next, a swing the greatest less the least power of seconds at most so far apart. The spectrum is
 -- the discrete Fourier transform of the longest stretch of such seconds (whole 32 s, 64 s at least, its last 1,024 s at
--- most), mean removed, Hann window: amplitude 2 |Σ w x exp(-2πi k t / n)| / Σ w, so that a sine of amplitude A gives A at
--- its frequency. A peak stands out where the greatest amplitude and its two neighbours hold more than half of the
+-- most), mean removed, Hann window: amplitude 2 |Σ w x exp(-2πi k t / n)| / Σ w, so that a sine of amplitude A gives A
+-- at its frequency. A peak stands out where the greatest amplitude and its two neighbours hold more than half of the
 -- variance and the stretch holds four periods or more. Unit: W.
 -- Missing data: a second without any node has no row; one that lacks a node of its minute is not complete. coverage is
 -- nodes summed over seconds, over the seconds that were due times the most nodes. One node that leaves in the second
@@ -153,7 +153,8 @@ BEGIN ATOMIC
         FROM swings WHERE swings.ramp_over_mw IS NOT NULL
     ), due AS (
         -- Of each site the most nodes of a second, for as long as the period is folded.
-        SELECT sum(of_site.nodes) * extract(epoch FROM least(stop, expanded.folded('1m')) - start) AS node_s
+        SELECT sum(of_site.nodes) * extract(epoch FROM greatest(start, least(stop, greatest(
+            expanded.folded('1m'), (SELECT max(seconds.time) FROM seconds) + interval '1 second'))) - start) AS node_s
         FROM (
             SELECT max(it.nodes) AS nodes
             FROM gigawatch.site
@@ -188,7 +189,7 @@ BEGIN ATOMIC
         over_length.down / 1e9::double precision / length.s,
         whole.mean_mw / 1000,
         whole.comparable,
-        least(1, whole.node_s / nullif(greatest(due.node_s, 0), 0))::double precision
+        least(1, whole.node_s / nullif(due.node_s, 0))::double precision
     FROM length CROSS JOIN whole CROSS JOIN over_length CROSS JOIN due LEFT JOIN largest ON true;
 END;
 COMMENT ON FUNCTION report.load_swing_summary IS
