@@ -288,12 +288,16 @@ def ticks(rows: Sequence[Tick], theme: Theme) -> Chart:
 
 def seconds_power(rows: Sequence[SiteSecond], period: Period, theme: Theme) -> Chart:
     """Power second by second; seconds that lack a node stand apart, since they are less for that reason alone."""
-    complete = _by_second(rows, lambda row: row.power_w if row.complete else None)
+    complete = _by_second(rows, period, lambda row: row.power_w if row.complete else None)
     poorer = sum(1 for row in rows if not row.complete)
     lines = [("All nodes", complete, theme.series[0])]
     if poorer:
         lines.append(
-            ("Some nodes missing", _by_second(rows, lambda row: None if row.complete else row.power_w), theme.warn)
+            (
+                "Some nodes missing",
+                _by_second(rows, period, lambda row: None if row.complete else row.power_w),
+                theme.warn,
+            )
         )
     figure = _seconds(lines, "W", period, theme, height=320)
     said = f" {poorer} s lack a node." if poorer else ""
@@ -302,7 +306,7 @@ def seconds_power(rows: Sequence[SiteSecond], period: Period, theme: Theme) -> C
 
 def seconds_ramp(rows: Sequence[SiteSecond], period: Period, theme: Theme) -> Chart:
     """Ramp rate second by second; where two seconds cannot be compared there is none."""
-    values = _by_second(rows, lambda row: row.ramp_w_per_s)
+    values = _by_second(rows, period, lambda row: row.ramp_w_per_s)
     figure = _seconds([("Ramp rate", values, theme.series[1])], "W/s", period, theme, height=220)
     return Chart(figure, f"Ramp rate second by second. {_words(values[1], quantities.ramp)}")
 
@@ -378,7 +382,7 @@ def spectrum(rows: Sequence[SpectrumLine], theme: Theme) -> Chart:
             font={"size": 12, "color": theme.text},
         )  # fmt: skip
     _axis(figure, unit)
-    marks = [0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5]
+    marks = [0.001, 0.005, 0.02, 0.1, 0.5]
     figure.update_layout(
         yaxis={"rangemode": "tozero"},
         margin={"t": 34},
@@ -423,18 +427,18 @@ def peak_of(rows: Sequence[SpectrumLine]) -> Peak | None:
 
 
 def _by_second(
-    rows: Sequence[SiteSecond], value: Callable[[SiteSecond], float | None]
+    rows: Sequence[SiteSecond], period: Period, value: Callable[[SiteSecond], float | None]
 ) -> tuple[list[datetime], Values]:
     """Times and values, with a gap where seconds are missing."""
-    at: list[datetime] = []
-    values: Values = []
+    at = [period.start]
+    values: Values = [None]
     for row in rows:
-        if at and row.time - at[-1] > timedelta(seconds=1):
+        if row.time - at[-1] > timedelta(seconds=1):
             at.append(at[-1] + timedelta(seconds=1))
             values.append(None)
         at.append(row.time)
         values.append(value(row))
-    return at, values
+    return [*at, period.stop], [*values, None]
 
 
 def _seconds(

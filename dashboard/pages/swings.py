@@ -29,7 +29,8 @@ def render(connection: Connection, asked: View, theme: Theme, now: datetime) -> 
     if not readings.fleet_summary(connection, msgspec.structs.replace(asked.where, rack=None, gpu_model=None)).gpus:
         return components.nothing(asked)
     whole = view.period(asked, now, lambda _start, _stop: 60.0)
-    start = max(whole.start, whole.stop - LONGEST)
+    cut = whole.stop - whole.start > LONGEST + whole.step
+    start = (whole.stop - LONGEST).replace(second=0, microsecond=0) if cut else whole.start
     period = view.Period(start, whole.stop, timedelta(minutes=1))
     summary = readings.load_swing_summary(connection, period.start, period.stop, asked.site, OVER)
     lines = readings.load_spectrum(connection, period.start, period.stop, asked.site)
@@ -49,7 +50,7 @@ def render(connection: Connection, asked: View, theme: Theme, now: datetime) -> 
                 [
                     html.H1("Load swings"),
                     html.P(f"{BOUNDARY}. Times are UTC.", className="boundary"),
-                    *[html.P(words, className="boundary") for words in _limits(asked, start > whole.start)],
+                    *[html.P(words, className="boundary") for words in _limits(asked, cut)],
                 ],
                 className="title wide",
             ),

@@ -189,7 +189,7 @@ BEGIN ATOMIC
         over_length.down / 1e9::double precision / length.s,
         whole.mean_mw / 1000,
         whole.comparable,
-        least(1, whole.node_s / nullif(due.node_s, 0))::double precision
+        (CASE WHEN whole.node_s > due.node_s THEN 1 ELSE whole.node_s / nullif(due.node_s, 0) END)::double precision
     FROM length CROSS JOIN whole CROSS JOIN over_length CROSS JOIN due LEFT JOIN largest ON true;
 END;
 COMMENT ON FUNCTION report.load_swing_summary IS
