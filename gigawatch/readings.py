@@ -369,11 +369,11 @@ class LoadSwingSummary(Struct, frozen=True, kw_only=True):
     """Time within which the swing is, and over which the ramps with `over` in their names are."""
     swing_max_w: float | None
     swing_began: datetime | None
-    ramp_up_max_mw_per_s: float | None
-    """From one second to the next."""
-    ramp_down_max_mw_per_s: float | None
-    ramp_up_over_max_mw_per_s: float | None
-    ramp_down_over_max_mw_per_s: float | None
+    ramp_up_max_megawatts_per_s: float | None
+    """From one second to the next, MW/s."""
+    ramp_down_max_megawatts_per_s: float | None
+    ramp_up_over_max_megawatts_per_s: float | None
+    ramp_down_over_max_megawatts_per_s: float | None
     power_mean_w: float | None
     seconds_comparable: int
     coverage: float | None

@@ -90,12 +90,13 @@ def _cards(summary: LoadSwingSummary, peak: Peak | None) -> html.Dl:
                 boundary=BOUNDARY,
             ),
             card(
-                "Largest ramp up", _ramp(summary.ramp_up_max_mw_per_s),
-                f"in 1{quantities.SPACE}s · {_ramp(summary.ramp_up_over_max_mw_per_s)} over {over}", boundary=BOUNDARY,
+                "Largest ramp up", _ramp(summary.ramp_up_max_megawatts_per_s),
+                f"in 1{quantities.SPACE}s · {_ramp(summary.ramp_up_over_max_megawatts_per_s)} over {over}",
+                boundary=BOUNDARY,
             ),
             card(
-                "Largest ramp down", _ramp(summary.ramp_down_max_mw_per_s),
-                f"in 1{quantities.SPACE}s · {_ramp(summary.ramp_down_over_max_mw_per_s)} over {over}",
+                "Largest ramp down", _ramp(summary.ramp_down_max_megawatts_per_s),
+                f"in 1{quantities.SPACE}s · {_ramp(summary.ramp_down_over_max_megawatts_per_s)} over {over}",
                 boundary=BOUNDARY,
             ),
             card("Mean power", quantities.power(summary.power_mean_w), "of complete seconds", boundary=BOUNDARY),
@@ -113,8 +114,8 @@ def _cards(summary: LoadSwingSummary, peak: Peak | None) -> html.Dl:
     )  # fmt: skip
 
 
-def _ramp(mw_per_s: float | None) -> str:
-    return quantities.ramp(None if mw_per_s is None else mw_per_s * WATTS_PER_MEGAWATT)
+def _ramp(megawatts_per_s: float | None) -> str:
+    return quantities.ramp(None if megawatts_per_s is None else megawatts_per_s * WATTS_PER_MEGAWATT)
 
 
 def _oscillation(lines: list[readings.SpectrumLine], peak: Peak | None) -> str:

@@ -122,9 +122,9 @@ COMMENT ON COLUMN report.load_swings.coverage IS 'Nodes summed over the seconds,
 CREATE FUNCTION report.load_swing_summary(
     start timestamptz, stop timestamptz, in_site text DEFAULT NULL, over interval DEFAULT '10 s'
 ) RETURNS TABLE (
-    over_s integer, swing_max_w double precision, swing_began timestamptz, ramp_up_max_mw_per_s double precision,
-    ramp_down_max_mw_per_s double precision, ramp_up_over_max_mw_per_s double precision,
-    ramp_down_over_max_mw_per_s double precision, power_mean_w double precision, seconds_comparable bigint,
+    over_s integer, swing_max_w double precision, swing_began timestamptz, ramp_up_max_megawatts_per_s double precision,
+    ramp_down_max_megawatts_per_s double precision, ramp_up_over_max_megawatts_per_s double precision,
+    ramp_down_over_max_megawatts_per_s double precision, power_mean_w double precision, seconds_comparable bigint,
     coverage double precision
 )
 LANGUAGE sql STABLE PARALLEL SAFE SECURITY DEFINER SET search_path = pg_catalog

@@ -123,8 +123,9 @@ def test_swings_and_ramps_equal_a_computation_by_hand(
     assert found.swing_max_w == swing_w
     assert found.seconds_comparable == len(ramps)
     for said, differences, sign, length in (
-        (found.ramp_up_max_mw_per_s, ramps, 1, 1), (found.ramp_down_max_mw_per_s, ramps, -1, 1),
-        (found.ramp_up_over_max_mw_per_s, long, 1, over_s), (found.ramp_down_over_max_mw_per_s, long, -1, over_s),
+        (found.ramp_up_max_megawatts_per_s, ramps, 1, 1), (found.ramp_down_max_megawatts_per_s, ramps, -1, 1),
+        (found.ramp_up_over_max_megawatts_per_s, long, 1, over_s),
+        (found.ramp_down_over_max_megawatts_per_s, long, -1, over_s),
     ):  # fmt: skip
         expected = greatest(differences, sign)
         assert said == (None if expected is None else pytest.approx(expected / 1e6 / length, abs=1e-12))
@@ -189,7 +190,11 @@ def test_a_node_that_falls_silent_or_joins_is_no_ramp_and_lowers_the_coverage(
     nodes = {second: 8 if second < 95 else 8 + change for second in range(180)}
     store(connection, {"oslo": {second: (1_000 * count + second % 2, count) for second, count in nodes.items()}})
     found = readings.load_swing_summary(connection, at(0), at(180))
-    assert (found.swing_max_w, found.ramp_up_max_mw_per_s, found.ramp_down_max_mw_per_s) == (1, 1e-6, 1e-6)
+    assert (found.swing_max_w, found.ramp_up_max_megawatts_per_s, found.ramp_down_max_megawatts_per_s) == (
+        1,
+        1e-6,
+        1e-6,
+    )
     assert found.seconds_comparable == 178
     assert found.coverage == pytest.approx(sum(nodes.values()) / (180 * max(nodes.values())))
     assert found.coverage < 1
@@ -205,13 +210,13 @@ def test_a_node_that_goes_while_one_of_another_site_comes_is_no_ramp(connection:
         "paris": {second: (100, 1) if second < 30 else (200, 2) for second in range(60)},
     })  # fmt: skip
     found = readings.load_swing_summary(connection, at(0), at(60))
-    assert (found.swing_max_w, found.ramp_down_max_mw_per_s, found.seconds_comparable) == (0, 0, 58)
+    assert (found.swing_max_w, found.ramp_down_max_megawatts_per_s, found.seconds_comparable) == (0, 0, 58)
 
 
 def test_nothing_is_known_of_nothing(connection: Connection) -> None:
     store(connection, {})
     found = readings.load_swing_summary(connection, at(0), at(60))
-    assert {found.swing_max_w, found.swing_began, found.ramp_up_max_mw_per_s, found.power_mean_w,
+    assert {found.swing_max_w, found.swing_began, found.ramp_up_max_megawatts_per_s, found.power_mean_w,
             found.coverage} == {None}  # fmt: skip
     assert readings.site_seconds(connection, at(0), at(60)) == readings.load_spectrum(connection, at(0), at(60)) == []
     connection.execute(text("DELETE FROM gigawatch.rollup"))
@@ -278,7 +283,7 @@ def test_the_spectrum_is_the_transform_and_holds_all_of_the_variance(connection:
 @pytest.mark.parametrize("walk", [False, True])
 @pytest.mark.parametrize("seed", range(8))
 def test_no_peak_stands_out_of_noise(connection: Connection, seed: int, walk: bool) -> None:
-    random = Random(seed)
+    random = Random(seed)  # noqa: S311 # the same noise each time is what is wanted
     power_w = 5e6
     seconds: dict[int, Second] = {}
     for second in range(1_024):
