@@ -1,6 +1,7 @@
 """Load swings against computations of the test's own: ramps, swings, coverage, and the spectrum."""
 
 import cmath
+import itertools
 import math
 import time
 from collections.abc import Iterator, Mapping
@@ -134,9 +135,9 @@ def test_swings_and_ramps_equal_a_computation_by_hand(
     if swing_w:
         assert found.swing_began is not None
         first = round((found.swing_began - BASE).total_seconds())
-        part = [seconds[it][0] for it in range(first, first + over_s + 1) if it in seconds]
-        assert seconds[first][0] in {min(part), max(part)}
-        assert any(abs(power_w - seconds[first][0]) == swing_w for power_w in part)
+        nodes = seconds[first][1]
+        stretch = itertools.takewhile(lambda it: seconds.get(it, (0, 0))[1] == nodes, range(first, first + over_s + 1))
+        assert any(abs(seconds[it][0] - seconds[first][0]) == swing_w for it in stretch)
 
 
 @few
