@@ -18,7 +18,7 @@ from dashboard import components, live, quantities, theme, view
 from dashboard.access import Access, add_headers
 from dashboard.compress import add_compression
 from dashboard.live import Digests
-from dashboard.pages import fleet, gpu, node, nodes, store
+from dashboard.pages import fleet, gpu, node, nodes, store, swings
 from dashboard.view import RANGES, View
 from gigawatch import database, readings, settings
 from gigawatch.errors import GigawatchError
@@ -48,6 +48,7 @@ class Page(Struct, frozen=True):
 PAGES = (
     Page("Fleet", r"/", fleet.render, "/", "fleet"),
     Page("Nodes", r"/nodes", nodes.render, "/nodes", "nodes"),
+    Page("Load swings", r"/swings", swings.render, "/swings", "swings"),
     Page("Store", r"/store", store.render, "/store", "store", filtered=False),
     Page("Node", r"/nodes/([^/]+)", node.render),
     Page("GPU", r"/gpus/([^/]+)", gpu.render),

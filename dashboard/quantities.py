@@ -24,6 +24,11 @@ def power(value: float | None) -> str:
     return _joined(watts(value))
 
 
+def ramp(watts_per_s: float | None) -> str:
+    """How fast power changes, in words: 1.24 MW/s."""
+    return UNKNOWN if watts_per_s is None else f"{power(watts_per_s)}/s"
+
+
 def work(joules: float | None) -> str:
     """Energy in words: 21.3 MWh."""
     return _joined(energy(joules))

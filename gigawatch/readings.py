@@ -386,6 +386,71 @@ class StoreStatus(Struct, frozen=True, kw_only=True):
     jobs: list[StoreJob]
 
 
+class SiteSecond(Struct, frozen=True, kw_only=True):
+    """Power of a site, or of the fleet, in one second."""
+
+    time: datetime
+    power_w: float
+    ramp_w_per_s: float | None
+    """Difference to the second before; None where the two cannot be compared."""
+    nodes: int
+    """Nodes in the sum."""
+    complete: bool
+    """Whether they are all nodes of their minute."""
+
+
+class LoadSwing(Struct, frozen=True, kw_only=True):
+    """How the power of one site swung in one minute."""
+
+    time: datetime
+    site: str
+    power_mean_w: float
+    power_min_w: float
+    power_max_w: float
+    swing_w: float
+    ramp_up_max_w_per_s: float | None
+    ramp_down_max_w_per_s: float | None
+    seconds_comparable: int
+    """Seconds that can be compared with the one before."""
+    nodes: int
+    """Most nodes in a second."""
+    coverage: float
+
+
+class LoadSwingSummary(Struct, frozen=True, kw_only=True):
+    """How the power of a site, or of the fleet, swung in a period."""
+
+    over_s: int
+    """Time within which the swing is, and over which the ramps with `over` in their names are."""
+    swing_max_w: float | None
+    swing_began: datetime | None
+    ramp_up_max_megawatts_per_s: float | None
+    """From one second to the next, MW/s."""
+    ramp_down_max_megawatts_per_s: float | None
+    ramp_up_over_max_megawatts_per_s: float | None
+    ramp_down_over_max_megawatts_per_s: float | None
+    power_mean_w: float | None
+    seconds_comparable: int
+    coverage: float | None
+
+
+class SpectrumLine(Struct, frozen=True, kw_only=True):
+    """Oscillation of power at one frequency."""
+
+    frequency_hz: float
+    amplitude_w: float
+    variance_share: float | None
+    """Part of the variance at this frequency and its two neighbours, 0 to 1; None where power is constant."""
+    peak_frequency_hz: float | None
+    """Where a peak stands out here: its frequency, between those of the lines."""
+    peak_amplitude_w: float | None
+    began: datetime
+    """Of the stretch of seconds."""
+    seconds: int
+    resolution_hz: float
+    """Distance of the lines."""
+
+
 def step_for(start: datetime, stop: datetime, points: int = 300, finest_s: float = 60) -> timedelta:
     """The finest step that gives at most so many points over the period.
 
@@ -761,6 +826,68 @@ def store_problems(status: StoreStatus) -> list[str]:
     if minutes.folded is None and held.total_seconds() > MOST_LAG_S["1m"]:
         problems.append(f"No window was folded yet, the oldest is of {windows.oldest:%Y-%m-%d %H:%M} UTC. {asked}")
     return problems
+
+
+def site_seconds(connection: Connection, start: datetime, stop: datetime, site: str | None = None) -> list[SiteSecond]:
+    """Power of a site, or of the fleet, second by second."""
+    return _all(
+        connection,
+        SiteSecond,
+        "SELECT * FROM report.site_seconds(:start, :stop, CAST(:site AS text))",
+        Where(site=site),
+        start=start,
+        stop=stop,
+    )
+
+
+def load_swings(connection: Connection, start: datetime, stop: datetime, site: str | None = None) -> list[LoadSwing]:
+    """How the power of each site swung, by the minute."""
+    return _all(
+        connection,
+        LoadSwing,
+        """
+        SELECT * FROM report.load_swings
+        WHERE time >= :start AND time < :stop AND (CAST(:site AS text) IS NULL OR site = :site)
+        ORDER BY time, site""",
+        Where(site=site),
+        start=start,
+        stop=stop,
+    )
+
+
+def load_swing_summary(
+    connection: Connection,
+    start: datetime,
+    stop: datetime,
+    site: str | None = None,
+    over: timedelta = timedelta(seconds=10),
+) -> LoadSwingSummary:
+    """The largest swing and ramps of a site, or of the fleet, in a period."""
+    found = _one(
+        connection,
+        LoadSwingSummary,
+        "SELECT * FROM report.load_swing_summary(:start, :stop, CAST(:site AS text), :over)",
+        Where(site=site),
+        start=start,
+        stop=stop,
+        over=over,
+    )
+    assert found is not None
+    return found
+
+
+def load_spectrum(
+    connection: Connection, start: datetime, stop: datetime, site: str | None = None
+) -> list[SpectrumLine]:
+    """Oscillations of the power of a site, or of the fleet; none where no stretch of seconds is long enough."""
+    return _all(
+        connection,
+        SpectrumLine,
+        "SELECT * FROM report.load_spectrum(:start, :stop, CAST(:site AS text))",
+        Where(site=site),
+        start=start,
+        stop=stop,
+    )
 
 
 # Conditions of a Where, on a view of nodes and on one of GPUs.

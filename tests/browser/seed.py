@@ -5,6 +5,7 @@ from datetime import datetime, timedelta
 
 from sqlalchemy import Connection, text
 
+from api.rollups import seconds_sql
 from tests import flat
 
 MODELS = {
@@ -40,7 +41,7 @@ def seed(
     history: timedelta = timedelta(hours=2),
     simulated: bool = False,
 ) -> None:
-    """Sites, racks, nodes, GPUs, windows by the minute and by 10 s for the last 10 minutes, health, events."""
+    """Sites, racks, nodes, GPUs, windows by the minute and by 10 s for the last 10 minutes, seconds, health, events."""
     for site, rack, model in PLACES:
         _place(connection, site, rack, model, nodes_per_rack, gpus_per_node, simulated)
     flat.make(connection)
@@ -48,6 +49,7 @@ def seed(
     windows(connection, now - history, fine, 60)
     windows(connection, fine, now, 10)
     _faults(connection, now)
+    connection.exec_driver_sql(seconds_sql("SELECT * FROM gigawatch.node_window"))
     flat.store(connection)
     _health_and_events(connection, now)
     connection.execute(text("UPDATE gigawatch.node_now SET last_seen = :now, clock_offset_ms = 12"), {"now": now})
@@ -141,7 +143,9 @@ def windows(connection: Connection, start: datetime, stop: datetime, length_s: i
             gpus_read, gpus_expected, gpu_power_mw, cpu_energy_mj, dram_energy_mj, node_power_mean_mw,
             node_power_max_mw, rejected_readings)
         SELECT time, node_id, :length_s * 1000, 1000, :length_s, :length_s, gpus, gpus,
-            ARRAY(SELECT (mw * (0.9 + 0.2 * (abs(hashtext(node_id::text || time::text || tick)) % 100) / 100.0))::int
+            -- Noise of each node's own, and an oscillation that they have in common.
+            ARRAY(SELECT (mw * (0.9 + 0.2 * (abs(hashtext(node_id::text || time::text || tick)) % 100) / 100.0
+                    + 0.1 * sin(2 * pi() * (extract(epoch FROM time)::float8 + tick) / 31)))::int
                 FROM generate_series(1, :length_s) AS tick),
             mw * 0.09 * :length_s, mw * 0.02 * :length_s, mw * 1.21, mw * 1.3, 0
         FROM (

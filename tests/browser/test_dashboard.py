@@ -32,7 +32,18 @@ UNNAMED = """[...document.querySelectorAll('input:not([type=hidden]), img, butto
     .filter(it => !it.labels?.length && !it.ariaLabel && !it.alt && !it.title && !it.textContent.trim()
         && !it.getAttribute('aria-labelledby') && it.offsetParent)
     .map(it => it.outerHTML.slice(0, 200))"""
-PAGES = ("/", "/nodes", "/store", "/nodes/1", f"/gpus/{seed.THROTTLED}", "/nodes/999999", "/gpus/none", "/nowhere")
+PAGES = (
+    "/",
+    "/nodes",
+    "/swings",
+    "/swings?range=6h",
+    "/store",
+    "/nodes/1",
+    f"/gpus/{seed.THROTTLED}",
+    "/nodes/999999",
+    "/gpus/none",
+    "/nowhere",
+)
 
 
 class Dashboard:
@@ -173,6 +184,29 @@ def test_the_fleet_shows_what_matters(watched: Watched) -> None:
     expect(page.locator(".panel", has_text="Events of the last day").locator("tbody")).to_contain_text("XID 79")
     summary = page.get_by_role("group", name=re.compile("^Power over time"))
     expect(summary).to_have_count(1)
+
+
+def test_load_swings_show_power_at_1_hz_its_ramps_and_its_main_oscillation(watched: Watched) -> None:
+    page = watched.go("/")
+    page.get_by_role("link", name="Load swings").click()
+    expect(page).to_have_url(re.compile("/swings$"))
+    for label in ("Largest swing in 10 s", "Largest ramp up", "Largest ramp down", "Mean power", "Coverage at 1 Hz"):
+        expect(page.locator(".card", has_text=label).locator(".value")).to_have_text(re.compile(r"^\d"))
+    expect(page.locator(".card", has_text="Largest ramp up").locator(".unit")).to_have_text(re.compile("W/s"))
+    expect(page.get_by_text("boundary: gpu")).to_be_visible()
+    # The seed's nodes swing together every 31 s.
+    expect(page.locator("#live-oscillation")).to_contain_text(re.compile(r"mostly every 31\s(\.\d)?s, by ±\d"))
+    expect(page.get_by_role("group", name=re.compile("^Power second by second"))).to_have_count(1)
+    page.get_by_role("link", name="6 h", exact=True).click()
+    expect(page.get_by_role("group", name=re.compile("^Least to greatest power by the minute. oslo"))).to_have_count(1)
+    page.get_by_role("link", name="24 h").click()
+    expect(page.get_by_text("Shown are the last 6 h")).to_be_visible()
+    watched.go("/swings?rack=r01")
+    expect(page.get_by_text("do not apply here")).to_be_visible()
+    watched.go("/swings?from=2026-01-31T08:00Z&to=2026-01-31T09:00Z")
+    expect(page.locator(".card", has_text="Coverage at 1 Hz").locator(".value")).to_have_text("–")
+    expect(page.locator("#live-oscillation")).to_contain_text("nothing can be said")
+    assert watched.problems == []
 
 
 def test_filters_live_in_the_address_and_back_goes_back(watched: Watched) -> None:
