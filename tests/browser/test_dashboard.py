@@ -18,7 +18,7 @@ from playwright.sync_api import Browser, Page, expect, sync_playwright
 from sqlalchemy import text
 
 from dashboard import access
-from gigawatch import database, tokens
+from gigawatch import database, schema, tokens
 from gigawatch.embedded import EmbeddedServer, installations
 from migrations.run import migrate
 from tests.agents import GIGAWATCH, environment
@@ -89,13 +89,25 @@ def store(tmp_path_factory: pytest.TempPathFactory) -> Iterator[EmbeddedServer]:
 
 @pytest.fixture(autouse=True)
 def alive(store: EmbeddedServer) -> None:
-    """The nodes were heard of now, however long the tests before took: after a minute all would be silent."""
+    """The nodes were heard of now, however long the tests before took: after a minute all would be silent.
+
+    Their newest windows are there once more, as of now.
+    """
     engine = database.engine(store.url)
+    columns = [column.name for column in schema.gpu_window.columns if column.name != "time"]
     with engine.begin() as connection:
         connection.execute(
             text(
                 "UPDATE gigawatch.node_now SET last_seen = last_seen + since.length, time = time + since.length"
                 " FROM (SELECT now() - max(last_seen) AS length FROM gigawatch.node_now) AS since"
+            )
+        )
+        connection.execute(
+            text(
+                f"INSERT INTO gigawatch.gpu_window (time, {', '.join(columns)})"
+                f" SELECT DISTINCT ON (w.node_id) now.time, {', '.join(f'w.{name}' for name in columns)}"
+                " FROM gigawatch.gpu_window AS w JOIN gigawatch.node_now AS now USING (node_id)"
+                " ORDER BY w.node_id, w.time DESC ON CONFLICT DO NOTHING"
             )
         )
     engine.dispose()
