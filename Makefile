@@ -42,8 +42,11 @@ docs: $(VENV)/.dev ## Write the generated parts of the documentation
 screenshots: $(VENV)/.dev ## Take the pictures of the README from a running demo
 	$(BIN)/python docs/images/take.py
 
-bench: $(VENV)/.dev ## Measure the agent against its limits and a peer
+bench: $(VENV)/.dev ## Measure agent, ingest and a gigawatt against limits and peers
 	$(BIN)/python -m bench.agent
+	bench/install-victoria-metrics
+	$(BIN)/python -m bench.ingest
+	$(BIN)/python -m bench.gigawatt
 
 clean: ## Remove the virtual environment and caches
 	rm -rf $(VENV) .mypy_cache .pytest_cache .ruff_cache .hypothesis build dist

@@ -32,12 +32,16 @@ class Access:
         self._known: dict[bytes, tuple[Role | None, float]] = {}
 
     async def role(self, request: Request) -> Role:
-        """The role of the request's token.
+        """The role of the request's token; raises as role_of() does."""
+        return await self.role_of(request.headers.get("Authorization", ""))
+
+    async def role_of(self, authorization: str) -> Role:
+        """The role of the token in a header `Authorization`.
 
         Raises:
             HTTPException: 401 without a good token, 503 where the store cannot be asked.
         """
-        scheme, _, secret = request.headers.get("Authorization", "").partition(" ")
+        scheme, _, secret = authorization.partition(" ")
         if scheme.lower() != "bearer" or not secret:
             raise _unauthorised("This needs a token: send the header Authorization: Bearer …")
         if len(secret) > MOST_LENGTH:

@@ -1,9 +1,10 @@
 """The HTTP service: takes batches in, answers reads."""
 
 import logging
+import sys
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from typing import Annotated, Any
 
 import msgspec
@@ -12,36 +13,39 @@ from fastapi import Depends, FastAPI, Request
 from fastapi.exceptions import RequestValidationError
 from starlette.concurrency import run_in_threadpool
 from starlette.exceptions import HTTPException
-from starlette.responses import Response
+from starlette.responses import PlainTextResponse, Response
 
 from api.access import Access, require
-from api.decode import Unacceptable, decode, decompress
 from api.documents import Greeting, Problem, answers, describe
+from api.ingest import RETRY_SOON, Ingest
+from api.metrics import CONTENT_TYPE, Metrics
 from api.reads import router
-from api.store import ForeignSpool, SequenceGap
-from api.writer import Busy, StoreUnreachable, Writer
+from api.scheduler import Scheduler
+from api.writer import Writer
 from gigawatch import __version__, database, settings
 from gigawatch.errors import GigawatchError
 from gigawatch.schema import require_revision
 from gigawatch.settings import Settings
 from gigawatch.tokens import Role
 from gigawatch.units import BYTES_PER_MIB, MILLISECONDS_PER_SECOND
-from gigawatch.wire import Receipt
 
 DESCRIPTION = """Batches of GPU telemetry in, figures out. Every endpoint but the health checks needs a token: header
 `Authorization: Bearer …`. Agents' tokens may send, viewers' may read, admins' may do both. Times are UTC."""
-RETRY_SOON = {"Retry-After": "1"}
+LONGEST = timedelta(days=36_525)
+SWITCH_S = 0.0005
 QUERY_CANCELED = "57014"
 log = logging.getLogger(__name__)
 
 
-def create() -> FastAPI:
+def create() -> Ingest:
     """The application, as a server imports it: settings come from the environment."""
-    return build(settings.load())
+    loaded = settings.load()
+    app = build(loaded)
+    return Ingest(app, loaded.server, app.state)
 
 
 def build(loaded: Settings) -> FastAPI:
-    """The application.
+    """The application but for the way in.
 
     Raises:
         GigawatchError: store.database_url is not set.
@@ -60,14 +64,29 @@ def build(loaded: Settings) -> FastAPI:
             role=database.REPORT_ROLE,
             application="gigawatch serve, reads",
         )
-        writer = Writer(engine, loaded.server.gather_ms / MILLISECONDS_PER_SECOND)
+        kept_d = loaded.retention.windows_d
+        writer = Writer(
+            engine,
+            loaded.server.gather_ms / MILLISECONDS_PER_SECOND,
+            loaded.server.max_waiting_mib * BYTES_PER_MIB,
+            # What is to be removed within the hour is no longer taken: it must be folded before.
+            LONGEST if kept_d is None else timedelta(days=kept_d) - timedelta(hours=1),
+        )
+        scheduler = Scheduler(engine, loaded.retention) if loaded.server.scheduler else None
+        # The writer gives up the interpreter at each of its round trips, and the loop holds it for the usual 5 ms.
+        sys.setswitchinterval(SWITCH_S)
         writer.start()
+        if scheduler is not None:
+            scheduler.start()
         app.state.settings = loaded
         app.state.access = Access(engine)
         app.state.writer = writer
+        app.state.metrics = Metrics(report_engine, writer)
         app.state.engine = engine
         app.state.report_engine = report_engine
         yield
+        if scheduler is not None:
+            await run_in_threadpool(scheduler.stop)
         await run_in_threadpool(writer.stop)
         engine.dispose()
         report_engine.dispose()
@@ -75,34 +94,14 @@ def build(loaded: Settings) -> FastAPI:
     app = FastAPI(title="Gigawatch", version=__version__, description=DESCRIPTION, lifespan=life, redoc_url=None)
     app.include_router(router)
     app.openapi = lambda: describe(app)  # type: ignore[method-assign] # FastAPI's own way to extend it
-    _add_ingest(app)
+    _add_hello(app)
     _add_health(app)
+    _add_metrics(app)
     _add_errors(app)
     return app
 
 
-def _add_ingest(app: FastAPI) -> None:
-    @app.post("/api/v1/batches", responses=answers(Receipt, 400, 409, 413, 415), tags=["ingest"])
-    async def batches(request: Request, _: Annotated[Role, Depends(require("agent"))]) -> Response:
-        """Store a batch: inventory, windows, events, slow readings. The answer comes after the commit.
-
-        A numbered batch (spool_id and seq) that was stored before is answered as a duplicate. A bad item is
-        refused with its field named; the rest of its batch is stored.
-        """
-        loaded: Settings = request.app.state.settings
-        most_bytes = loaded.server.max_body_mib * BYTES_PER_MIB
-        body = await _receive(request, most_bytes)
-        body = decompress(body, request.headers.get("Content-Encoding", ""), most_bytes)
-        content_type = request.headers.get("Content-Type", "")
-        parcel = decode(body, content_type, datetime.now(UTC), loaded.server.max_clock_offset_s)
-        writer: Writer = request.app.state.writer
-        outcome = await writer.store(parcel)
-        if isinstance(outcome, SequenceGap):
-            return _problem(409, str(outcome), code="gap", expected_seq=outcome.expected)
-        if isinstance(outcome, ForeignSpool):
-            return _problem(422, str(outcome))
-        return Response(msgspec.json.encode(outcome), media_type="application/json")
-
+def _add_hello(app: FastAPI) -> None:
     @app.get("/api/v1/hello", responses=answers(Greeting), tags=["ingest"])
     async def hello(request: Request, role: Annotated[Role, Depends(require("agent", "viewer"))]) -> Response:
         """The server's time and version, and the role of the token."""
@@ -114,17 +113,6 @@ def _add_ingest(app: FastAPI) -> None:
             max_clock_offset_s=loaded.server.max_clock_offset_s,
         )
         return Response(msgspec.json.encode(greeting), media_type="application/json")
-
-
-async def _receive(request: Request, most_bytes: int) -> bytes:
-    """The body as it came, never more than most_bytes."""
-    parts, size = [], 0
-    async for part in request.stream():
-        size += len(part)
-        if size > most_bytes:
-            raise Unacceptable(413, f"The body is larger than {most_bytes} bytes: send smaller batches")
-        parts.append(part)
-    return b"".join(parts)
 
 
 def _add_health(app: FastAPI) -> None:
@@ -142,6 +130,20 @@ def _add_health(app: FastAPI) -> None:
         return {"status": "ok", "database": str(edition)}
 
 
+def _add_metrics(app: FastAPI) -> None:
+    @app.get(
+        "/metrics",
+        responses={status: answers(Problem)[status] for status in (401, 403, 503)},
+        response_class=PlainTextResponse,
+        dependencies=[Depends(require("viewer"))],
+        tags=["health"],
+    )
+    def metrics(request: Request) -> Response:
+        """What this process counted, and how far the store is, for Prometheus."""
+        found: Metrics = request.app.state.metrics
+        return Response(found.text(), media_type=CONTENT_TYPE)
+
+
 def _add_errors(app: FastAPI) -> None:
     """Every error is {"detail": "…"}, in words that name the field, the value and the remedy."""
 
@@ -149,23 +151,11 @@ def _add_errors(app: FastAPI) -> None:
     async def refused(_: Request, error: HTTPException) -> Response:
         return _problem(error.status_code, str(error.detail), dict(error.headers or {}))
 
-    @app.exception_handler(Unacceptable)
-    async def unacceptable(_: Request, error: Unacceptable) -> Response:
-        return _problem(error.status, str(error), code=error.code)
-
     @app.exception_handler(RequestValidationError)
     async def wrong_parameter(_: Request, error: RequestValidationError) -> Response:
         first = error.errors()[0]
         name = ".".join(str(part) for part in first["loc"][1:])
         return _problem(422, f"Parameter {name} = {str(first.get('input'))[:80]!r}: {first['msg']}")
-
-    @app.exception_handler(Busy)
-    async def busy(_: Request, error: Busy) -> Response:
-        return _problem(503, f"{error}: try again soon", RETRY_SOON)
-
-    @app.exception_handler(StoreUnreachable)
-    async def unreachable(_: Request, error: StoreUnreachable) -> Response:
-        return _problem(503, f"{error}: nothing was stored, send it again", RETRY_SOON)
 
     @app.exception_handler(GigawatchError)
     async def unfit(_: Request, error: GigawatchError) -> Response:
@@ -180,13 +170,5 @@ def _add_errors(app: FastAPI) -> None:
         return _problem(503, "The database cannot be reached: try again soon", RETRY_SOON)
 
 
-def _problem(
-    status: int,
-    detail: str,
-    headers: dict[str, Any] | None = None,
-    *,
-    code: str | None = None,
-    expected_seq: int | None = None,
-) -> Response:
-    body = msgspec.json.encode(Problem(detail=detail, code=code, expected_seq=expected_seq))
-    return Response(body, status, headers, "application/json")
+def _problem(status: int, detail: str, headers: dict[str, Any] | None = None) -> Response:
+    return Response(msgspec.json.encode(Problem(detail=detail)), status, headers, "application/json")

@@ -1,4 +1,4 @@
-"""The verbs `gigawatch serve` and `gigawatch token`."""
+"""The verbs `gigawatch serve`, `gigawatch token` and `gigawatch db`."""
 
 import os
 from collections.abc import Iterator
@@ -10,8 +10,10 @@ import click
 import msgspec
 from sqlalchemy import Engine
 
+from api import status
 from gigawatch import database, settings, tokens
 from gigawatch.embedded import EmbeddedServer
+from gigawatch.errors import ExitCode
 from gigawatch.ports import require_free
 from gigawatch.schema import require_revision
 from gigawatch.settings import Settings, Store
@@ -92,7 +94,7 @@ def serve(
 
 def _hand_down(loaded: Settings, url: str) -> None:
     """Put the settings in force where the serving processes read theirs: the environment."""
-    for section in ("store", "server"):
+    for section in ("store", "server", "retention"):
         for key, value in msgspec.to_builtins(getattr(loaded, section)).items():
             if value is not None:
                 os.environ[f"GIGAWATCH_{section.upper()}__{key.upper()}"] = str(value)
@@ -170,6 +172,40 @@ def revoke(config: Path | None, /, database_url: str | None, data_dir: str | Non
     with _of(config, database_url, data_dir) as engine, engine.begin() as connection:
         tokens.revoke(connection, name)
     click.echo(f"Revoked {name}.")
+
+
+@click.group()
+def db() -> None:
+    """Look after the store."""
+
+
+@db.command("status")
+@_store_flags
+@click.option("--json", "as_json", is_flag=True, help="Print JSON.")
+@click.pass_obj
+def status_(config: Path | None, /, database_url: str | None, data_dir: str | None, as_json: bool) -> None:
+    """Show how the store is doing: what is folded, what its jobs did, how large its tables are.
+
+    \b
+    folded up to      windows before this are in minutes (1m), hours (1h) and days (1d)
+    lag               time since then: up to a bucket and half a minute is as it should be
+    buckets waiting   buckets of nodes to be folded again, since data came late
+    rows              as PostgreSQL last estimated them
+
+    \b
+    Exit status: 0 where all is well; 1 where a job failed last time, or minutes are folded more than
+    5 minutes late while newer windows are there: what it is goes to standard error.
+
+    \b
+      gigawatch db status --json | jq '.rollups[] | {level, lag_s}'
+    """
+    with _of(config, database_url, data_dir) as engine, engine.connect() as connection:
+        found = status.read(connection)
+    click.echo(msgspec.json.format(msgspec.json.encode(found)).decode() if as_json else status.text(found))
+    for problem in found.problems:
+        click.echo(f"\n{problem}", err=True)
+    if found.problems:
+        raise SystemExit(ExitCode.FAILURE)
 
 
 @contextmanager

@@ -1,61 +1,248 @@
-"""GPU windows in the format of PostgreSQL's binary COPY, without any Python per row.
+"""Windows in the format of PostgreSQL's binary COPY, without any Python per row.
 
 A numpy structured array with big-endian fields and a length before each value is that format. A NULL has the
-length -1 and no bytes, so that rows of unlike NULLs have unlike widths: rows are grouped by which of their
-columns are NULL, and each group is one array.
+length -1 and no bytes, so that rows of unlike NULLs have unlike widths: rows are grouped by the shape of their
+columns, and each group is one array.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
+from msgspec import Struct
 from numpy.typing import NDArray
 
-from api.decode import GpuRows
+from api.rows import NodeRows, Rows
 from gigawatch import schema
-from gigawatch.wire import columns
+from gigawatch.wire import ABSENT_TICK, Column, columns, node_columns
 
 SIGNATURE = b"PGCOPY\n\xff\r\n\0" + bytes(8)
 TRAILER = b"\xff\xff"
 EPOCH_MS = 946_684_800_000
 """2000-01-01 UTC, from which PostgreSQL counts, in milliseconds since 1970."""
 BIG_ENDIAN: dict[str, np.dtype[Any]] = {"h": np.dtype(">i2"), "i": np.dtype(">i4"), "q": np.dtype(">i8")}
-COLUMN_NAMES = tuple(column.name for column in schema.gpu_window.columns)
+ELEMENT_OIDS = {"h": 21, "i": 23, "q": 20}
+GPU_COLUMNS = tuple(column.name for column in schema.gpu_window.columns)
+NODE_COLUMNS = tuple(column.name for column in schema.node_window.columns)
+BOOKKEEPING = ("covered_ms", "ticks_taken", "ticks_expected", "energy_method")
+"""Stored once for a row where all its GPUs are alike in them, as they nearly always are; else in column `each`."""
+OFTEN_ALIKE = ("power_limit_mw", "mem_clock_mhz", "clock_event_reasons", "fan_pct")
+"""Stored as an array of one element where all GPUs of the row are alike."""
+MOST_CELLS = 500_000
+"""Slots that are laid out at a time: about 100 bytes each."""
+_KINDS: Mapping[str, Column] = {column.name: column for column in columns()}
+ABSENT = {name: kind.absent for name, kind in _KINDS.items()}
+METRICS = tuple(name for name in GPU_COLUMNS if name in _KINDS and name not in BOOKKEEPING)
 
 
-def gpu_windows(rows: GpuRows, gpu_ids: NDArray[np.int32]) -> Iterator[bytes]:
-    """The rows for `COPY gigawatch.gpu_window (COLUMN_NAMES) FROM STDIN (FORMAT BINARY)`.
+class NodeGrid(Struct, frozen=True):
+    """GPU windows as rows of gpu_window: for each node and start one row with a place for each slot."""
+
+    node_id: NDArray[np.int32]
+    start_ms: NDArray[np.int64]
+    slots: NDArray[np.int64]
+    first: NDArray[np.int64]
+    """Where the row's slots begin in the arrays below."""
+    present: NDArray[np.bool_]
+    """Whether the slot has a window."""
+    columns: dict[str, NDArray[Any]]
+    """By slot; absent where the slot has no window."""
+
+
+def grids(
+    rows: Rows, node_id: NDArray[np.int32], slot: NDArray[np.int16], most_cells: int = MOST_CELLS
+) -> Iterator[NodeGrid]:
+    """The windows, row by row of the table, in pieces of bounded size.
+
+    Args:
+        rows: windows; at most one for each node, start and slot.
+        node_id: of each window.
+        slot: of each window, from 1.
+        most_cells: slots in a piece; a single row may have more.
+    """
+    if not rows.count:
+        return
+    start_ms = rows.columns["start"]
+    order = np.lexsort((start_ms, node_id))
+    node_id, start_ms, slot = node_id[order], start_ms[order], slot[order]
+    changes = (node_id[1:] != node_id[:-1]) | (start_ms[1:] != start_ms[:-1])
+    begins = np.flatnonzero(np.concatenate(([True], changes)))
+    ends = np.concatenate((begins[1:], [len(node_id)]))
+    slots = np.maximum.reduceat(slot, begins).astype(np.int64)
+    # What one GPU in a far slot would take must not be multiplied by all rows at once.
+    piece = np.cumsum(slots) // most_cells
+    for number in np.unique(piece):
+        chosen = np.flatnonzero(piece == number)
+        windows = slice(begins[chosen[0]], ends[chosen[-1]])
+        sizes = slots[chosen]
+        first = np.cumsum(sizes) - sizes
+        place = np.repeat(first, ends[chosen] - begins[chosen]) + slot[windows] - 1
+        present = np.zeros(int(sizes.sum()), bool)
+        present[place] = True
+        dense = {}
+        for name, kind in _KINDS.items():
+            if name != "start":
+                values = np.full(len(present), kind.absent, rows.columns[name].dtype)
+                values[place] = rows.columns[name][order[windows]]
+                dense[name] = values
+        yield NodeGrid(node_id[begins[chosen]], start_ms[begins[chosen]], sizes, first, present, dense)
+
+
+def gpu_windows(grid: NodeGrid) -> Iterator[bytes]:
+    """The rows for `COPY gigawatch.gpu_window (GPU_COLUMNS) FROM STDIN (FORMAT BINARY)`, without head and trailer."""
+    for slots in np.unique(grid.slots):
+        chosen = np.flatnonzero(grid.slots == slots)
+        places = grid.first[chosen][:, None] + np.arange(slots)
+        yield from _gpu_windows(grid, chosen, places)
+
+
+def _gpu_windows(grid: NodeGrid, chosen: NDArray[np.int64], places: NDArray[np.int64]) -> Iterator[bytes]:
+    """Rows with the same number of slots."""
+    present = grid.present[places]
+    # No energy, and so no method, is written as 0.
+    book = {name: np.where(present, grid.columns[name][places], 0).clip(0).astype(np.int32) for name in BOOKKEEPING}
+    matrices = {name: grid.columns[name][places] for name in METRICS}
+    absents: dict[str, NDArray[np.bool_]] = {name: matrix == ABSENT[name] for name, matrix in matrices.items()}
+    alike: NDArray[np.bool_] = np.stack([_alike(matrices[name]) for name in OFTEN_ALIKE], axis=1)
+    whole = np.asarray(present.all(axis=1))
+    for values in book.values():
+        whole &= (values == values[:, :1]).all(axis=1)
+    # Rows of one shape have their values and their NULLs in the same places.
+    marks = [~whole[:, None], alike, *(absent for absent in absents.values() if absent.any())]
+    for members in _groups(np.concatenate(marks, axis=1)):
+        rows, sample = chosen[members], members[0]
+        block = _Block(len(rows), len(GPU_COLUMNS))
+        block.scalar("time", "q", (grid.start_ms[rows] - EPOCH_MS) * 1_000)
+        block.scalar("node_id", "i", grid.node_id[rows])
+        for name, kind in _BOOK_KINDS.items():
+            block.scalar(name, kind, grid.slots[rows] if name == "slots" else book[name][members].max(axis=1))
+        if whole[sample]:
+            block.null("each")
+        else:
+            block.array("each", "i", np.stack([book[name][members] for name in BOOKKEEPING], axis=2))
+        for name in METRICS:
+            absent, values = absents[name][sample], matrices[name][members]
+            if absent.all():
+                block.null(name)
+            elif name in OFTEN_ALIKE and alike[sample, OFTEN_ALIKE.index(name)]:
+                block.array(name, _KINDS[name].typecode, values[:, :1])
+            else:
+                block.array(name, _KINDS[name].typecode, values, absent)
+        yield block.to_bytes()
+
+
+_BOOK_KINDS = {"covered_ms": "i", "slots": "h", "ticks_taken": "h", "ticks_expected": "h", "energy_method": "h"}
+"""Columns of gpu_window between node_id and each, in order."""
+
+
+def _alike(matrix: NDArray[Any]) -> NDArray[np.bool_]:
+    """Which rows hold one value alone, in more than one slot."""
+    return np.asarray((matrix == matrix[:, :1]).all(axis=1) & (matrix.shape[1] > 1))
+
+
+def _groups(marks: NDArray[np.bool_]) -> list[NDArray[np.int64]]:
+    """Places of rows that are marked alike."""
+    packed = np.ascontiguousarray(np.packbits(marks, axis=1))
+    keys = packed.view(np.dtype((np.void, packed.shape[1]))).ravel()
+    order = np.argsort(keys, kind="stable")
+    ends = np.flatnonzero(keys[order][1:] != keys[order][:-1]) + 1
+    return np.split(order, ends)
+
+
+def node_windows(rows: NodeRows, node_id: NDArray[np.int32]) -> Iterator[bytes]:
+    """The rows for `COPY gigawatch.node_window (NODE_COLUMNS) FROM STDIN (FORMAT BINARY)`, without head and trailer.
 
     Args:
         rows: what to store.
-        gpu_ids: of each row.
+        node_id: of each row.
     """
-    yield SIGNATURE
-    packed = {column.name: column for column in columns()}
+    kinds = {column.name: column for column in node_columns()}
     values: dict[str, NDArray[Any]] = {
-        "time": (rows.columns["start"] - EPOCH_MS) * 1_000,
-        "gpu_id": gpu_ids,
-        **{name: rows.columns[name] for name in COLUMN_NAMES if name in packed},
+        **rows.rows.columns,
+        "time": (rows.rows.columns["start"] - EPOCH_MS) * 1_000,
+        "node_id": node_id,
+        # Absent where nothing was counted.
+        "rejected_readings": np.maximum(rows.rows.columns["rejected_readings"], 0),
     }
-    widths = {"time": BIG_ENDIAN["q"], "gpu_id": BIG_ENDIAN["i"]}
-    widths |= {name: BIG_ENDIAN[packed[name].typecode] for name in COLUMN_NAMES if name in packed}
-    nulls = {name: values[name] == packed[name].absent for name in COLUMN_NAMES if name in packed}
-    pattern = np.zeros(rows.count, np.int64)
-    for place, null in enumerate(nulls.values()):
-        pattern |= null.astype(np.int64) << place
-    for code in np.unique(pattern):
-        chosen = pattern == code
-        fields: list[tuple[str, Any]] = [("fields", ">i2")]
-        absent = {name for place, name in enumerate(nulls) if code >> place & 1}
-        for name in COLUMN_NAMES:
-            fields.append((f"{name}_length", ">i4"))
-            if name not in absent:
-                fields.append((name, widths[name]))
-        block = np.empty(np.count_nonzero(chosen), np.dtype(fields))
-        block["fields"] = len(COLUMN_NAMES)
-        for name in COLUMN_NAMES:
-            block[f"{name}_length"] = -1 if name in absent else widths[name].itemsize
-            if name not in absent:
-                block[name] = values[name][chosen]
-        yield block.tobytes()
-    yield TRAILER
+    widths = {name: kinds[name].typecode for name in NODE_COLUMNS if name in kinds} | {"time": "q", "node_id": "i"}
+    absents = {
+        name: values[name] == kinds[name].absent for name in NODE_COLUMNS if name in kinds and not kinds[name].required
+    }
+    longest = int(rows.ticks.max(initial=0))
+    places = rows.first_tick[:, None] + np.arange(longest)
+    within = np.arange(longest) < rows.ticks[:, None]
+    missed = np.asarray(within & (rows.gpu_power_mw[np.where(within, places, 0)] == ABSENT_TICK))
+    marks = [within, *(absent[:, None] for absent in absents.values())]
+    for members in _groups(np.concatenate([*marks, missed] if missed.any() else marks, axis=1)):
+        sample = members[0]
+        block = _Block(len(members), len(NODE_COLUMNS))
+        for name in NODE_COLUMNS:
+            if name == "gpu_power_mw":
+                ticks = int(rows.ticks[sample])
+                block.array(name, "i", rows.gpu_power_mw[places[members, :ticks]], missed[sample, :ticks])
+            elif name in absents and absents[name][sample]:
+                block.null(name)
+            else:
+                block.scalar(name, widths[name], values[name][members])
+        yield block.to_bytes()
+
+
+class _Block:
+    """Rows of one shape."""
+
+    def __init__(self, count: int, fields: int) -> None:
+        self._count = count
+        self._fields: list[tuple[str, Any]] = [("fields", ">i2")]
+        self._values: list[tuple[str, Any]] = [("fields", fields)]
+
+    def null(self, name: str) -> None:
+        """A NULL in each row."""
+        self._add(f"{name}_length", ">i4", -1)
+
+    def scalar(self, name: str, kind: str, values: NDArray[Any]) -> None:
+        """A number in each row."""
+        width = BIG_ENDIAN[kind]
+        self._add(f"{name}_length", ">i4", width.itemsize)
+        self._add(name, width, values)
+
+    def array(self, name: str, kind: str, values: NDArray[Any], absent: NDArray[np.bool_] | None = None) -> None:
+        """An array in each row; the elements that are absent are so in all rows."""
+        width = BIG_ENDIAN[kind]
+        shape: Sequence[int] = values.shape[1:]
+        size = int(np.prod(shape))
+        missing = 0 if absent is None else int(np.count_nonzero(absent))
+        empty = size == 0
+        dimensions = 0 if empty else len(shape)
+        length = 12 + 8 * dimensions + 4 * size + width.itemsize * (size - missing)
+        self._add(f"{name}_length", ">i4", length)
+        head = [dimensions, 1 if missing else 0, ELEMENT_OIDS[kind]]
+        if not empty:
+            for extent in shape:
+                head += [extent, 1]
+        self._add(f"{name}_head", np.dtype((">i4", (len(head),))), head)
+        if empty:
+            return
+        flat = values.reshape(len(values), size)
+        if not missing:
+            element = np.dtype([("length", ">i4"), ("value", width)])
+            elements = np.empty((self._count, size), element)
+            elements["length"] = width.itemsize
+            elements["value"] = flat
+            self._add(f"{name}_elements", np.dtype((element, (size,))), elements)
+            return
+        assert absent is not None
+        for place in range(size):
+            self._add(f"{name}_{place}_length", ">i4", -1 if absent[place] else width.itemsize)
+            if not absent[place]:
+                self._add(f"{name}_{place}", width, flat[:, place])
+
+    def _add(self, name: str, kind: Any, values: Any) -> None:
+        self._fields.append((name, kind))
+        self._values.append((name, values))
+
+    def to_bytes(self) -> bytes:
+        """The rows as COPY takes them."""
+        block = np.empty(self._count, np.dtype(self._fields))
+        for name, values in self._values:
+            block[name] = values
+        return block.tobytes()

@@ -1,24 +1,32 @@
-"""Turns a request's body into rows that are fit to be stored, and says which were not and why.
+"""Turns a request's body into parcels, and says which of their items were refused and why.
 
-Bytes from outside are hostile until they came through here. Items are looked at one by one (or, packed, column
-by column), so that a bad one is refused with its field named and costs nothing else.
+Bytes from outside are hostile until they came through here and, as for windows, through api.rows. Items are looked at
+one by one, so that a bad one is refused with its field named and costs nothing else.
 """
 
 import re
 import sys
 import zlib
 from collections.abc import Callable, Sequence
-from datetime import datetime, timedelta
+from datetime import datetime
 from typing import Any, TypeVar
 
 import msgspec
-import numpy as np
 from msgspec import Raw, Struct
-from numpy.typing import NDArray
 
 from gigawatch.records import Event, GpuHealth, GpuWindow, Inventory, NodeWindow
-from gigawatch.units import MILLISECONDS_PER_MINUTE, MILLISECONDS_PER_SECOND
-from gigawatch.wire import JSON, MSGPACK, Batch, Column, PackedGpuWindows, Refusal, columns, pack
+from gigawatch.units import MILLISECONDS_PER_SECOND
+from gigawatch.wire import (
+    BATCHES,
+    JSON,
+    MSGPACK,
+    Batch,
+    PackedGpuWindows,
+    PackedNodeWindows,
+    Refusal,
+    pack,
+    pack_nodes,
+)
 
 if sys.version_info >= (3, 14):
     from compression import zstd
@@ -26,15 +34,15 @@ else:
     from backports import zstd
 
 T = TypeVar("T")
-DTYPES: dict[str, np.dtype[Any]] = {"h": np.dtype("<i2"), "i": np.dtype("<i4"), "q": np.dtype("<i8")}
-LARGEST_LEAD = timedelta(seconds=60)
-"""How far ahead of the server's clock a window may end."""
 MOST_REFUSALS = 100
+MOST_BATCHES = 10_000
+"""In one request of a relay."""
 NTP = "Check the node's clock, e.g. with chrony."
+_BROKEN = (msgspec.DecodeError, UnicodeDecodeError, RecursionError)
 
 
 class Unacceptable(Exception):
-    """The whole request cannot be taken.
+    """The whole request, or one batch of a relay's, cannot be taken.
 
     Args:
         status: of the HTTP answer.
@@ -48,30 +56,31 @@ class Unacceptable(Exception):
         self.code = code
 
 
-class GpuRows(Struct, frozen=True):
-    """GPU windows as columns; an absent value is its column's wire.Column.absent."""
+class Packed(Struct, frozen=True):
+    """Windows of a batch as columns that nobody looked at yet, and how to name their fields in a refusal."""
 
-    uuids: list[str]
-    gpu: NDArray[np.int32]
-    """Place in uuids, by row."""
-    columns: dict[str, NDArray[Any]]
-    """One array for every wire.columns(), by name."""
+    name: str
+    windows: PackedGpuWindows | PackedNodeWindows
+    places: list[int] | None = None
+    """Of each row in the batch's list; None: they came packed."""
 
-    @property
-    def count(self) -> int:
-        """Number of rows."""
-        return len(self.gpu)
+    def where(self, row: int, column: str) -> str:
+        """The path of a field in the batch."""
+        if self.places is None:
+            return f"{self.name}.columns.{column}[{row}]"
+        return f"{self.name}[{self.places[row]}].{column}"
 
 
 class Parcel(Struct, kw_only=True):
-    """A batch's good items."""
+    """A batch with its items decoded; its windows are looked at by api.rows."""
 
     batch: Batch
     clock_offset_ms: int
     """Node's clock minus ours."""
+    received: datetime
     inventory: Inventory | None
-    gpu_rows: GpuRows
-    node_windows: list[NodeWindow]
+    gpu_windows: list[Packed]
+    node_windows: list[Packed]
     events: list[Event]
     health: list[GpuHealth]
     refused: list[Refusal]
@@ -106,19 +115,43 @@ def decompress(body: bytes, encoding: str, most_bytes: int) -> bytes:
     return plain
 
 
-def decode(body: bytes, content_type: str, now: datetime, max_clock_offset_s: float) -> Parcel:
-    """The body's batch, with its bad items refused.
+def decode(body: bytes, content_type: str, now: datetime, max_clock_offset_s: float) -> list[Parcel | Unacceptable]:
+    """The body's batches: one, or a relay's many of which some may be unacceptable.
 
     Raises:
         Unacceptable: it is no batch at all, or its node's clock is further off than max_clock_offset_s.
     """
     kind = content_type.partition(";")[0].strip().lower()
+    if kind == BATCHES:
+        return [_of_relay(raw, now, max_clock_offset_s) for raw in _raw_batches(body)]
     if kind not in {MSGPACK, JSON}:
         raise Unacceptable(415, f"Content-Type {kind[:60]!r} is not known: send {MSGPACK} or {JSON}")
     decoder: Callable[..., Any] = msgspec.json.decode if kind == JSON else msgspec.msgpack.decode
+    return [_parcel(body, decoder, now, max_clock_offset_s)]
+
+
+def _raw_batches(body: bytes) -> list[Raw]:
+    try:
+        raws = msgspec.msgpack.decode(body, type=list[Raw])
+    except _BROKEN as error:
+        raise Unacceptable(400, f"The body is not an array of batches: {error}") from error
+    if len(raws) > MOST_BATCHES:
+        raise Unacceptable(413, f"The body has {len(raws)} batches, and at most {MOST_BATCHES} are taken at once")
+    return raws
+
+
+def _of_relay(raw: Raw, now: datetime, max_clock_offset_s: float) -> Parcel | Unacceptable:
+    try:
+        return _parcel(raw, msgspec.msgpack.decode, now, max_clock_offset_s)
+    except Unacceptable as error:
+        # One agent's trouble is not that of the others behind the relay.
+        return error
+
+
+def _parcel(body: bytes | Raw, decoder: Callable[..., Any], now: datetime, max_clock_offset_s: float) -> Parcel:
     try:
         batch: Batch = decoder(body, type=Batch)
-    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
+    except _BROKEN as error:
         raise Unacceptable(400, f"The body is not a batch: {error}") from error
     offset_s = (batch.sent_at - now).total_seconds()
     if abs(offset_s) > max_clock_offset_s:
@@ -133,23 +166,40 @@ def decode(body: bytes, content_type: str, now: datetime, max_clock_offset_s: fl
     if batch.seq is not None and (batch.oldest_seq or 0) > batch.seq:
         raise Unacceptable(422, f"oldest_seq = {batch.oldest_seq} is after seq = {batch.seq}")
     refused: list[Refusal] = []
-    gpu_rows = _gpu_rows(batch, decoder, now, refused)
-    inventory = _inventory(batch, decoder, refused)
-    latest = now + LARGEST_LEAD
     return Parcel(
         batch=batch,
         clock_offset_ms=round(offset_s * MILLISECONDS_PER_SECOND),
-        inventory=inventory,
-        gpu_rows=gpu_rows,
-        node_windows=[
-            window
-            for place, window in _items("node_windows", batch.node_windows, NodeWindow, decoder, refused)
-            if _in_time(f"node_windows[{place}]", window.start, window.covered_ms, latest, refused)
-        ],
-        events=[event for _, event in _items("events", batch.events, Event, decoder, refused)],
-        health=[item for _, item in _items("health", batch.health, GpuHealth, decoder, refused)],
+        received=now,
+        inventory=_inventory(batch, decoder, refused),
+        gpu_windows=_packed(
+            "gpu_windows", batch.gpu_windows, GpuWindow, pack, batch.packed_gpu_windows, decoder, refused
+        ),
+        node_windows=_packed(
+            "node_windows", batch.node_windows, NodeWindow, pack_nodes, batch.packed_node_windows, decoder, refused
+        ),
+        events=[it for _, it in _items("events", batch.events, Event, decoder, refused)] if batch.events else [],
+        health=[it for _, it in _items("health", batch.health, GpuHealth, decoder, refused)] if batch.health else [],
         refused=refused,
     )
+
+
+def _packed(
+    name: str,
+    raws: Sequence[Raw],
+    kind: type[T],
+    pack_: Callable[[Sequence[T]], PackedGpuWindows | PackedNodeWindows],
+    packed: PackedGpuWindows | PackedNodeWindows | None,
+    decoder: Callable[..., Any],
+    refused: list[Refusal],
+) -> list[Packed]:
+    """All windows of one kind as columns, whether they came as objects or packed."""
+    parts = []
+    if raws:
+        found = _items(name, raws, kind, decoder, refused)
+        parts.append(Packed(name, pack_([window for _, window in found]), [place for place, _ in found]))
+    if packed is not None:
+        parts.append(Packed(f"packed_{name}", packed))
+    return parts
 
 
 def _items(
@@ -160,8 +210,8 @@ def _items(
     for place, raw in enumerate(raws):
         try:
             good.append((place, decoder(raw, type=kind)))
-        except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
-            _refuse(refused, _explain(f"{name}[{place}]", error, raw, decoder))
+        except _BROKEN as error:
+            refuse(refused, _explain(f"{name}[{place}]", error, raw, decoder))
     return good
 
 
@@ -170,8 +220,8 @@ def _inventory(batch: Batch, decoder: Callable[..., Any], refused: list[Refusal]
         return None
     try:
         found: Inventory | None = decoder(batch.inventory, type=Inventory | None)
-    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
-        _refuse(refused, _explain("inventory", error, batch.inventory, decoder))
+    except _BROKEN as error:
+        refuse(refused, _explain("inventory", error, batch.inventory, decoder))
         return None
     return found
 
@@ -185,7 +235,7 @@ def _explain(where: str, error: Exception, raw: Raw, decoder: Callable[..., Any]
         value = decoder(raw)
         for key, index in re.findall(r"\.(\w+)|\[(\d+)\]", path):
             value = value[key] if key else value[int(index)]
-    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError, KeyError, IndexError, TypeError):
+    except (*_BROKEN, KeyError, IndexError, TypeError):
         value = None
     shown = "" if value is None else f", and got {repr(value)[:80]}"
     return Refusal(
@@ -195,7 +245,7 @@ def _explain(where: str, error: Exception, raw: Raw, decoder: Callable[..., Any]
     )
 
 
-def _refuse(refused: list[Refusal], refusal: Refusal) -> None:
+def refuse(refused: list[Refusal], refusal: Refusal) -> None:
     """Keep a refusal; past a bound only their number."""
     if len(refused) < MOST_REFUSALS:
         refused.append(refusal)
@@ -207,167 +257,3 @@ def _refuse(refused: list[Refusal], refusal: Refusal) -> None:
             remedy=last.remedy,
             count=(last.count if last.where == "…" else 1) + refusal.count,
         )
-
-
-def _in_time(where: str, start: datetime, covered_ms: int, latest: datetime, refused: list[Refusal]) -> bool:
-    """Whether a node's window ends neither in the future nor in another minute than it began in."""
-    start_ms = round(start.timestamp() * MILLISECONDS_PER_SECOND)
-    if start + timedelta(milliseconds=covered_ms) > latest:
-        _refuse(refused, Refusal(where=f"{where}.start", error=f"{start.isoformat()} is in the future", remedy=NTP))
-        return False
-    if start_ms // MILLISECONDS_PER_MINUTE != (start_ms + covered_ms - 1) // MILLISECONDS_PER_MINUTE:
-        _refuse(refused, _crosses(f"{where}.covered_ms", 1))
-        return False
-    return True
-
-
-def _crosses(where: str, count: int) -> Refusal:
-    return Refusal(
-        where=where,
-        error="the window crosses a full minute",
-        remedy="End windows on full minutes: their length divides 60 s.",
-        count=count,
-    )
-
-
-def _gpu_rows(batch: Batch, decoder: Callable[..., Any], now: datetime, refused: list[Refusal]) -> GpuRows:
-    """All GPU windows of the batch, packed or not, that can be stored."""
-    parts = []
-    if batch.gpu_windows:
-        found = _items("gpu_windows", batch.gpu_windows, GpuWindow, decoder, refused)
-        rows = _unpack(pack([window for _, window in found]), "gpu_windows", [])
-        places = [place for place, _ in found]
-        parts.append(_check(rows, lambda row, name: f"gpu_windows[{places[row]}].{name}", now, refused))
-    if batch.packed_gpu_windows is not None:
-        name = "packed_gpu_windows"
-        rows = _unpack(batch.packed_gpu_windows, name, refused)
-        parts.append(_check(rows, lambda row, column: f"{name}.columns.{column}[{row}]", now, refused))
-    if not parts:
-        return GpuRows([], np.empty(0, np.int32), {it.name: np.empty(0, DTYPES[it.typecode]) for it in columns()})
-    return join(parts)
-
-
-def join(parts: Sequence[GpuRows]) -> GpuRows:
-    """The rows of all parts, one after the other."""
-    if len(parts) == 1:
-        return parts[0]
-    uuids: list[str] = []
-    gpu = []
-    for part in parts:
-        gpu.append(part.gpu + np.int32(len(uuids)))
-        uuids.extend(part.uuids)
-    return GpuRows(
-        uuids,
-        np.concatenate(gpu),
-        {it.name: np.concatenate([part.columns[it.name] for part in parts]) for it in columns()},
-    )
-
-
-def _unpack(packed: PackedGpuWindows, name: str, refused: list[Refusal]) -> GpuRows:
-    """The columns as arrays; all rows are refused if a column has another length than they."""
-    known = {column.name: column for column in columns()}
-    count = packed.rows
-    arrays: dict[str, NDArray[Any]] = {}
-    faults = []
-    if len(packed.gpu) != 4 * count:
-        faults.append(("gpu", f"{len(packed.gpu)} bytes, and {count} rows need {4 * count}"))
-    for key, data in packed.columns.items():
-        if key not in known:
-            _refuse(
-                refused,
-                Refusal(
-                    where=f"{name}.columns.{key[:60]}",
-                    error="there is no such column; the others are kept",
-                    remedy="docs/api.md lists the columns.",
-                ),
-            )
-            continue
-        dtype = DTYPES[known[key].typecode]
-        if len(data) != dtype.itemsize * count:
-            faults.append((f"columns.{key}", f"{len(data)} bytes, and {count} rows need {dtype.itemsize * count}"))
-        else:
-            arrays[key] = np.frombuffer(data, dtype)
-    faults += [
-        (f"columns.{column.name}", "it is missing, and each row needs it")
-        for column in columns()
-        if column.required and column.name not in packed.columns
-    ]
-    if faults and count:
-        for where, error in faults:
-            _refuse(
-                refused,
-                Refusal(where=f"{name}.{where}", error=error, remedy="Pack all columns alike.", count=count),
-            )
-        count = 0
-        arrays = {}
-    for column in columns():
-        if column.name not in arrays:
-            arrays[column.name] = np.full(count, column.absent, DTYPES[column.typecode])
-    return GpuRows(packed.gpu_uuids, np.frombuffer(packed.gpu, "<i4") if count else np.empty(0, np.int32), arrays)
-
-
-def _check(rows: GpuRows, where: Callable[[int, str], str], now: datetime, refused: list[Refusal]) -> GpuRows:
-    """The rows that mean something possible; the others go to refused, one refusal for each field."""
-    good = np.ones(rows.count, bool)
-
-    def refuse(bad: NDArray[np.bool_], column: str, error: Callable[[int], str], remedy: str) -> None:
-        bad = bad & good
-        if bad.any():
-            row = int(np.argmax(bad))
-            refusal = Refusal(
-                where=where(row, column), error=error(row), remedy=remedy, count=int(np.count_nonzero(bad))
-            )
-            _refuse(refused, refusal)
-            good[bad] = False
-
-    refuse(
-        (rows.gpu < 0) | (rows.gpu >= len(rows.uuids)),
-        "gpu",
-        lambda row: f"{rows.gpu[row]} is no place in gpu_uuids, which has {len(rows.uuids)}",
-        "Count from 0.",
-    )
-    mig = np.array([uuid.startswith("MIG-") for uuid in rows.uuids] or [False])
-    refuse(
-        mig[np.where(good, rows.gpu, 0)] & good if rows.count else np.zeros(0, bool),
-        "gpu_uuid",
-        lambda row: f"{rows.uuids[rows.gpu[row]]} is a MIG instance",
-        "Send the physical GPU's window: its energy is counted once.",
-    )
-    for column in columns():
-        values = rows.columns[column.name]
-        absent = values == column.absent
-        outside = (values < column.lower) | (values > column.upper)
-        refuse(
-            outside if column.required else outside & ~absent,
-            column.name,
-            lambda row, values=values, column=column: _bounds(column, int(values[row])),  # type: ignore[misc]
-            "Leave out what is not known; docs/api.md lists the bounds.",
-        )
-    start_ms, covered_ms = rows.columns["start"], rows.columns["covered_ms"]
-    end_ms = start_ms + covered_ms.astype(np.int64)
-    refuse(
-        start_ms // MILLISECONDS_PER_MINUTE != (end_ms - 1) // MILLISECONDS_PER_MINUTE,
-        "covered_ms",
-        lambda _: _crosses("", 1).error,
-        _crosses("", 1).remedy,
-    )
-    latest_ms = (now + LARGEST_LEAD).timestamp() * MILLISECONDS_PER_SECOND
-    refuse(end_ms > latest_ms, "start", lambda row: f"{start_ms[row]} ms is in the future", NTP)
-    by_name = {column.name: column for column in columns()}
-    has_energy = rows.columns["energy_mj"] != by_name["energy_mj"].absent
-    has_method = rows.columns["energy_method"] != by_name["energy_method"].absent
-    refuse(
-        has_energy != has_method,
-        "energy_method",
-        lambda _: "energy_mj and energy_method come together, or neither",
-        "Say how the energy was obtained: 1 counter, 2 interpolated, 3 integrated, 4 estimated.",
-    )
-    if good.all():
-        return rows
-    return GpuRows(rows.uuids, rows.gpu[good], {name: values[good] for name, values in rows.columns.items()})
-
-
-def _bounds(column: Column, value: int) -> str:
-    if value == column.absent:
-        return "it is absent, and each row needs it"
-    return f"{value} is not within {column.lower} to {column.upper}"

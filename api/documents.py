@@ -8,8 +8,15 @@ from fastapi.openapi.utils import get_openapi
 from msgspec import Struct
 
 from gigawatch.records import Event, GpuHealth, GpuWindow, Inventory, NodeWindow
-from gigawatch.wire import JSON, MSGPACK, Receipt
+from gigawatch.wire import BATCHES, JSON, MSGPACK, Outcome, Receipt
 
+INGEST_PATH = "/api/v1/batches"
+OPEN_PATHS = ("/healthz", "/readyz")
+INGEST = f"""Store a batch: inventory, windows, events, slow readings. The answer comes after the commit.
+
+A numbered batch (spool_id and seq) that was stored before is answered as a duplicate. A bad item is refused with its
+field named; the rest of its batch is stored. A relay sends many batches as {BATCHES} and is answered with one outcome
+for each, in order."""
 REFERENCE = "#/components/schemas/{name}"
 BATCH_ITEMS = (Inventory, GpuWindow, NodeWindow, Event, GpuHealth)
 
@@ -33,7 +40,7 @@ class Greeting(Struct, frozen=True, kw_only=True):
     max_clock_offset_s: float
 
 
-_documented: list[type[Struct]] = [Problem, Receipt, *BATCH_ITEMS]
+_documented: list[type[Struct]] = [Problem, Receipt, Outcome, *BATCH_ITEMS]
 
 
 def answers(kind: Any, *others: int) -> dict[int | str, dict[str, Any]]:
@@ -80,6 +87,20 @@ def batch_schema() -> dict[str, Any]:
     }
 
 
+def _ingest() -> dict[str, Any]:
+    """The operation that api.ingest serves."""
+    batch = {"schema": {"$ref": REFERENCE.format(name="Batch")}}
+    many = {"schema": {"type": "array", "items": {"$ref": REFERENCE.format(name="Batch")}}}
+    return {
+        "tags": ["ingest"],
+        "summary": "Store a batch",
+        "operationId": "batches",
+        "description": INGEST,
+        "requestBody": {"required": True, "content": {JSON: batch, MSGPACK: batch, BATCHES: many}},
+        "responses": {str(status): answer for status, answer in answers(Receipt, 400, 409, 413, 415).items()},
+    }
+
+
 def describe(app: FastAPI) -> dict[str, Any]:
     """The OpenAPI document."""
     if app.openapi_schema is None:
@@ -88,14 +109,10 @@ def describe(app: FastAPI) -> dict[str, Any]:
         components = document.setdefault("components", {})
         components["schemas"] = {**schemas, "Batch": batch_schema()}
         components["securitySchemes"] = {"token": {"type": "http", "scheme": "bearer"}}
+        document["paths"][INGEST_PATH] = {"post": _ingest()}
         for path, operations in document["paths"].items():
             for operation in operations.values():
-                if path.startswith("/api/"):
+                if path not in OPEN_PATHS:
                     operation["security"] = [{"token": []}]
-        body = {"schema": {"$ref": REFERENCE.format(name="Batch")}}
-        document["paths"]["/api/v1/batches"]["post"]["requestBody"] = {
-            "required": True,
-            "content": {JSON: body, MSGPACK: body},
-        }
         app.openapi_schema = document
     return app.openapi_schema

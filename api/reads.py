@@ -18,6 +18,7 @@ from gigawatch.readings import GpuOrder, GroupBy, Where
 MOST_POINTS = 5_000
 DEFAULT_PERIOD = timedelta(hours=1)
 LONGEST_PERIOD = timedelta(days=3_660)
+LONGEST_OF_SECONDS = timedelta(hours=6)
 router = APIRouter(prefix="/api/v1", dependencies=[Depends(require("viewer"))], tags=["reads"])
 
 Limit = Annotated[int, Query(ge=1, le=10_000, description="Most rows to answer")]
@@ -67,6 +68,16 @@ def _utc(moment: datetime) -> datetime:
 
 WhereQuery = Annotated[Where, Depends(_where)]
 PeriodQuery = Annotated[Period, Depends(_period)]
+
+
+def _period_of_seconds(period: PeriodQuery) -> Period:
+    if period.stop - period.start > LONGEST_OF_SECONDS:
+        raise HTTPException(422, "start and stop are more than 6 h apart: seconds are for short periods")
+    return period
+
+
+SecondsQuery = Annotated[Period, Depends(_period_of_seconds)]
+Site = Annotated[str | None, Query(max_length=200, description="Site; default the whole fleet")]
 
 
 def _read(request: Request, read: Callable[[Connection], Any]) -> Response:
@@ -156,6 +167,40 @@ def power(request: Request, where: WhereQuery, period: PeriodQuery, group_by: Gr
     )
 
 
+@router.get("/site-seconds", responses=answers(list[readings.SiteSecond]))
+def site_seconds(request: Request, period: SecondsQuery, site: Site = None) -> Response:
+    """Power of a site, or of the fleet, second by second; for up to 6 h. Boundary: GPUs only."""
+    return _read(request, lambda connection: readings.site_seconds(connection, period.start, period.stop, site))
+
+
+@router.get("/load-swings", responses=answers(list[readings.LoadSwing]))
+def load_swings(request: Request, period: PeriodQuery, site: Site = None) -> Response:
+    """How the power of each site swung, by the minute; for up to 7 days. Boundary: GPUs only."""
+    if period.stop - period.start > timedelta(days=7):
+        raise HTTPException(422, "start and stop are more than 7 days apart: ask for a shorter period")
+    return _read(request, lambda connection: readings.load_swings(connection, period.start, period.stop, site))
+
+
+@router.get("/load-swings/summary", responses=answers(readings.LoadSwingSummary))
+def load_swing_summary(
+    request: Request,
+    period: SecondsQuery,
+    site: Site = None,
+    over_s: Annotated[int, Query(ge=1, le=300, description="Length of the window of the swing, s")] = 10,
+) -> Response:
+    """The largest swing and ramps in a period of up to 6 h. Boundary: GPUs only."""
+    over = timedelta(seconds=over_s)
+    return _read(
+        request, lambda connection: readings.load_swing_summary(connection, period.start, period.stop, site, over)
+    )
+
+
+@router.get("/load-swings/spectrum", responses=answers(list[readings.SpectrumLine]))
+def load_spectrum(request: Request, period: SecondsQuery, site: Site = None) -> Response:
+    """Amplitude of power's oscillations by frequency, in a period of up to 6 h. Boundary: GPUs only."""
+    return _read(request, lambda connection: readings.load_spectrum(connection, period.start, period.stop, site))
+
+
 @router.get("/energy", responses=answers(readings.Energy))
 def energy(request: Request, where: WhereQuery, period: PeriodQuery) -> Response:
     """Energy over a period, with its coverage. Boundary: GPUs only."""
@@ -185,6 +230,12 @@ def events(
         request,
         lambda connection: readings.events(connection, period.start, period.stop, where, gpu_uuid, limit),
     )
+
+
+@router.get("/store", responses=answers(readings.StoreStatus))
+def store(request: Request) -> Response:
+    """The store itself: how far windows are folded, sizes of its tables, its jobs."""
+    return _read(request, readings.store_status)
 
 
 def _node(node_id: int) -> int:

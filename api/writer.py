@@ -5,33 +5,65 @@ import logging
 import queue
 import threading
 import time
+from collections.abc import Callable
+from datetime import timedelta
+from itertools import islice
 from typing import NamedTuple
 
 import psycopg
 import sqlalchemy
+from msgspec import Struct
 from sqlalchemy import Engine
 
 from api.decode import Parcel
 from api.store import Outcome, Store
+from gigawatch.units import BYTES_PER_MIB
+from gigawatch.wire import Receipt
 
-MOST_WAITING = 256
-"""Batches that wait to be stored; beyond it requests are turned away, so that memory stays bounded."""
-MOST_ROWS = 100_000
-"""GPU windows in one transaction."""
+MOST_ROWS = 40_000
+"""GPU windows in one transaction, more or less: it takes some tenths of a second."""
 log = logging.getLogger(__name__)
 
 
 class Busy(Exception):
-    """Too many batches wait already; ask again soon."""
+    """Too much waits already; ask again soon."""
 
 
 class StoreUnreachable(Exception):
     """The database cannot be reached; nothing of the batch is acknowledged."""
 
 
+class Counts(Struct):
+    """What the writer did since it began."""
+
+    batches: int = 0
+    duplicates: int = 0
+    gpu_windows: int = 0
+    node_windows: int = 0
+    refused: int = 0
+    """Items that were not stored."""
+    transactions: int = 0
+    failed: int = 0
+    """Transactions that the database did not take."""
+    turned_away: int = 0
+    """Requests that were to come again, since too much waited."""
+
+    def count(self, outcomes: list[Outcome]) -> None:
+        """Add what these say."""
+        for outcome in outcomes:
+            if isinstance(outcome, Receipt):
+                self.batches += 1
+                self.duplicates += outcome.duplicate
+                self.gpu_windows += outcome.gpu_windows
+                self.node_windows += outcome.node_windows
+                self.refused += sum(refusal.count for refusal in outcome.refused)
+
+
 class _Waiting(NamedTuple):
-    parcel: Parcel
-    answer: "asyncio.Future[Outcome]"
+    parcels: list[Parcel]
+    rows: int
+    size_bytes: int
+    answer: "asyncio.Future[list[Outcome]]"
     loop: asyncio.AbstractEventLoop
 
 
@@ -41,13 +73,18 @@ class Writer:
     Args:
         engine: of the store's owner.
         gather_s: how long to wait for more once a parcel is there.
+        most_bytes: of batches that wait to be stored; beyond it requests are turned away, so that memory stays bounded.
+        keep: how old a window may be to be taken.
     """
 
-    def __init__(self, engine: Engine, gather_s: float) -> None:
-        self._store = Store(engine)
+    def __init__(self, engine: Engine, gather_s: float, most_bytes: int, keep: timedelta) -> None:
+        self._store = Store(engine, keep)
         self._gather_s = gather_s
-        self._queue: queue.Queue[_Waiting | None] = queue.Queue(MOST_WAITING)
+        self._most_bytes = most_bytes
+        self._waiting_bytes = 0
+        self._queue: queue.SimpleQueue[_Waiting | None] = queue.SimpleQueue()
         self._thread = threading.Thread(target=self._work, name="writer")
+        self.counts = Counts()
 
     def start(self) -> None:
         """Begin."""
@@ -58,33 +95,53 @@ class Writer:
         self._queue.put(None)
         self._thread.join()
 
-    async def store(self, parcel: Parcel) -> Outcome:
-        """The outcome of storing the parcel, after the commit.
+    @property
+    def waiting_bytes(self) -> int:
+        """Size of the batches that wait, and of those that are being stored."""
+        return self._waiting_bytes
+
+    async def store(self, parcels: list[Parcel], size_bytes: int) -> list[Outcome]:
+        """The outcomes of storing the parcels of one request, after the commit.
+
+        Args:
+            parcels: one, or a relay's many.
+            size_bytes: of the request's body.
 
         Raises:
-            Busy: too many wait already.
+            Busy: too much waits already.
             StoreUnreachable: the database is away.
         """
+        # One request is always taken, however large. The event loop alone changes the sum.
+        if self._waiting_bytes and self._waiting_bytes + size_bytes > self._most_bytes:
+            self.counts.turned_away += 1
+            raise Busy(f"{self._waiting_bytes / BYTES_PER_MIB:.0f} MiB wait to be stored")
+        self._waiting_bytes += size_bytes
         loop = asyncio.get_running_loop()
-        answer: asyncio.Future[Outcome] = loop.create_future()
+        answer: asyncio.Future[list[Outcome]] = loop.create_future()
+        rows = sum(packed.windows.rows for parcel in parcels for packed in parcel.gpu_windows)
         try:
-            self._queue.put_nowait(_Waiting(parcel, answer, loop))
-        except queue.Full as error:
-            raise Busy(f"{MOST_WAITING} batches wait to be stored") from error
-        return await answer
+            self._queue.put(_Waiting(parcels, rows, size_bytes, answer, loop))
+            # A client that went away does not take its batch out of the queue.
+            return await asyncio.shield(answer)
+        finally:
+            answer.add_done_callback(lambda _: self._forget(size_bytes))
+
+    def _forget(self, size_bytes: int) -> None:
+        self._waiting_bytes -= size_bytes
 
     def _work(self) -> None:
         ending = False
         while not ending:
             first = self._queue.get()
             if first is None:
-                return
+                break
             gathered, ending = self._gather(first)
             self._answer(gathered)
+        self._store.close()
 
     def _gather(self, first: _Waiting) -> tuple[list[_Waiting], bool]:
         """What arrives soon after the first, and whether the end was among it."""
-        gathered, rows = [first], first.parcel.gpu_rows.count
+        gathered, rows = [first], first.rows
         deadline = time.monotonic() + self._gather_s
         while rows < MOST_ROWS:
             try:
@@ -94,43 +151,38 @@ class Writer:
             if waiting is None:
                 return gathered, True
             gathered.append(waiting)
-            rows += waiting.parcel.gpu_rows.count
+            rows += waiting.rows
         return gathered, False
 
     def _answer(self, gathered: list[_Waiting]) -> None:
         try:
-            outcomes = self._store.store([waiting.parcel for waiting in gathered])
+            outcomes = self._store.store([parcel for waiting in gathered for parcel in waiting.parcels])
         except (psycopg.OperationalError, psycopg.InterfaceError, sqlalchemy.exc.DBAPIError) as error:
             log.warning("the database cannot be reached: %s", str(error).splitlines()[0])
+            self.counts.failed += 1
             self._fail(gathered, StoreUnreachable("The database cannot be reached"))
         except Exception as error:
             # One batch that we did not foresee must not end the thread that all others need.
             log.exception("batches cannot be stored")
+            self.counts.failed += 1
             self._fail(gathered, error)
         else:
-            for waiting, outcome in zip(gathered, outcomes, strict=True):
-                _tell(waiting, outcome)
+            self.counts.transactions += 1
+            left = iter(outcomes)
+            for waiting in gathered:
+                of_request = list(islice(left, len(waiting.parcels)))
+                self.counts.count(of_request)
+                _settle(waiting, lambda future, found=of_request: future.set_result(found))  # type: ignore[misc]
 
     @staticmethod
     def _fail(gathered: list[_Waiting], error: Exception) -> None:
         for waiting in gathered:
-            _tell(waiting, error)
+            _settle(waiting, lambda future: future.set_exception(error))
 
 
-def _tell(waiting: _Waiting, outcome: Outcome | Exception) -> None:
-    """Hand the outcome to the request's own thread, if its client is still there."""
-
-    def settle() -> None:
-        if waiting.answer.done():
-            return
-        if isinstance(outcome, (Busy, StoreUnreachable)) or (
-            isinstance(outcome, Exception) and not isinstance(outcome, Outcome)
-        ):
-            waiting.answer.set_exception(outcome)
-        else:
-            waiting.answer.set_result(outcome)
-
+def _settle(waiting: _Waiting, how: "Callable[[asyncio.Future[list[Outcome]]], None]") -> None:
+    """Answer in the request's own thread, if its loop is still there."""
     try:
-        waiting.loop.call_soon_threadsafe(settle)
+        waiting.loop.call_soon_threadsafe(how, waiting.answer)
     except RuntimeError:
         log.debug("the request's loop has ended")

@@ -10,7 +10,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from types import FrameType
-from typing import TextIO, get_args
+from typing import Any, TextIO, get_args
 
 import click
 import msgspec
@@ -18,12 +18,18 @@ import msgspec
 from collector.client import Client
 from collector.simulated import faults, fleet
 from collector.simulated.faults import MINUTE_S
-from collector.simulated.sending import Simulation
+from collector.simulated.fleet import Node
+from collector.simulated.processes import Processes, figures, summed
+from collector.simulated.sending import Pace, Simulation, Totals, connect
+from collector.simulated.traffic import Plan, Tally
 from gigawatch import settings
 from gigawatch.errors import GigawatchError
-from gigawatch.settings import WINDOW_LENGTHS_S
+from gigawatch.settings import WINDOW_LENGTHS_S, Agent
 
 UNITS_S = {"s": 1, "m": 60, "h": 3_600, "d": 86_400}
+DEFAULT_HISTORY_S = 24 * UNITS_S["h"]
+LARGEST_DETAILED = 1_000
+"""Nodes of a fleet that is modelled node by node unless told otherwise."""
 MAX_DURATION_S = 366 * UNITS_S["d"]
 
 
@@ -92,9 +98,8 @@ class Progress:
     "--history",
     "history_s",
     type=Duration(),
-    default="24h",
-    show_default=True,
-    help="How much of the past to send first, in full minutes; 0 for none.",
+    help="How much of the past to send first, in full minutes; 0 for none.  [default: 24h; 0 with --prepared"
+    " at --speed 1]",
 )
 @click.option(
     "--for",
@@ -124,6 +129,21 @@ class Progress:
     show_default=True,
     help="What goes wrong in the fleet.",
 )
+@click.option(
+    "--prepared/--detailed",
+    "is_prepared",
+    default=None,
+    help="Copy the measurements of some modelled nodes to all, or model each. [default: prepared above"
+    f" {LARGEST_DETAILED:,} nodes, or with one of the options below]",
+)
+@click.option(
+    "--relay-size",
+    type=click.IntRange(1, 1_000),
+    help="Prepared: batches in one request, as a relay sends them; 1 is the agents' way. [default: 1]",
+)
+@click.option("--processes", type=click.IntRange(1, 256), help="Prepared: processes that send. [default: 1]")
+@click.option("--connections", type=click.IntRange(1, 1_000), help="Prepared: of each process. [default: 4]")
+@click.option("--compress/--no-compress", default=None, help="Prepared: zstd, as agents do. [default: compress]")
 @click.option("--json", "as_json", is_flag=True, help="Print what was sent as JSON at the end.")
 @click.pass_context
 def simulate(
@@ -134,76 +154,161 @@ def simulate(
     megawatts: float | None,
     gpus_per_node: int,
     seed: int,
-    history_s: float,
+    history_s: float | None,
     for_s: float | None,
     window_s: int,
     speed: float,
     amount: faults.Amount,
+    is_prepared: bool | None,
+    relay_size: int | None,
+    processes: int | None,
+    connections: int | None,
+    compress: bool | None,
     as_json: bool,
 ) -> None:
     """Send the data of a simulated fleet to an API, marked as simulated.
 
     First a history in windows of a minute, then live windows as time passes, until Ctrl-C or SIGTERM.
+    Great fleets are prepared: some nodes are modelled, and all others copy what those measured.
     Durations are written as 90s, 15m, 24h, 7d. docs/simulate.md says what is modelled and what is not.
     """
     if nodes and megawatts:
         raise click.UsageError("--nodes and --megawatts both say how large the fleet is: give one of them.")
-    if history_s % MINUTE_S:
-        raise click.BadParameter("it must be of full minutes", param_hint="--history")
-    if speed > 1 and not history_s:
-        raise click.UsageError("--speed hurries through the history, and --history is 0.")
     machines = (
         fleet.of_megawatts(megawatts, seed=seed, gpus_per_node=gpus_per_node)
         if megawatts
         else fleet.of_nodes(nodes or 16, seed=seed, gpus_per_node=gpus_per_node)
     )
+    has_options = not {relay_size, processes, connections, compress} <= {None}
+    if is_prepared is None:
+        is_prepared = has_options or len(machines) > LARGEST_DETAILED
+    elif has_options and not is_prepared:
+        raise click.UsageError("--relay-size, --processes, --connections and --compress need --prepared.")
+    if history_s is None:
+        history_s = DEFAULT_HISTORY_S if speed > 1 or not is_prepared else 0
+    if history_s % MINUTE_S:
+        raise click.BadParameter("it must be of full minutes", param_hint="--history")
+    if speed > 1 and not history_s:
+        raise click.UsageError("--speed hurries through the history, and --history is 0.")
+    if is_prepared and history_s and speed == 1:
+        raise click.UsageError("A prepared fleet has no history but what --speed above 1 hurries through.")
     path = context.obj if isinstance(context.obj, Path) else None
     flags = {"agent.server_url": server_url, "agent.token_file": token_file}
-    client = Client(settings.load(path, flags).agent)
-    now_s, length_s = int(time.time()) // MINUTE_S * MINUTE_S, int(history_s)
-    simulation = Simulation(
-        machines,
-        faults.plan(machines, amount, seed=seed, now_s=now_s, history_s=length_s),
-        client,
-        seed=seed,
-    )
+    agent = settings.load(path, flags).agent
     began_s = time.monotonic()
-    history_took_s = None
-    with _stopping():
-        simulation.connect()
-        simulation.introduce(now_s - length_s)
-        live_s = now_s
-        if speed > 1:
-            live_s -= length_s
-        elif length_s:
-            simulation.send_history(now_s - length_s, now_s, Progress(sys.stderr))
-            history_took_s = round(time.monotonic() - began_s, 3)
-        stop_s = math.inf if for_s is None else time.time() + for_s
-        simulation.run(live_s, window_s, speed=speed, stop_s=stop_s)
-    client.close()
-    sent = {
+    sent: dict[str, Any] = {
         "sites": len({node.site.name for node in machines}),
         "nodes": len(machines),
         "gpus": len(machines) * gpus_per_node,
         "rated_w": round(sum(node.rated_w for node in machines)),
-        "history_took_s": history_took_s,
-        "took_s": round(time.monotonic() - began_s, 3),
-        **msgspec.structs.asdict(simulation.totals),
     }
+    totals: Totals
+    if is_prepared:
+        plan = Plan(
+            agent=agent,
+            seed=seed,
+            amount=amount,
+            window_s=window_s,
+            relay_size=relay_size or 1,
+            processes=processes or 1,
+            connections=connections or 4,
+            compress=compress is not False,
+        )
+        totals, more = _send_prepared(machines, plan, int(history_s), speed, for_s)
+    else:
+        totals, more = _send_detailed(machines, agent, seed, amount, int(history_s), window_s, speed, for_s)
+    sent |= {"took_s": round(time.monotonic() - began_s, 3), **more}
     if as_json:
         click.echo(json.dumps(sent))
     else:
         click.echo(
             f"{sent['nodes']} simulated nodes, {sent['gpus']} GPUs: "
-            f"{simulation.totals.gpu_windows:,} GPU windows stored in {sent['took_s']} s, "
-            f"{simulation.totals.refused:,} rows refused",
+            f"{totals.gpu_windows:,} GPU windows stored in {sent['took_s']} s, "
+            f"{totals.refused:,} rows refused",
             err=True,
         )
-    if simulation.totals.refused_batches and not simulation.totals.batches:
+    if totals.refused_batches and not totals.batches:
         raise GigawatchError(
             "The server refused every batch",
             "The warnings above say why; `gigawatch doctor` checks the clock.",
         )
+
+
+def _send_detailed(
+    machines: list[Node],
+    agent: Agent,
+    seed: int,
+    amount: faults.Amount,
+    history_s: int,
+    window_s: int,
+    speed: float,
+    for_s: float | None,
+) -> tuple[Totals, dict[str, Any]]:
+    """Model every node. What was sent, and for the summary."""
+    client = Client(agent)
+    now_s = int(time.time()) // MINUTE_S * MINUTE_S
+    struck = faults.plan(machines, amount, seed=seed, now_s=now_s, history_s=history_s)
+    simulation = Simulation(machines, struck, client, seed=seed)
+    began_s = time.monotonic()
+    history_took_s = None
+    with _stopping():
+        connect(client)
+        simulation.introduce(now_s - history_s)
+        live_s = now_s
+        if speed > 1:
+            live_s -= history_s
+        elif history_s:
+            simulation.send_history(now_s - history_s, now_s, Progress(sys.stderr))
+            history_took_s = round(time.monotonic() - began_s, 3)
+        stop_s = math.inf if for_s is None else time.time() + for_s
+        simulation.run(live_s, window_s, speed=speed, stop_s=stop_s)
+    client.close()
+    return simulation.totals, {"history_took_s": history_took_s, **msgspec.structs.asdict(simulation.totals)}
+
+
+def _send_prepared(
+    machines: list[Node], plan: Plan, history_s: int, speed: float, for_s: float | None
+) -> tuple[Totals, dict[str, Any]]:
+    """Model some nodes, and have all others copy them. What was sent, and for the summary."""
+    client = Client(plan.agent)
+    processes = Processes(machines, plan)
+    began_s = time.monotonic()
+    introduction_took_s = None
+    try:
+        with _stopping():
+            connect(client)
+            client.close()
+            processes.start()
+            processes.introduce()
+            introduction_took_s = round(time.monotonic() - began_s, 3)
+            now_s = time.time()
+            pace = Pace(
+                origin_s=int(now_s - history_s) // plan.window_s * plan.window_s,
+                began_s=now_s,
+                window_s=plan.window_s,
+                speed=speed,
+            )
+            processes.run(pace, math.inf if for_s is None else now_s + for_s)
+    finally:
+        processes.stop()
+    total = summed(processes.tallies)
+    if total.generator_bound:
+        click.echo(
+            "The simulator could not keep up with itself: these figures are its own and not the server's."
+            " Give it more --processes, or cores of its own.",
+            err=True,
+        )
+
+    def told(tally: Tally) -> dict[str, Any]:
+        plain = msgspec.structs.asdict(tally)
+        del plain["acks"]
+        return {**plain, **figures(tally, len(machines), plan.window_s)}
+
+    return total, {
+        "introduction_took_s": introduction_took_s,
+        **told(total),
+        "processes": [told(tally) for tally in processes.tallies],
+    }
 
 
 @contextmanager

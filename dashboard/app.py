@@ -18,7 +18,7 @@ from dashboard import components, live, quantities, theme, view
 from dashboard.access import Access, add_headers
 from dashboard.compress import add_compression
 from dashboard.live import Digests
-from dashboard.pages import fleet, gpu, node, nodes
+from dashboard.pages import fleet, gpu, node, nodes, store, swings
 from dashboard.view import RANGES, View
 from gigawatch import database, readings, settings
 from gigawatch.errors import GigawatchError
@@ -40,12 +40,16 @@ class Page(Struct, frozen=True):
     """Where the navigation leads; None: the page is not in it."""
     icon: str = ""
     """Its class in gigawatch.css."""
+    filtered: bool = True
+    """Whether a period, and in the navigation site, rack and model, choose what it shows."""
 
 
 # A new page is a line here.
 PAGES = (
     Page("Fleet", r"/", fleet.render, "/", "fleet"),
     Page("Nodes", r"/nodes", nodes.render, "/nodes", "nodes"),
+    Page("Load swings", r"/swings", swings.render, "/swings", "swings"),
+    Page("Store", r"/store", store.render, "/store", "store", filtered=False),
     Page("Node", r"/nodes/([^/]+)", node.render),
     Page("GPU", r"/gpus/([^/]+)", gpu.render),
 )
@@ -73,6 +77,7 @@ def build(loaded: Settings) -> flask.Flask:
         application="gigawatch dashboard",
     )
     server = flask.Flask("dashboard")
+    server.config[store.RETENTION] = loaded.retention
     Access(
         server,
         database.engine(url, pool_size=2, application="gigawatch dashboard, tokens"),
@@ -219,7 +224,7 @@ def _add_callbacks(app: dash.Dash, reader: sqlalchemy.Engine) -> None:
         asked, _ = view.parse(search)
         try:
             with reader.connect() as connection:
-                choices = readings.choices(connection)
+                choices = readings.choices(connection, asked.site)
         except sqlalchemy.exc.DBAPIError:
             choices = readings.Choices(sites=[], racks=[], gpu_models=[])
         return _filters(path or "/", asked, choices), _navigation(path or "/", asked)
@@ -354,6 +359,9 @@ def _navigation(path: str, asked: View) -> list[Any]:
 
 
 def _filters(path: str, asked: View, choices: readings.Choices) -> list[Any]:
+    if any(page.link == path and not page.filtered for page in PAGES):
+        return []
+
     def dropdown(identity: str, label: str, options: list[str], value: str | None) -> html.Label:
         known = options if value is None or value in options else [*options, value]
         return html.Label(

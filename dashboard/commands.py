@@ -5,6 +5,7 @@ import os
 from pathlib import Path
 
 import click
+import msgspec
 
 from gigawatch import database, settings
 from gigawatch.embedded import EmbeddedServer
@@ -84,6 +85,9 @@ def _run(loaded: Settings, url: str) -> None:
     os.environ["GIGAWATCH_STORE__POOL_SIZE"] = str(loaded.store.pool_size)
     os.environ["GIGAWATCH_DASHBOARD__OPEN_ACCESS"] = str(loaded.dashboard.open_access).lower()
     os.environ["GIGAWATCH_DASHBOARD__REFRESH_S"] = str(loaded.dashboard.refresh_s)
+    for field, value in msgspec.structs.asdict(loaded.retention).items():
+        if value is not None:
+            os.environ[f"GIGAWATCH_RETENTION__{field.upper()}"] = str(value)
     click.echo(f"The dashboard is at http://{loaded.dashboard.host}:{loaded.dashboard.port}/", err=True)
     Granian(
         "dashboard.app:create",

@@ -4,6 +4,7 @@ What was not measured is a gap, never a line across it and never zero: bins that
 areas are polygons over runs of bins that are there.
 """
 
+import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from datetime import datetime, timedelta
 from itertools import pairwise
@@ -15,7 +16,18 @@ from msgspec import Struct
 from dashboard import quantities
 from dashboard.theme import FONT, Theme
 from dashboard.view import Heat, Period
-from gigawatch.readings import EventRow, GpuNow, GpuPoint, NodePoint, PowerPoint, RackNow, Tick
+from gigawatch.readings import (
+    EventRow,
+    GpuNow,
+    GpuPoint,
+    LoadSwing,
+    NodePoint,
+    PowerPoint,
+    RackNow,
+    SiteSecond,
+    SpectrumLine,
+    Tick,
+)
 
 GOOD_COVERAGE = 0.95
 MOST_GROUPS = 7
@@ -272,6 +284,193 @@ def ticks(rows: Sequence[Tick], theme: Theme) -> Chart:
     if not _known(values):
         _say_empty(figure, theme)
     return Chart(figure, f"Power of the node's GPUs, tick by tick. {_words(values, quantities.power)}")
+
+
+def seconds_power(rows: Sequence[SiteSecond], period: Period, theme: Theme) -> Chart:
+    """Power second by second; seconds that lack a node stand apart, since they are less for that reason alone."""
+    complete = _by_second(rows, period, lambda row: row.power_w if row.complete else None)
+    poorer = sum(1 for row in rows if not row.complete)
+    lines = [("All nodes", complete, theme.series[0])]
+    if poorer:
+        lines.append(
+            (
+                "Some nodes missing",
+                _by_second(rows, period, lambda row: None if row.complete else row.power_w),
+                theme.warn,
+            )
+        )
+    figure = _seconds(lines, "W", period, theme, height=320)
+    said = f" {poorer} s lack a node." if poorer else ""
+    return Chart(figure, f"Power second by second. {_words(complete[1], quantities.power)}{said}")
+
+
+def seconds_ramp(rows: Sequence[SiteSecond], period: Period, theme: Theme) -> Chart:
+    """Ramp rate second by second; where two seconds cannot be compared there is none."""
+    values = _by_second(rows, period, lambda row: row.ramp_w_per_s)
+    figure = _seconds([("Ramp rate", values, theme.series[1])], "W/s", period, theme, height=220)
+    return Chart(figure, f"Ramp rate second by second. {_words(values[1], quantities.ramp)}")
+
+
+def minutes_power(rows: Sequence[LoadSwing], period: Period, theme: Theme) -> Chart:
+    """Power of each site by the minute: its mean in the band from its least to its greatest second."""
+    times = bins(period)
+    sites = _sites(rows)
+    factor, unit = quantities.scale(max((row.power_max_w for row in rows), default=0), "W")
+    figure = _figure(theme, period, height=320)
+    for (site, table), colour in zip(sites.items(), theme.series, strict=False):
+        found = [table.get(time) for time in times]
+        low = [row.power_min_w / factor if row else 0 for row in found]
+        high = [row.power_max_w / factor if row else 0 for row in found]
+        present = [row is not None for row in found]
+        _area(figure, times, period.step, low, high, present, colour, site, opacity=0.3, group=site)
+        _line(
+            figure, times, period.step, Series(site, [row.power_mean_w if row else None for row in found]), colour,
+            factor, quantities.power, legend=len(sites) > 1,
+        )  # fmt: skip
+    _axis(figure, unit)
+    if not rows:
+        _say_empty(figure, theme)
+    said = "; ".join(
+        f"{site}: {_words([it.power_mean_w for it in table.values()], quantities.power)}"
+        for site, table in sites.items()
+    )
+    return Chart(figure, f"Least to greatest power by the minute. {said or 'No data in this period.'}")
+
+
+def minutes_ramp(rows: Sequence[LoadSwing], period: Period, theme: Theme) -> Chart:
+    """Greatest rise and fall of each site from one second to the next, by the minute; a fall below zero."""
+    times = bins(period)
+    sites = _sites(rows)
+    known = [
+        value for row in rows for value in (row.ramp_up_max_w_per_s, row.ramp_down_max_w_per_s) if value is not None
+    ]
+    factor, unit = quantities.scale(max(known, default=0), "W/s")
+    figure = _figure(theme, period, height=220)
+    for (site, table), colour in zip(sites.items(), theme.series, strict=False):
+        found = [table.get(time) for time in times]
+        down = [row.ramp_down_max_w_per_s if row else None for row in found]
+        up = Series(f"{site}, up", [row.ramp_up_max_w_per_s if row else None for row in found])
+        fall = Series(f"{site}, down", [None if value is None else -value for value in down])
+        for line, dash in ((up, "solid"), (fall, "dot")):
+            _line(figure, times, period.step, line, colour, factor, quantities.ramp, dash=dash)
+    _axis(figure, unit)
+    if not known:
+        _say_empty(figure, theme)
+    greatest = quantities.ramp(max(known)) if known else "not known"
+    return Chart(figure, f"Greatest rise and fall from one second to the next, by the minute: up to {greatest}.")
+
+
+def spectrum(rows: Sequence[SpectrumLine], theme: Theme) -> Chart:
+    """Amplitude of oscillations by frequency, with the peak that stands out."""
+    factor, unit = quantities.scale(max((row.amplitude_w for row in rows), default=0), "W")
+    figure = _figure(theme, None, height=280)
+    figure.add_scatter(
+        x=[row.frequency_hz for row in rows], y=[_short(row.amplitude_w / factor) for row in rows], mode="lines",
+        line={"color": theme.series[0], "width": 1.4}, fill="tozeroy", fillcolor=_faint(theme.series[0], 0.18),
+        customdata=[
+            f"±{quantities.power(row.amplitude_w)} every {quantities.with_unit(1 / row.frequency_hz, 's')}"
+            for row in rows
+        ],
+        hovertemplate="%{customdata}<extra></extra>", name="Amplitude", showlegend=False,
+    )  # fmt: skip
+    peak = peak_of(rows)
+    if peak is not None:
+        # Annotations of a logarithmic axis stand at the exponent.
+        figure.add_annotation(
+            x=math.log10(peak.frequency_hz), y=_short(peak.amplitude_w / factor), text=peak.words,
+            showarrow=True, arrowcolor=theme.border_strong, arrowwidth=1, arrowhead=0, ax=0, ay=-22,
+            font={"size": 12, "color": theme.text},
+        )  # fmt: skip
+    _axis(figure, unit)
+    marks = [0.001, 0.005, 0.02, 0.1, 0.5]
+    figure.update_layout(
+        yaxis={"rangemode": "tozero"},
+        margin={"t": 34},
+        xaxis={"type": "log", "tickvals": marks, "ticktext": [f"{1 / mark:g} s" for mark in marks],
+               "title": {"text": "period"}, "hoverformat": ".4f", "ticksuffix": ""},
+        hovermode="closest",
+    )  # fmt: skip
+    if not rows:
+        _say_empty(figure, theme)
+        figure.update_xaxes(showticklabels=False, title=None)
+        return Chart(figure, "Amplitude of oscillations by frequency. No stretch of 64 comparable seconds.")
+    return Chart(figure, f"Amplitude of oscillations by frequency. {peak.words if peak else 'No peak stands out.'}")
+
+
+class Peak(Struct, frozen=True):
+    """An oscillation that stands out."""
+
+    frequency_hz: float
+    amplitude_w: float
+
+    @property
+    def period(self) -> str:
+        """How long one oscillation takes."""
+        return quantities.with_unit(1 / self.frequency_hz, "s")
+
+    @property
+    def words(self) -> str:
+        """What it is, in words."""
+        return f"every {self.period}, by ±{quantities.power(self.amplitude_w)}"
+
+
+def peak_of(rows: Sequence[SpectrumLine]) -> Peak | None:
+    """The peak that stands out in a spectrum, if any."""
+    return next(
+        (
+            Peak(row.peak_frequency_hz, row.peak_amplitude_w)
+            for row in rows
+            if row.peak_frequency_hz is not None and row.peak_amplitude_w is not None
+        ),
+        None,
+    )
+
+
+def _by_second(
+    rows: Sequence[SiteSecond], period: Period, value: Callable[[SiteSecond], float | None]
+) -> tuple[list[datetime], Values]:
+    """Times and values, with a gap where seconds are missing."""
+    at = [period.start]
+    values: Values = [None]
+    for row in rows:
+        if row.time - at[-1] > timedelta(seconds=1):
+            at.append(at[-1] + timedelta(seconds=1))
+            values.append(None)
+        at.append(row.time)
+        values.append(value(row))
+    return [*at, period.stop], [*values, None]
+
+
+def _seconds(
+    lines: Sequence[tuple[str, tuple[list[datetime], Values], str]],
+    unit: str,
+    period: Period,
+    theme: Theme,
+    height: int,
+) -> Any:
+    greatest = max((abs(value) for _, (_, values), _ in lines for value in values if value is not None), default=0)
+    factor, unit = quantities.scale(greatest, unit)
+    figure = _figure(theme, period, height=height)
+    for label, (times, values), colour in lines:
+        figure.add_scatter(
+            x=[_ms(time) for time in times],
+            y=[None if value is None else float(f"{value / factor:.6g}") for value in values],
+            mode="lines", line={"color": colour, "width": 1.2, "shape": "hv"}, name=label, connectgaps=False,
+            showlegend=len(lines) > 1, hovertemplate=f"%{{y:.4~g}} {unit}<extra>{label}</extra>",
+        )  # fmt: skip
+    _axis(figure, unit)
+    if not any(_known(values) for _, (_, values), _ in lines):
+        _say_empty(figure, theme)
+    return figure
+
+
+def _sites(rows: Sequence[LoadSwing]) -> dict[str, dict[datetime, LoadSwing]]:
+    """Rows by site and time: the sites with the most power, as many as there are colours."""
+    tables: dict[str, dict[datetime, LoadSwing]] = {}
+    for row in rows:
+        tables.setdefault(row.site, {})[row.time] = row
+    greatest = sorted(tables, key=lambda site: -max(row.power_max_w for row in tables[site].values()))
+    return {site: tables[site] for site in greatest[:MOST_GROUPS]}
 
 
 _HEATS: Mapping[Heat, tuple[str, str]] = {

@@ -24,6 +24,11 @@ def power(value: float | None) -> str:
     return _joined(watts(value))
 
 
+def ramp(watts_per_s: float | None) -> str:
+    """How fast power changes, in words: 1.24 MW/s."""
+    return UNKNOWN if watts_per_s is None else f"{power(watts_per_s)}/s"
+
+
 def work(joules: float | None) -> str:
     """Energy in words: 21.3 MWh."""
     return _joined(energy(joules))
@@ -57,6 +62,14 @@ def mebibytes(value: float | None) -> str:
     if value is None:
         return UNKNOWN
     return f"{value / 1024:.1f}{SPACE}GiB" if value >= 1024 else f"{value:.0f}{SPACE}MiB"
+
+
+def size(value_bytes: int) -> str:
+    """Room on disk: 1.2 TiB."""
+    for exponent, unit in ((4, "TiB"), (3, "GiB"), (2, "MiB")):
+        if value_bytes >= 1024**exponent:
+            return with_unit(value_bytes / 1024**exponent, unit)
+    return f"{value_bytes / 1024:.0f}{SPACE}KiB"
 
 
 def count(value: int | None) -> str:

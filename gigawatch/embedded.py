@@ -25,6 +25,7 @@ import psycopg
 from msgspec import Struct
 
 from gigawatch.errors import ExitCode, GigawatchError
+from gigawatch.units import BYTES_PER_MIB
 
 DATABASE = "gigawatch"
 SUPERUSER = "gigawatch"
@@ -34,8 +35,7 @@ SYSTEM_PREFIXES = ("/usr/lib/postgresql/*", "/usr/pgsql-*")
 SETTINGS = {
     "listen_addresses": "",
     "max_connections": "100",
-    "shared_buffers": "256MB",
-    "max_wal_size": "2GB",
+    "max_wal_size": "4GB",
     # Windows arrive all the time: fewer, longer checkpoints write each page less often.
     "checkpoint_timeout": "15min",
     "wal_compression": "on",
@@ -133,7 +133,11 @@ class EmbeddedServer:
         socket_dir = self._socket_dir()
         socket_dir.mkdir(parents=True, exist_ok=True, mode=0o700)
         self._own(socket_dir)
-        settings = {**SETTINGS, "unix_socket_directories": str(socket_dir)}
+        settings = {
+            **SETTINGS,
+            "shared_buffers": f"{_shared_buffers_mib()}MB",
+            "unix_socket_directories": str(socket_dir),
+        }
         if self.installation.timescaledb:
             settings |= {
                 "shared_preload_libraries": "timescaledb",
@@ -342,6 +346,12 @@ class EmbeddedServer:
         if self.user is None:
             return {}
         return Credentials(user=self.user.pw_uid, group=self.user.pw_gid, extra_groups=[])
+
+
+def _shared_buffers_mib() -> int:
+    """An eighth of the machine's memory: it is there for other programs, too."""
+    memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    return min(4_096, max(128, memory // 8 // BYTES_PER_MIB))
 
 
 def _unprivileged_user() -> pwd.struct_passwd:

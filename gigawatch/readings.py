@@ -16,13 +16,23 @@ GroupBy = Literal["fleet", "site", "rack", "node", "gpu_model"]
 GpuOrder = Literal["power", "temperature", "throttled", "utilisation", "place"]
 STEPS_S = (10, 20, 30, 60, 120, 300, 600, 900, 1_800, 3_600, 7_200, 14_400, 43_200, 86_400)
 MOST_ROWS = 1_000_000
+MOST_CHOICES = 1_000
+MOST_LAG_S = {"1m": 300, "1h": 3_900, "1d": 86_700}
+"""A level folded later than this, while newer windows are there, is behind: its bucket and minutes of grace."""
 
-_GPU_ORDERS: Mapping[GpuOrder, str] = {
-    "power": "power_w DESC NULLS LAST",
-    "temperature": "margin_to_slowdown_c NULLS LAST, gpu_temp_max_c DESC NULLS LAST",
-    "throttled": "throttled DESC NULLS LAST, cardinality(clock_events) DESC NULLS LAST, gpu_temp_max_c DESC NULLS LAST",
-    "utilisation": "gpu_util_pct DESC NULLS LAST",
-    "place": "site, rack NULLS FIRST, hostname, gpu_index",
+# Orders of GPUs, and the orders of nodes in which the first GPUs are on the first nodes.
+_GPU_ORDERS: Mapping[GpuOrder, tuple[str, str]] = {
+    "power": ("power_w DESC NULLS LAST", "gpu_power_max_w DESC NULLS LAST"),
+    "temperature": (
+        "margin_to_slowdown_c NULLS LAST, gpu_temp_max_c DESC NULLS LAST",
+        "margin_to_slowdown_c NULLS LAST, gpu_temp_max_c DESC NULLS LAST",
+    ),
+    "throttled": (
+        "throttled DESC NULLS LAST, gpu_temp_max_c DESC NULLS LAST",
+        "gpus_throttled > 0 DESC, gpu_temp_max_c DESC NULLS LAST",
+    ),
+    "utilisation": ("gpu_util_pct DESC NULLS LAST", "gpu_util_max_pct DESC NULLS LAST"),
+    "place": ("site, rack NULLS FIRST, hostname, gpu_index", "site, rack NULLS FIRST, hostname"),
 }
 
 
@@ -87,7 +97,7 @@ class Energy(Struct, frozen=True, kw_only=True):
     covered_s: float
     gpus: int
     coverage: float | None
-    """Covered GPU-time over the time of all GPUs that had any window in the period."""
+    """Covered GPU-time over the time of as many GPUs as there were at most in a bucket of the period."""
     counter_share: float | None
     """Part of the energy that is a difference of counters, 0 to 1."""
 
@@ -323,6 +333,124 @@ class EnergyHour(Struct, frozen=True, kw_only=True):
     coverage: float
 
 
+class StoreRollup(Struct, frozen=True, kw_only=True):
+    """How far windows are folded into one level."""
+
+    level: Literal["1m", "1h", "1d"]
+    closed: datetime | None
+    folded: datetime | None
+    """Buckets before it are folded; None: nothing was folded yet."""
+    lag_s: float | None
+    """Time since then."""
+    behind_s: float | None
+    """Time from then to the newest window."""
+    dirty_buckets: int
+    """Buckets of nodes that wait to be folded again for late data."""
+    oldest_dirty: datetime | None
+
+
+class StoreTable(Struct, frozen=True, kw_only=True):
+    """One table of the store, with its chunks."""
+
+    table_name: str
+    holds: str
+    """What a row of it is, in words."""
+    rows: int | None
+    """As the database last estimated them."""
+    heap_bytes: int
+    index_bytes: int
+    total_bytes: int
+    oldest: datetime | None
+    newest: datetime | None
+    chunks: int
+
+
+class StoreJob(Struct, frozen=True, kw_only=True):
+    """The last run of one of the scheduler's jobs."""
+
+    name: str
+    leader: str
+    started: datetime
+    finished: datetime | None
+    """None while it runs."""
+    took_s: float | None
+    progress: str | None
+    error: str | None
+
+
+class StoreStatus(Struct, frozen=True, kw_only=True):
+    """How the store itself is doing: folding, tables, jobs."""
+
+    rollups: list[StoreRollup]
+    tables: list[StoreTable]
+    jobs: list[StoreJob]
+
+
+class SiteSecond(Struct, frozen=True, kw_only=True):
+    """Power of a site, or of the fleet, in one second."""
+
+    time: datetime
+    power_w: float
+    ramp_w_per_s: float | None
+    """Difference to the second before; None where the two cannot be compared."""
+    nodes: int
+    """Nodes in the sum."""
+    complete: bool
+    """Whether they are all nodes of their minute."""
+
+
+class LoadSwing(Struct, frozen=True, kw_only=True):
+    """How the power of one site swung in one minute."""
+
+    time: datetime
+    site: str
+    power_mean_w: float
+    power_min_w: float
+    power_max_w: float
+    swing_w: float
+    ramp_up_max_w_per_s: float | None
+    ramp_down_max_w_per_s: float | None
+    seconds_comparable: int
+    """Seconds that can be compared with the one before."""
+    nodes: int
+    """Most nodes in a second."""
+    coverage: float
+
+
+class LoadSwingSummary(Struct, frozen=True, kw_only=True):
+    """How the power of a site, or of the fleet, swung in a period."""
+
+    over_s: int
+    """Time within which the swing is, and over which the ramps with `over` in their names are."""
+    swing_max_w: float | None
+    swing_began: datetime | None
+    ramp_up_max_megawatts_per_s: float | None
+    """From one second to the next, MW/s."""
+    ramp_down_max_megawatts_per_s: float | None
+    ramp_up_over_max_megawatts_per_s: float | None
+    ramp_down_over_max_megawatts_per_s: float | None
+    power_mean_w: float | None
+    seconds_comparable: int
+    coverage: float | None
+
+
+class SpectrumLine(Struct, frozen=True, kw_only=True):
+    """Oscillation of power at one frequency."""
+
+    frequency_hz: float
+    amplitude_w: float
+    variance_share: float | None
+    """Part of the variance at this frequency and its two neighbours, 0 to 1; None where power is constant."""
+    peak_frequency_hz: float | None
+    """Where a peak stands out here: its frequency, between those of the lines."""
+    peak_amplitude_w: float | None
+    began: datetime
+    """Of the stretch of seconds."""
+    seconds: int
+    resolution_hz: float
+    """Distance of the lines."""
+
+
 def step_for(start: datetime, stop: datetime, points: int = 300, finest_s: float = 60) -> timedelta:
     """The finest step that gives at most so many points over the period.
 
@@ -333,24 +461,26 @@ def step_for(start: datetime, stop: datetime, points: int = 300, finest_s: float
     return timedelta(seconds=next(steps, STEPS_S[-1]))
 
 
-def longest_window_s(connection: Connection, start: datetime, stop: datetime, where: Where = EVERYTHING) -> float:
+def longest_window_s(connection: Connection, start: datetime, stop: datetime, node_id: int | None = None) -> float:
     """Length of the longest window in a period, for a step that fits; a minute where there is none."""
     longest = connection.scalar(
-        text(f"SELECT max(covered_s) FROM report.gpu_windows WHERE time >= :start AND time < :stop AND {_GPUS}"),
-        {**_values(where), "start": start, "stop": stop},
+        text("SELECT report.longest_window_s(:start, :stop, CAST(:node_id AS integer))"),
+        {"start": start, "stop": stop, "node_id": node_id},
     )
     return 60.0 if longest is None else float(longest)
 
 
-def choices(connection: Connection) -> Choices:
-    """What sites, racks and GPU models there are."""
+def choices(connection: Connection, site: str | None = None) -> Choices:
+    """What sites, racks of a site (of all sites, without one) and GPU models there are; up to MOST_CHOICES racks."""
     row = connection.execute(
         text("""
         SELECT
-            coalesce(array_agg(DISTINCT site), '{}') AS sites,
-            coalesce(array_agg(DISTINCT rack) FILTER (WHERE rack IS NOT NULL), '{}') AS racks,
-            coalesce(array_agg(DISTINCT gpu_model), '{}') AS gpu_models
-        FROM report.gpus WHERE removed IS NULL""")
+            ARRAY(SELECT DISTINCT site FROM report.nodes ORDER BY 1) AS sites,
+            ARRAY(SELECT DISTINCT rack FROM report.nodes
+                WHERE rack IS NOT NULL AND (CAST(:site AS text) IS NULL OR site = :site)
+                ORDER BY 1 LIMIT :most) AS racks,
+            ARRAY(SELECT DISTINCT gpu_model FROM report.nodes_now ORDER BY 1) AS gpu_models"""),
+        {"site": site, "most": MOST_CHOICES},
     ).one()
     return Choices(**row._mapping)
 
@@ -367,9 +497,8 @@ def sites_now(connection: Connection) -> list[SiteNow]:
             sum(now.power_w) AS power_w, bool_or(simulated) AS simulated
         FROM report.nodes
         LEFT JOIN (
-            SELECT node_id, count(*) AS gpus, count(*) FILTER (WHERE state = 'reporting') AS reporting,
-                sum(power_w) AS power_w
-            FROM report.fleet_now GROUP BY node_id
+            SELECT node_id, sum(gpus) AS gpus, sum(gpus_reporting) AS reporting, sum(power_w) AS power_w
+            FROM report.nodes_now GROUP BY node_id
         ) AS now USING (node_id)
         GROUP BY site ORDER BY site""",
     )
@@ -384,19 +513,23 @@ def fleet_summary(connection: Connection, where: Where = EVERYTHING) -> FleetSum
         SELECT
             sum(power_w) AS power_w,
             sum(power_limit_w) AS power_limit_w,
-            avg(gpu_util_pct) AS gpu_util_pct,
+            sum(gpu_util_pct * gpu_util_gpus) / nullif(sum(gpu_util_gpus), 0) AS gpu_util_pct,
             max(gpu_temp_max_c) AS gpu_temp_max_c,
-            count(*) AS gpus,
-            count(*) FILTER (WHERE state = 'reporting') AS gpus_reporting,
-            count(*) FILTER (WHERE state = 'missing') AS gpus_missing,
-            count(*) FILTER (WHERE state = 'silent') AS gpus_silent,
-            count(*) FILTER (WHERE throttled) AS gpus_throttled,
-            (SELECT count(*) FROM report.nodes WHERE {_NODES}) AS nodes,
-            (SELECT count(*) FROM report.nodes WHERE silent_s > 60 AND {_NODES}) AS nodes_silent,
-            (SELECT count(*) FROM report.nodes WHERE NOT clock_ok AND {_NODES}) AS nodes_clock_off,
-            count(*) FILTER (WHERE simulated) AS simulated_gpus,
+            coalesce(sum(gpus), 0)::bigint AS gpus,
+            coalesce(sum(gpus_reporting), 0)::bigint AS gpus_reporting,
+            coalesce(sum(gpus_missing), 0)::bigint AS gpus_missing,
+            coalesce(sum(gpus_silent), 0)::bigint AS gpus_silent,
+            coalesce(sum(gpus_throttled), 0)::bigint AS gpus_throttled,
+            nodes.nodes, nodes.nodes_silent, nodes.nodes_clock_off,
+            coalesce(sum(gpus) FILTER (WHERE simulated), 0)::bigint AS simulated_gpus,
             max(time) AS newest
-        FROM report.fleet_now WHERE {_GPUS}""",
+        FROM (
+            SELECT count(*) AS nodes, count(*) FILTER (WHERE silent_s > 60) AS nodes_silent,
+                count(*) FILTER (WHERE NOT clock_ok) AS nodes_clock_off
+            FROM report.nodes WHERE {_NODES}
+        ) AS nodes
+        LEFT JOIN report.nodes_now ON {_GPUS}
+        GROUP BY nodes.nodes, nodes.nodes_silent, nodes.nodes_clock_off""",
         where,
     )
     assert now is not None
@@ -406,23 +539,12 @@ def fleet_summary(connection: Connection, where: Where = EVERYTHING) -> FleetSum
 def energy(connection: Connection, start: datetime, stop: datetime, where: Where = EVERYTHING) -> Energy:
     """Energy of a part of the fleet over a period."""
     row = connection.execute(
-        text(f"""
-        SELECT
-            sum(energy_j) AS energy_j,
-            coalesce(sum(covered_s) FILTER (WHERE energy_j IS NOT NULL), 0) AS covered_s,
-            count(DISTINCT gpu_uuid) AS gpus,
-            sum(energy_j) FILTER (WHERE energy_method = 'counter') AS counter_j
-        FROM report.gpu_windows WHERE time >= :start AND time < :stop AND {_GPUS}"""),
+        text("""
+        SELECT * FROM report.fleet_energy(:start, :stop,
+            CAST(:site AS text), CAST(:rack AS text), CAST(:node_id AS integer), CAST(:gpu_model AS text))"""),
         {**_values(where), "start": start, "stop": stop},
     ).one()
-    due_s = row.gpus * (stop - start).total_seconds()
-    return Energy(
-        energy_j=row.energy_j,
-        covered_s=row.covered_s,
-        gpus=row.gpus,
-        coverage=row.covered_s / due_s if due_s else None,
-        counter_share=(row.counter_j or 0) / row.energy_j if row.energy_j else None,
-    )
+    return Energy(**row._mapping)
 
 
 def gpus_now(
@@ -433,13 +555,16 @@ def gpus_now(
     offset: int = 0,
 ) -> list[GpuNow]:
     """GPUs as they are now."""
+    of_gpus, of_nodes = _GPU_ORDERS[order]
     return _all(
         connection,
         GpuNow,
         f"""
-        SELECT * FROM report.fleet_now WHERE {_GPUS}
-        ORDER BY {_GPU_ORDERS[order]}, gpu_uuid LIMIT :limit OFFSET :offset""",
+        SELECT * FROM report.fleet_now WHERE {_GPUS} AND node_id = ANY (ARRAY(
+            SELECT node_id FROM report.nodes_now WHERE {_GPUS} ORDER BY {of_nodes}, node_id LIMIT :nodes))
+        ORDER BY {of_gpus}, gpu_uuid LIMIT :limit OFFSET :offset""",
         where,
+        nodes=limit + offset,
         limit=limit,
         offset=offset,
     )
@@ -452,14 +577,14 @@ def racks_now(connection: Connection, where: Where = EVERYTHING) -> list[RackNow
         RackNow,
         f"""
         SELECT site, rack,
-            count(*) AS gpus,
-            count(*) FILTER (WHERE state = 'reporting') AS gpus_reporting,
-            count(*) FILTER (WHERE throttled) AS gpus_throttled,
+            sum(gpus) AS gpus,
+            sum(gpus_reporting) AS gpus_reporting,
+            sum(gpus_throttled) AS gpus_throttled,
             sum(power_w) AS power_w,
             sum(power_limit_w) AS power_limit_w,
-            avg(gpu_util_pct) AS gpu_util_pct,
+            sum(gpu_util_pct * gpu_util_gpus) / nullif(sum(gpu_util_gpus), 0) AS gpu_util_pct,
             max(gpu_temp_max_c) AS gpu_temp_max_c
-        FROM report.fleet_now WHERE {_GPUS} GROUP BY site, rack ORDER BY site, rack NULLS FIRST""",
+        FROM report.nodes_now WHERE {_GPUS} GROUP BY site, rack ORDER BY site, rack NULLS FIRST""",
         where,
     )
 
@@ -496,10 +621,11 @@ def nodes_now(
             now.power_w, now.gpu_util_pct, now.gpu_temp_max_c
         FROM report.nodes
         LEFT JOIN (
-            SELECT node_id, count(*) FILTER (WHERE state = 'reporting') AS reporting,
-                count(*) FILTER (WHERE throttled) AS throttled, array_agg(DISTINCT gpu_model) AS gpu_models,
-                sum(power_w) AS power_w, avg(gpu_util_pct) AS gpu_util_pct, max(gpu_temp_max_c) AS gpu_temp_max_c
-            FROM report.fleet_now GROUP BY node_id
+            SELECT node_id, sum(gpus_reporting) AS reporting, sum(gpus_throttled) AS throttled,
+                array_agg(gpu_model ORDER BY gpu_model) AS gpu_models, sum(power_w) AS power_w,
+                sum(gpu_util_pct * gpu_util_gpus) / nullif(sum(gpu_util_gpus), 0) AS gpu_util_pct,
+                max(gpu_temp_max_c) AS gpu_temp_max_c
+            FROM report.nodes_now GROUP BY node_id
         ) AS now USING (node_id)
         WHERE (NOT :silent OR silent_s > 60) AND (NOT :clock_off OR NOT clock_ok) AND {_NODES}
             AND (CAST(:gpu_model AS text) IS NULL OR :gpu_model = ANY (now.gpu_models))
@@ -654,6 +780,111 @@ def energy_hourly(
         FROM report.energy_hourly WHERE time >= :start AND time < :stop AND {_GPUS}
         ORDER BY time, site, hostname, gpu_index""",
         where,
+        start=start,
+        stop=stop,
+    )
+
+
+def store_rollups(connection: Connection) -> list[StoreRollup]:
+    """How far each level is folded, the finest first."""
+    return _all(
+        connection,
+        StoreRollup,
+        "SELECT * FROM report.store_rollups ORDER BY array_position(ARRAY['1m', '1h', '1d'], level)",
+    )
+
+
+def store_tables(connection: Connection) -> list[StoreTable]:
+    """Tables with their sizes, the largest first."""
+    return _all(connection, StoreTable, "SELECT * FROM report.store_tables ORDER BY total_bytes DESC, table_name")
+
+
+def store_jobs(connection: Connection) -> list[StoreJob]:
+    """The last run of each job."""
+    return _all(connection, StoreJob, "SELECT * FROM report.store_jobs ORDER BY name")
+
+
+def store_status(connection: Connection) -> StoreStatus:
+    """How the store itself is doing."""
+    return StoreStatus(rollups=store_rollups(connection), tables=store_tables(connection), jobs=store_jobs(connection))
+
+
+def is_behind(rollup: StoreRollup) -> bool:
+    """Whether windows wait to be folded for longer than they should."""
+    return bool(rollup.behind_s) and rollup.lag_s is not None and rollup.lag_s > MOST_LAG_S[rollup.level]
+
+
+def store_problems(status: StoreStatus) -> list[str]:
+    """What of the store needs somebody's care, in words; nothing where all is well."""
+    problems = [f"Job {job.name} failed: {job.error}" for job in status.jobs if job.error is not None]
+    minutes = next(it for it in status.rollups if it.level == "1m")
+    windows = next(it for it in status.tables if it.table_name == "gpu_window")
+    asked = "Does gigawatch serve run, with server.scheduler on?"
+    if is_behind(minutes):
+        problems.append(f"Newer windows than {minutes.folded:%Y-%m-%d %H:%M} UTC are not folded into minutes. {asked}")
+    held = windows.newest - windows.oldest if windows.newest and windows.oldest else timedelta()
+    if minutes.folded is None and held.total_seconds() > MOST_LAG_S["1m"]:
+        problems.append(f"No window was folded yet, the oldest is of {windows.oldest:%Y-%m-%d %H:%M} UTC. {asked}")
+    return problems
+
+
+def site_seconds(connection: Connection, start: datetime, stop: datetime, site: str | None = None) -> list[SiteSecond]:
+    """Power of a site, or of the fleet, second by second."""
+    return _all(
+        connection,
+        SiteSecond,
+        "SELECT * FROM report.site_seconds(:start, :stop, CAST(:site AS text))",
+        Where(site=site),
+        start=start,
+        stop=stop,
+    )
+
+
+def load_swings(connection: Connection, start: datetime, stop: datetime, site: str | None = None) -> list[LoadSwing]:
+    """How the power of each site swung, by the minute."""
+    return _all(
+        connection,
+        LoadSwing,
+        """
+        SELECT * FROM report.load_swings
+        WHERE time >= :start AND time < :stop AND (CAST(:site AS text) IS NULL OR site = :site)
+        ORDER BY time, site""",
+        Where(site=site),
+        start=start,
+        stop=stop,
+    )
+
+
+def load_swing_summary(
+    connection: Connection,
+    start: datetime,
+    stop: datetime,
+    site: str | None = None,
+    over: timedelta = timedelta(seconds=10),
+) -> LoadSwingSummary:
+    """The largest swing and ramps of a site, or of the fleet, in a period."""
+    found = _one(
+        connection,
+        LoadSwingSummary,
+        "SELECT * FROM report.load_swing_summary(:start, :stop, CAST(:site AS text), :over)",
+        Where(site=site),
+        start=start,
+        stop=stop,
+        over=over,
+    )
+    assert found is not None
+    return found
+
+
+def load_spectrum(
+    connection: Connection, start: datetime, stop: datetime, site: str | None = None
+) -> list[SpectrumLine]:
+    """Oscillations of the power of a site, or of the fleet; none where no stretch of seconds is long enough."""
+    return _all(
+        connection,
+        SpectrumLine,
+        "SELECT * FROM report.load_spectrum(:start, :stop, CAST(:site AS text))",
+        Where(site=site),
         start=start,
         stop=stop,
     )

@@ -3,9 +3,16 @@
 Facts hold integers in small units (mJ, mW, °C, MHz, per mille) where the sensor gives no more: they are
 narrower than reals and compress far better. Nothing is stored twice: mean power over a window is its energy
 over its covered time, and power_mean_mw is the polled mean, which is another measurement.
+
+One row of gpu_window and of its rollups holds all GPUs of a node, each metric an array with a place (slot) for
+each GPU; gpu_slot says which GPU that is. An array of one element stands for all of the row's slots. Against
+a row for each GPU this halves the bytes on disk and takes a third of the time to write (docs/performance.md). Views
+in schema `expanded` turn it into a row for each GPU.
 """
 
 from collections.abc import Mapping
+from datetime import timedelta
+from typing import Any
 
 from sqlalchemy import (
     BigInteger,
@@ -30,7 +37,7 @@ from sqlalchemy.dialects.postgresql import ARRAY, JSONB
 
 from gigawatch.errors import ExitCode, GigawatchError
 
-REVISION = "0001"
+REVISION = "0002"
 """The newest file in migrations/versions/."""
 
 metadata = MetaData(
@@ -108,25 +115,42 @@ node = Table(
     Column("nvml_version", Text, comment="Version of NVML"),
     Column("cpu_model", Text, comment="Model of the CPU"),
     Column(
-        "clock_offset_ms",
-        Integer,
-        comment="Node's clock minus the server's when the last batch arrived, ms",
-    ),
-    Column(
         "first_seen",
         Time,
         nullable=False,
         server_default=func.now(),
         comment="When the server first heard of it",
     ),
-    Column(
-        "last_seen",
-        Time,
-        nullable=False,
-        server_default=func.now(),
-        comment="When the server last stored a batch of it",
-    ),
+    Column("gpus", SmallInteger, nullable=False, server_default="0", comment="Physical GPUs that it has now"),
+    Column("gpu_model", Text, comment="Model of its GPUs; absent where it has none, or several models"),
+    Column("temp_slowdown_c", SmallInteger, comment="Least temperature at which one of its GPUs slows down, °C"),
     comment="A server with an agent",
+)
+
+node_now = Table(
+    "node_now",
+    metadata,
+    Column("node_id", ForeignKey(node.c.node_id), primary_key=True, autoincrement=False),
+    Column("last_seen", Time, nullable=False, comment="When the server last stored a batch of it"),
+    Column(
+        "clock_offset_ms",
+        Integer,
+        nullable=False,
+        comment="Node's clock minus the server's when the last batch arrived, ms",
+    ),
+    Column("time", Time, comment="Start of its newest window; the columns below are of that window"),
+    Column("gpus", SmallInteger, comment="GPUs with a window"),
+    Column("gpus_throttled", SmallInteger, comment="GPUs held down by power cap, slowdown or brake"),
+    Column("power_mw", BigInteger, comment="Sum of the GPUs' energy over covered time, mW"),
+    Column("power_limit_mw", BigInteger, comment="Sum of the GPUs' enforced power limits, mW"),
+    Column("gpu_util_pm", Integer, comment="Sum of the GPUs' utilisation, per mille"),
+    Column("gpu_util_gpus", SmallInteger, comment="GPUs in that sum"),
+    Column("gpu_temp_max_c", SmallInteger, comment="Greatest GPU temperature, °C"),
+    Column("gpu_power_max_mw", Integer, comment="Greatest power of one of the GPUs, mW"),
+    Column("gpu_util_max_pm", SmallInteger, comment="Greatest utilisation of one of the GPUs, per mille"),
+    # Written once a window for each node: room on the page keeps the new version beside the old one.
+    postgresql_with={"fillfactor": 50},
+    comment="Each node as it is now; written with its windows, so that pages need not look for the newest",
 )
 
 gpu = Table(
@@ -173,46 +197,66 @@ gpu = Table(
     comment="A physical GPU",
 )
 
+gpu_slot = Table(
+    "gpu_slot",
+    metadata,
+    Column("node_id", ForeignKey(node.c.node_id), primary_key=True, autoincrement=False),
+    Column("slot", SmallInteger, primary_key=True, autoincrement=False, comment="Place in the node's arrays, from 1"),
+    Column("gpu_id", ForeignKey(gpu.c.gpu_id), nullable=False),
+    # A GPU that moves gets a slot on its new node and keeps the old: what it used stays where it was used.
+    UniqueConstraint("gpu_id", "node_id"),
+    comment="Which GPU each element of a node's arrays is about",
+)
+
+
+def _of_gpus(name: str, kind: type[Integer] | type[SmallInteger] | type[BigInteger], comment: str) -> Column[Any]:
+    """A metric of a node's GPUs, by slot."""
+    return Column(name, ARRAY(kind), comment=f"{comment}; by slot")
+
+
 gpu_window = Table(
     "gpu_window",
     metadata,
     Column("time", Time, nullable=False, comment="Start of the window"),
-    Column("gpu_id", Integer, nullable=False),
+    Column("node_id", Integer, nullable=False),
     Column("covered_ms", Integer, nullable=False, comment="Time for which the energy is known, ms"),
-    Column("energy_mj", Integer, comment="Energy over covered_ms, mJ"),
-    Column("power_mean_mw", Integer, comment="Mean of the polled power, mW"),
-    Column("power_min_mw", Integer, comment="Least polled power, mW"),
-    Column("power_max_mw", Integer, comment="Greatest polled power, mW"),
-    Column("power_limit_mw", Integer, comment="Enforced power limit at the last tick, mW"),
-    Column("mem_used_mib", Integer, comment="Greatest memory in use, MiB"),
+    Column("slots", SmallInteger, nullable=False, comment="Slots of the node that the arrays are about, from 1 on"),
+    Column("ticks_taken", SmallInteger, nullable=False, comment="Readings taken"),
+    Column("ticks_expected", SmallInteger, nullable=False, comment="Readings due"),
     Column(
         "energy_method",
         SmallInteger,
-        comment="1 counter, 2 interpolated, 3 integrated, 4 estimated; the weakest used",
+        nullable=False,
+        comment="0 no energy, 1 counter, 2 interpolated, 3 integrated, 4 estimated; the weakest used",
     ),
-    Column("ticks_taken", SmallInteger, nullable=False, comment="Readings taken"),
-    Column("ticks_expected", SmallInteger, nullable=False, comment="Readings due"),
-    Column("gpu_util_pm", SmallInteger, comment="Mean GPU utilisation, per mille"),
-    Column("mem_util_pm", SmallInteger, comment="Mean memory-controller utilisation, per mille"),
-    Column("gpu_temp_max_c", SmallInteger, comment="Greatest GPU temperature, °C"),
-    Column("mem_temp_max_c", SmallInteger, comment="Greatest memory temperature, °C"),
-    Column("sm_clock_mhz", SmallInteger, comment="Mean SM clock, MHz"),
-    Column("mem_clock_mhz", SmallInteger, comment="Mean memory clock, MHz"),
-    Column("fan_pct", SmallInteger, comment="Fan speed at the last tick, % of the maximum intended"),
-    Column("clock_event_reasons", BigInteger, comment="Union of NVML's clock-event bits over the ticks"),
-    Column("pcie_tx_kib", BigInteger, comment="Sent over PCIe, KiB"),
-    Column("pcie_rx_kib", BigInteger, comment="Received over PCIe, KiB"),
-    Column("nvlink_tx_kib", BigInteger, comment="Sent over NVLink, KiB"),
-    Column("nvlink_rx_kib", BigInteger, comment="Received over NVLink, KiB"),
-    # By GPU first: a series reads one range, and the same index makes a window twice impossible.
-    Index("gpu_window_gpu_id_time_idx", "gpu_id", "time", unique=True),
-    Index(
-        "gpu_window_time_idx",
-        "time",
-        postgresql_using="brin",
-        postgresql_with={"pages_per_range": 32},
+    Column(
+        "each",
+        ARRAY(Integer, dimensions=2),
+        comment="By slot: covered_ms (0: no window), ticks_taken, ticks_expected, energy_method; absent where all"
+        " slots are as the columns say",
     ),
-    comment="What one physical GPU did in one window",
+    _of_gpus("energy_mj", Integer, "Energy over covered_ms, mJ"),
+    _of_gpus("power_mean_mw", Integer, "Mean of the polled power, mW"),
+    _of_gpus("power_min_mw", Integer, "Least polled power, mW"),
+    _of_gpus("power_max_mw", Integer, "Greatest polled power, mW"),
+    _of_gpus("power_limit_mw", Integer, "Enforced power limit at the last tick, mW"),
+    _of_gpus("mem_used_mib", Integer, "Greatest memory in use, MiB"),
+    _of_gpus("gpu_util_pm", SmallInteger, "Mean GPU utilisation, per mille"),
+    _of_gpus("mem_util_pm", SmallInteger, "Mean memory-controller utilisation, per mille"),
+    _of_gpus("gpu_temp_max_c", SmallInteger, "Greatest GPU temperature, °C"),
+    _of_gpus("mem_temp_max_c", SmallInteger, "Greatest memory temperature, °C"),
+    _of_gpus("sm_clock_mhz", SmallInteger, "Mean SM clock, MHz"),
+    _of_gpus("mem_clock_mhz", SmallInteger, "Mean memory clock, MHz"),
+    _of_gpus("fan_pct", SmallInteger, "Fan speed at the last tick, % of the maximum intended"),
+    _of_gpus("clock_event_reasons", BigInteger, "Union of NVML's clock-event bits over the ticks"),
+    _of_gpus("pcie_tx_kib", BigInteger, "Sent over PCIe, KiB"),
+    _of_gpus("pcie_rx_kib", BigInteger, "Received over PCIe, KiB"),
+    _of_gpus("nvlink_tx_kib", BigInteger, "Sent over NVLink, KiB"),
+    _of_gpus("nvlink_rx_kib", BigInteger, "Received over NVLink, KiB"),
+    # By node first: a series reads one range, and the same index makes a window twice impossible.
+    Index("gpu_window_node_id_time_idx", "node_id", "time", unique=True),
+    Index("gpu_window_time_idx", "time", postgresql_using="brin", postgresql_with={"pages_per_range": 32}),
+    comment="What the GPUs of one node did in one window",
 )
 
 node_window = Table(
@@ -342,12 +386,176 @@ api_token = Table(
     comment="Tokens of the API, hashed",
 )
 
+LEVELS: Mapping[str, timedelta] = {"1m": timedelta(minutes=1), "1h": timedelta(hours=1), "1d": timedelta(days=1)}
+"""Rollups and how long their buckets are; each is folded from the one before, the first from the windows."""
+
+
+def _gpu_rollup(level: str) -> Table:
+    """What the GPUs of one node did in a bucket: sums, extremes and unions, never means."""
+    sum_kind = Integer if level == "1m" else BigInteger
+    return Table(
+        f"gpu_{level}",
+        metadata,
+        Column("time", Time, nullable=False, comment="Start of the bucket"),
+        Column("node_id", Integer, nullable=False),
+        Column("site_id", Integer, nullable=False, comment="Where the node was when the bucket was first folded"),
+        Column("rack_id", Integer),
+        Column("slots", SmallInteger, nullable=False, comment="Slots that the arrays are about, from 1 on"),
+        _of_gpus("covered_ms", Integer, "Time with windows, ms; absent for a GPU without any"),
+        _of_gpus("energy_mj", sum_kind, "Energy, mJ"),
+        _of_gpus("energy_ms", Integer, "Time for which the energy is known, ms"),
+        _of_gpus("energy_interpolated_mj", sum_kind, "Part interpolated over gaps, mJ"),
+        _of_gpus("energy_integrated_mj", sum_kind, "Part integrated from polled power, mJ"),
+        _of_gpus("energy_estimated_mj", sum_kind, "Part estimated over counter resets, mJ"),
+        _of_gpus("power_min_mw", Integer, "Least polled power, mW"),
+        _of_gpus("power_max_mw", Integer, "Greatest polled power, mW"),
+        _of_gpus("power_limit_mw", Integer, "Greatest enforced power limit, mW"),
+        _of_gpus("mem_used_mib", Integer, "Greatest memory in use, MiB"),
+        _of_gpus("gpu_util_pm_ms", sum_kind, "Utilisation times covered time, per mille ms"),
+        _of_gpus("gpu_util_ms", Integer, "Covered time with that, ms"),
+        _of_gpus("mem_util_pm_ms", sum_kind, "Memory-controller utilisation times covered time, per mille ms"),
+        _of_gpus("mem_util_ms", Integer, "Covered time with that, ms"),
+        _of_gpus("sm_clock_mhz_ms", sum_kind, "SM clock times covered time, MHz ms"),
+        _of_gpus("sm_clock_ms", Integer, "Covered time with that, ms"),
+        _of_gpus("mem_clock_mhz_ms", sum_kind, "Memory clock times covered time, MHz ms"),
+        _of_gpus("mem_clock_ms", Integer, "Covered time with that, ms"),
+        _of_gpus("gpu_temp_max_c", SmallInteger, "Greatest GPU temperature, °C"),
+        _of_gpus("mem_temp_max_c", SmallInteger, "Greatest memory temperature, °C"),
+        _of_gpus("fan_pct", SmallInteger, "Greatest fan speed, % of the maximum intended"),
+        _of_gpus("clock_event_reasons", BigInteger, "Union of NVML's clock-event bits"),
+        _of_gpus("throttled_ms", Integer, "Covered time in windows with power cap, slowdown or brake, ms"),
+        _of_gpus("pcie_tx_kib", BigInteger, "Sent over PCIe, KiB"),
+        _of_gpus("pcie_rx_kib", BigInteger, "Received over PCIe, KiB"),
+        _of_gpus("pcie_ms", Integer, "Covered time with either, ms"),
+        _of_gpus("nvlink_tx_kib", BigInteger, "Sent over NVLink, KiB"),
+        _of_gpus("nvlink_rx_kib", BigInteger, "Received over NVLink, KiB"),
+        _of_gpus("nvlink_ms", Integer, "Covered time with either, ms"),
+        _of_gpus("ticks_taken", Integer, "Readings taken"),
+        _of_gpus("ticks_expected", Integer, "Readings due"),
+        Index(f"gpu_{level}_node_id_time_idx", "node_id", "time", unique=True),
+        Index(f"gpu_{level}_time_idx", "time", postgresql_using="brin", postgresql_with={"pages_per_range": 32}),
+        comment=f"What the GPUs of one node did in {level}: folded windows",
+    )
+
+
+def _node_rollup(level: str) -> Table:
+    """What one node did in a bucket."""
+    return Table(
+        f"node_{level}",
+        metadata,
+        Column("time", Time, nullable=False, comment="Start of the bucket"),
+        Column("node_id", Integer, nullable=False),
+        Column("covered_ms", BigInteger, nullable=False, comment="Time with windows, ms"),
+        Column("tick_power_mw", BigInteger, comment="Sum over the ticks of the GPUs' total power, mW"),
+        Column("ticks_summed", Integer, nullable=False, comment="Ticks in that sum: all GPUs answered"),
+        Column("tick_power_min_mw", Integer, comment="Least of them, mW"),
+        Column("tick_power_max_mw", Integer, comment="Greatest of them, mW"),
+        Column("cpu_energy_mj", BigInteger, comment="Energy of the CPU packages by RAPL, mJ"),
+        Column("cpu_energy_ms", BigInteger, comment="Covered time with that, ms"),
+        Column("dram_energy_mj", BigInteger, comment="Energy of the memory by RAPL, mJ"),
+        Column("dram_energy_ms", BigInteger, comment="Covered time with that, ms"),
+        Column("node_power_mw_ms", BigInteger, comment="Power of the whole node by hwmon times covered time, mW ms"),
+        Column("node_power_ms", BigInteger, comment="Covered time with that, ms"),
+        Column("node_power_max_mw", Integer, comment="Greatest power of the whole node by hwmon, mW"),
+        Column("ticks_taken", Integer, nullable=False, comment="Readings taken"),
+        Column("ticks_expected", Integer, nullable=False, comment="Readings due"),
+        Column("rejected_readings", BigInteger, nullable=False, comment="Counter readings refused as impossible"),
+        Index(f"node_{level}_node_id_time_idx", "node_id", "time", unique=True),
+        Index(f"node_{level}_time_idx", "time", postgresql_using="brin", postgresql_with={"pages_per_range": 32}),
+        comment=f"What one node did in {level}: folded windows",
+    )
+
+
+def _group_rollup(group: str, level: str) -> Table:
+    """What all GPUs of one model in a site or rack did in a bucket."""
+    place = [Column("site_id", Integer, nullable=False)]
+    if group == "rack":
+        place.append(Column("rack_id", Integer, comment="Absent for nodes that name no rack"))
+    names = [column.name for column in place]
+    return Table(
+        f"{group}_{level}",
+        metadata,
+        Column("time", Time, nullable=False, comment="Start of the bucket"),
+        *place,
+        Column("gpu_model", Text, nullable=False, comment="Model of the GPUs"),
+        Column("gpus", Integer, nullable=False, comment="GPUs with a window in the bucket"),
+        Column("gpus_known", Integer, nullable=False, comment="Those of them whose energy is known"),
+        Column("power_mw", BigInteger, nullable=False, comment="Sum over them of energy over covered time, mW"),
+        Column("covered_ms", BigInteger, nullable=False, comment="GPU-time with windows, ms"),
+        Column("energy_mj", BigInteger, nullable=False, comment="Energy, mJ"),
+        Column("energy_ms", BigInteger, nullable=False, comment="GPU-time for which the energy is known, ms"),
+        Column("energy_interpolated_mj", BigInteger, nullable=False, comment="Part interpolated over gaps, mJ"),
+        Column("energy_integrated_mj", BigInteger, nullable=False, comment="Part integrated from polled power, mJ"),
+        Column("energy_estimated_mj", BigInteger, nullable=False, comment="Part estimated over counter resets, mJ"),
+        Column("gpu_util_pm_ms", BigInteger, nullable=False, comment="Utilisation times covered time, per mille ms"),
+        Column("gpu_util_ms", BigInteger, nullable=False, comment="Covered GPU-time with that, ms"),
+        Column("throttled_ms", BigInteger, nullable=False, comment="GPU-time held down by cap, slowdown or brake, ms"),
+        Column("gpu_temp_max_c", SmallInteger, comment="Greatest GPU temperature, °C"),
+        UniqueConstraint("time", *names, "gpu_model", postgresql_nulls_not_distinct=True),
+        # Late data change sums of buckets that are there already.
+        postgresql_with={"fillfactor": 80},
+        comment=f"GPUs of one model in a {group}, in {level}: the sums of gpu_{level}",
+    )
+
+
+gpu_rollups = {level: _gpu_rollup(level) for level in LEVELS}
+node_rollups = {level: _node_rollup(level) for level in LEVELS}
+rack_rollups = {level: _group_rollup("rack", level) for level in LEVELS}
+site_rollups = {level: _group_rollup("site", level) for level in LEVELS}
+
+site_second = Table(
+    "site_second",
+    metadata,
+    Column("time", Time, nullable=False, comment="Start of the minute"),
+    Column("site_id", Integer, nullable=False),
+    Column("power_mw", ARRAY(BigInteger), nullable=False, comment="Sum of the nodes' GPU power in each second, mW"),
+    Column("nodes", ARRAY(Integer), nullable=False, comment="Nodes in that sum, in each second"),
+    UniqueConstraint("site_id", "time"),
+    comment="GPU power of each site, second by second: the sum of node_window's ticks",
+)
+
+rollup = Table(
+    "rollup",
+    metadata,
+    Column("level", Text, primary_key=True, comment="1m, 1h or 1d"),
+    Column("closed", Time, nullable=False, comment="Buckets before it take windows by way of rollup_dirty alone"),
+    Column("folded", Time, nullable=False, comment="Buckets before it are folded"),
+    Column("node_id", Integer, nullable=False, comment="Nodes before it are folded in the bucket `folded` as well"),
+    comment="How far the windows are folded",
+)
+
+rollup_dirty = Table(
+    "rollup_dirty",
+    metadata,
+    Column("level", Text, nullable=False, comment="1m, 1h or 1d; 1s for a node window that site_second lacks"),
+    Column("time", Time, nullable=False, comment="Start of the bucket, or of the window"),
+    Column("node_id", Integer, nullable=False),
+    Index("rollup_dirty_level_time_idx", "level", "time"),
+    comment="What came after its bucket was closed, to be folded again",
+)
+
+job = Table(
+    "job",
+    metadata,
+    Column("name", Text, primary_key=True, comment="fold or retain"),
+    Column("leader", Text, nullable=False, comment="Host and process that ran it"),
+    Column("started", Time, nullable=False, comment="When its last run began"),
+    Column("finished", Time, comment="When that run ended; absent while it runs"),
+    Column("progress", Text, comment="What it is doing, or did"),
+    Column("error", Text, comment="Why it failed; absent where it did not"),
+    comment="The scheduler's jobs: the last run of each",
+)
+
 hypertables: Mapping[str, str] = {
     "gpu_window": "6 hours",
     "node_window": "1 day",
     "gpu_health": "30 days",
+    "gpu_1m": "1 day",
+    "node_1m": "1 day",
+    "gpu_1h": "30 days",
+    "node_1h": "30 days",
 }
-"""Facts that become hypertables where TimescaleDB is there, with their chunk interval."""
+"""Facts that become hypertables where TimescaleDB is there, with their first chunk interval."""
 
 
 def require_revision(connection: Connection) -> None:

@@ -79,6 +79,10 @@ class Server(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """Greatest size of one request's body, after decompression."""
     gather_ms: Annotated[int, Meta(ge=0, le=1_000)] = 5
     """How long arriving batches are gathered into one COPY."""
+    max_waiting_mib: Annotated[int, Meta(ge=1, le=65_536)] = 64
+    """Batches that wait to be stored, in each process; beyond it agents are asked to come again."""
+    scheduler: bool = True
+    """Take part in folding and removing old data: one process of all that do leads."""
     max_clock_offset_s: Annotated[float, Meta(ge=2, le=86_400)] = 300.0
     """A node whose clock is further off is refused."""
 
@@ -108,6 +112,21 @@ class Dashboard(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """Let everybody on this machine in without a token; for a demo, and only on a loopback address."""
 
 
+class Retention(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """How long data are kept, in days; without a number for ever."""
+
+    windows_d: Annotated[float, Meta(ge=1, le=36_525)] | None = 7.0
+    """Windows as they were measured; older ones are no longer taken from agents."""
+    minutes_d: Annotated[float, Meta(ge=1, le=36_525)] | None = 90.0
+    """Rollups by the minute, with each site's power by the second."""
+    hours_d: Annotated[float, Meta(ge=1, le=36_525)] | None = None
+    """Rollups by the hour."""
+    days_d: Annotated[float, Meta(ge=1, le=36_525)] | None = None
+    """Rollups by the day."""
+    events_d: Annotated[float, Meta(ge=1, le=36_525)] | None = None
+    """Events and slow readings."""
+
+
 class Settings(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """All settings, a section for each part."""
 
@@ -116,6 +135,7 @@ class Settings(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     server: Server = Server()
     relay: Relay = Relay()
     dashboard: Dashboard = Dashboard()
+    retention: Retention = Retention()
 
 
 def load(

@@ -1,6 +1,6 @@
 """How records travel: the batch, and GPU windows packed as columns.
 
-A batch is one msgpack (agents) or JSON (people) object. Agents pack GPU windows as one little-endian
+A batch is one msgpack (agents) or JSON (people) object. Agents pack windows as one little-endian
 column of integers per field, where the least integer of the column's width stands for "absent": this
 costs a server no Python per row. JSON carries the same windows as a list of objects.
 """
@@ -36,11 +36,13 @@ BATCHES = "application/vnd.gigawatch.batches+msgpack"
 MAX_ROWS = 1_000_000
 """GPU windows in one batch."""
 
+ABSENT_TICK = -(2**31)
+
 Sequence63 = Annotated[int, Meta(ge=0, le=INT8_MAX)]
 
 
 class Column(Struct, frozen=True):
-    """A packed column: a field of GpuWindow, its bounds and its width."""
+    """A packed column: a field of GpuWindow or NodeWindow, its bounds and its width."""
 
     name: str
     typecode: Literal["h", "i", "q"]
@@ -67,6 +69,18 @@ class PackedGpuWindows(Struct, frozen=True, kw_only=True, forbid_unknown_fields=
     in all rows."""
 
 
+class PackedNodeWindows(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """Windows of the batch's node as columns."""
+
+    rows: Annotated[int, Meta(ge=0, le=MAX_ROWS)]
+    columns: dict[str, bytes]
+    """By the name of a NodeWindow field but gpu_power_mw, as in PackedGpuWindows."""
+    ticks: bytes
+    """How many ticks each row has, two bytes each, little-endian."""
+    gpu_power_mw: bytes
+    """The ticks of all rows, one row after the other, four bytes each; the least integer stands for "absent"."""
+
+
 class Batch(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, omit_defaults=True):
     """What an agent sends in one request, as it is before its items were looked at.
 
@@ -86,6 +100,7 @@ class Batch(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, omit_
     gpu_windows: list[Raw] = []
     packed_gpu_windows: PackedGpuWindows | None = None
     node_windows: list[Raw] = []
+    packed_node_windows: PackedNodeWindows | None = None
     events: list[Raw] = []
     health: list[Raw] = []
 
@@ -129,11 +144,21 @@ class Outcome(Struct, frozen=True, kw_only=True, omit_defaults=True):
 @cache
 def columns() -> tuple[Column, ...]:
     """Columns of GpuWindow in the order of its fields, without gpu_uuid."""
-    hints = get_type_hints(GpuWindow, include_extras=True)
+    return _columns(GpuWindow, "gpu_uuid")
+
+
+@cache
+def node_columns() -> tuple[Column, ...]:
+    """Columns of NodeWindow in the order of its fields, without gpu_power_mw."""
+    return _columns(NodeWindow, "gpu_power_mw")
+
+
+def _columns(kind: type[Struct], without: str) -> tuple[Column, ...]:
+    hints = get_type_hints(kind, include_extras=True)
     return tuple(
         _column(field.name, hints[field.name], required=field.required)
-        for field in msgspec.structs.fields(GpuWindow)
-        if field.name != "gpu_uuid"
+        for field in msgspec.structs.fields(kind)
+        if field.name != without
     )
 
 
@@ -157,20 +182,35 @@ def pack(windows: Sequence[GpuWindow]) -> PackedGpuWindows:
     """The windows as packed columns; columns without any value are left out."""
     uuids = list(dict.fromkeys(window.gpu_uuid for window in windows))
     place = {uuid: index for index, uuid in enumerate(uuids)}
+    return PackedGpuWindows(
+        rows=len(windows),
+        gpu_uuids=uuids,
+        gpu=_little_endian(array("i", [place[window.gpu_uuid] for window in windows])),
+        columns=_packed(windows, columns()),
+    )
+
+
+def pack_nodes(windows: Sequence[NodeWindow]) -> PackedNodeWindows:
+    """The windows of one node as packed columns."""
+    ticks = [ABSENT_TICK if mw is None else mw for window in windows for mw in window.gpu_power_mw]
+    return PackedNodeWindows(
+        rows=len(windows),
+        columns=_packed(windows, node_columns()),
+        ticks=_little_endian(array("h", [len(window.gpu_power_mw) for window in windows])),
+        gpu_power_mw=_little_endian(array("i", ticks)),
+    )
+
+
+def _packed(windows: Sequence[Struct], kinds: Sequence[Column]) -> dict[str, bytes]:
     packed = {}
-    for column in columns():
+    for column in kinds:
         values: Iterator[Any] = (getattr(window, column.name) for window in windows)
         if column.name == "start":
             values = (round(time.timestamp() * MILLISECONDS_PER_SECOND) for time in values)
         integers = [column.absent if value is None else value for value in values]
         if any(value != column.absent for value in integers):
             packed[column.name] = _little_endian(array(column.typecode, integers))
-    return PackedGpuWindows(
-        rows=len(windows),
-        gpu_uuids=uuids,
-        gpu=_little_endian(array("i", [place[window.gpu_uuid] for window in windows])),
-        columns=packed,
-    )
+    return packed
 
 
 def encode(
@@ -189,7 +229,7 @@ def encode(
             batch,
             inventory=UNSET if inventory is None else Raw(raw(inventory)),
             packed_gpu_windows=pack(gpu_windows) if gpu_windows else None,
-            node_windows=[Raw(raw(window)) for window in node_windows],
+            packed_node_windows=pack_nodes(node_windows) if node_windows else None,
             events=[Raw(raw(event)) for event in events],
             health=[Raw(raw(item)) for item in health],
         )

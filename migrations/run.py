@@ -39,6 +39,9 @@ def migrate(engine: Engine) -> None:
                 _refuse_newer(connection)
                 config = _config()
                 config.attributes["connection"] = connection
+                if _revision(connection) != schema.REVISION:
+                    # Views hold on to the tables that are to change; they are made again below.
+                    _drop_views(connection)
                 command.upgrade(config, "head")
                 _make_hypertables(connection)
                 _make_views(connection)
@@ -55,8 +58,7 @@ def migrate(engine: Engine) -> None:
 def _refuse_newer(connection: Connection) -> None:
     """Raise GigawatchError if the database's schema is one that this version does not know."""
     script = ScriptDirectory.from_config(_config())
-    context = MigrationContext.configure(connection, opts={"version_table_schema": "gigawatch"})
-    present = context.get_current_revision()
+    present = _revision(connection)
     known = {revision.revision for revision in script.walk_revisions()}
     if present is not None and present not in known:
         raise GigawatchError(
@@ -64,6 +66,11 @@ def _refuse_newer(connection: Connection) -> None:
             "Install that version or a newer one here, or name another database.",
             ExitCode.SCHEMA,
         )
+
+
+def _revision(connection: Connection) -> str | None:
+    context = MigrationContext.configure(connection, opts={"version_table_schema": "gigawatch"})
+    return context.get_current_revision()
 
 
 def _config() -> Config:
@@ -101,7 +108,7 @@ def _make_hypertables(connection: Connection) -> None:
 
 
 def _make_views(connection: Connection) -> None:
-    """Drop schema report and make it again from views/, if a file of it changed since the last time."""
+    """Drop schemas report and expanded and make them again from views/, if a file changed since the last time."""
     files = view_files()
     digest = hashlib.sha256("\0".join(files.values()).encode()).hexdigest()
     present = connection.scalar(
@@ -109,7 +116,8 @@ def _make_views(connection: Connection) -> None:
     )
     if present is not None and digest in present:
         return
-    connection.execute(text("DROP SCHEMA IF EXISTS report CASCADE"))
+    _drop_views(connection)
+    connection.execute(text("CREATE SCHEMA expanded"))
     connection.execute(text("CREATE SCHEMA report"))
     driver = connection.connection.driver_connection
     assert driver is not None
@@ -117,6 +125,10 @@ def _make_views(connection: Connection) -> None:
         driver.execute(sql)
     connection.execute(text(f"COMMENT ON SCHEMA report IS 'Figures for people and reports; files {digest}'"))
     _grant(connection)
+
+
+def _drop_views(connection: Connection) -> None:
+    connection.execute(text("DROP SCHEMA IF EXISTS report, expanded CASCADE"))
 
 
 def _grant(connection: Connection) -> None:

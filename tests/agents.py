@@ -10,6 +10,7 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -122,7 +123,7 @@ def spooled(data_dir: Path) -> Spooled:
         if isinstance(batch.inventory, msgspec.Raw):
             found.inventories.append(msgspec.msgpack.decode(batch.inventory, type=Inventory))
         found.gpu_windows += unpack(batch.packed_gpu_windows) if batch.packed_gpu_windows else []
-        found.node_windows += [msgspec.msgpack.decode(raw, type=NodeWindow) for raw in batch.node_windows]
+        found.node_windows += unpack_nodes(batch.packed_node_windows) if batch.packed_node_windows else []
         found.events += [msgspec.msgpack.decode(raw, type=Event) for raw in batch.events]
         found.health += [msgspec.msgpack.decode(raw, type=GpuHealth) for raw in batch.health]
         spool.remove(waiting.seq)
@@ -141,6 +142,23 @@ def unpack(packed: wire.PackedGpuWindows) -> list[dict[str, Any]]:
         for row, value in zip(rows, values, strict=True):
             row[column.name] = None if value == column.absent else value
     return rows
+
+
+def unpack_nodes(packed: wire.PackedNodeWindows) -> list[NodeWindow]:
+    """Packed windows of a node as records."""
+    ticks = [None if mw == wire.ABSENT_TICK else mw for mw in memoryview(packed.gpu_power_mw).cast("i").tolist()]
+    windows, first = [], 0
+    for row, count in enumerate(memoryview(packed.ticks).cast("h").tolist()):
+        values: dict[str, Any] = {"gpu_power_mw": tuple(ticks[first : first + count])}
+        for column in wire.node_columns():
+            data = packed.columns.get(column.name)
+            value = column.absent if data is None else memoryview(data).cast(column.typecode)[row]
+            if value != column.absent:
+                values[column.name] = value
+        values["start"] = datetime.fromtimestamp(values["start"] / 1000, UTC)
+        windows.append(NodeWindow(**values))
+        first += count
+    return windows
 
 
 def wait_for(what: str, condition: Any, timeout_s: float = 30.0) -> Any:

@@ -48,6 +48,12 @@ class Arrival(Struct, frozen=True):
         packed = self.batch.packed_gpu_windows
         return len(self.batch.gpu_windows) + (packed.rows if packed else 0)
 
+    @property
+    def node_windows(self) -> int:
+        """How many node windows it has."""
+        packed = self.batch.packed_node_windows
+        return len(self.batch.node_windows) + (packed.rows if packed else 0)
+
 
 def decompress(body: bytes, encoding: str, most_bytes: int) -> bytes:
     """The body as it was before compression, never more than most_bytes.

@@ -264,7 +264,7 @@ class RelaySpool:
             next_seq = batch.seq + 1
         return Receipt(
             gpu_windows=arrival.gpu_windows,
-            node_windows=len(batch.node_windows),
+            node_windows=arrival.node_windows,
             events=len(batch.events),
             health=len(batch.health),
             next_seq=next_seq,

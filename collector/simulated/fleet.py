@@ -59,6 +59,7 @@ RACKS: tuple[tuple[int, GpuModel, int, Role], ...] = (
     (1, A100, 1, "research"),
 )
 """Which site of the pair, which GPUs, how many nodes, for what: sixteen nodes, repeated as needed."""
+NODES_PER_ROUND = sum(nodes for _, _, nodes, _ in RACKS)
 ROUNDS_PER_PAIR = 1_000
 """Rounds of RACKS in one pair of sites: about 60 MW each."""
 

@@ -72,9 +72,11 @@ class Retry:
             log.warning("%s; trying again", error)
         self._failures += 1
         longest_s = min(MAX_DELAY_S, 2.0 ** min(self._failures, 10))
-        delay_s = longest_s * (0.5 + secrets.randbelow(1_000) / 2_000)
+        chance = secrets.randbelow(1_000) / 1_000
+        delay_s = longest_s * (0.5 + 0.5 * chance)
         if error.retry_after_s is not None:
-            delay_s = max(delay_s, error.retry_after_s)
+            # Never sooner than asked, and not everybody in the same moment.
+            delay_s = max(delay_s, error.retry_after_s * (1 + 0.1 * chance))
         self.not_before_s = self._clock() + delay_s
 
     def succeeded(self) -> None:
@@ -83,6 +85,27 @@ class Retry:
             log.warning("the server answers again")
         self._failures = 0
         self.not_before_s = 0.0
+
+
+class Pace(Struct, frozen=True, kw_only=True):
+    """How the fleet's time goes: from a moment of the past so many times as fast, and as it does once it is now."""
+
+    origin_s: int
+    """Start of the first window, s since 1970 UTC."""
+    began_s: float
+    """When the first window began to be sent."""
+    window_s: int
+    speed: float
+
+    def due_s(self, start_s: int, share: float) -> float:
+        """When a node's window is to be sent.
+
+        Args:
+            start_s: start of the window.
+            share: the node's place in the fleet, 0 to 1: the nodes are spread over the window after.
+        """
+        due_s = start_s + self.window_s * (1 + SPREAD * share)
+        return max(due_s, self.began_s + (due_s - self.origin_s) / self.speed) if self.speed > 1 else due_s
 
 
 class Outbox:
@@ -156,6 +179,38 @@ class Outbox:
         self._is_first_tried = False
 
 
+def connect(
+    client: Client, *, clock: Callable[[], float] = time.time, sleep: Callable[[float], None] = time.sleep
+) -> None:
+    """Wait until the server is there and lets us in.
+
+    Args:
+        client: the API.
+        clock: s since 1970 UTC.
+        sleep: waits for so many s.
+
+    Raises:
+        GigawatchError: the token is refused, the URL is not one of Gigawatch, or the clocks differ.
+    """
+    retry = Retry(clock)
+    while True:
+        try:
+            hello = client.hello()
+        except ServerUnreachable as error:
+            retry.failed(error)
+            sleep(retry.not_before_s - clock())
+        else:
+            break
+    retry.succeeded()
+    ahead_s = clock() - hello.server_time.timestamp()
+    if abs(ahead_s) > hello.max_clock_offset_s:
+        raise GigawatchError(
+            f"This machine's clock is {ahead_s:+.0f} s off the server's",
+            f"The server takes no more than {hello.max_clock_offset_s:.0f} s: set the clock right.",
+            ExitCode.CLOCK,
+        )
+
+
 class Simulation:
     """A fleet and its way to the server.
 
@@ -190,29 +245,6 @@ class Simulation:
         # A node that is off by now goes first: it counts as silent a minute after its last batch.
         self._members = sorted(members, key=lambda member: member[0].faults.silent_from_s is None)
 
-    def connect(self) -> None:
-        """Wait until the server is there and lets us in.
-
-        Raises:
-            GigawatchError: the token is refused, the URL is not one of Gigawatch, or the clocks differ.
-        """
-        while True:
-            try:
-                hello = self._client.hello()
-            except ServerUnreachable as error:
-                self._retry.failed(error)
-                self._wait_until(self._retry.not_before_s)
-            else:
-                break
-        self._retry.succeeded()
-        ahead_s = self._clock() - hello.server_time.timestamp()
-        if abs(ahead_s) > hello.max_clock_offset_s:
-            raise GigawatchError(
-                f"This machine's clock is {ahead_s:+.0f} s off the server's",
-                f"The server takes no more than {hello.max_clock_offset_s:.0f} s: set the clock right.",
-                ExitCode.CLOCK,
-            )
-
     def introduce(self, time_s: int) -> None:
         """Have every node say what it is, as of this time, with the first batch that it sends."""
         for node, outbox in self._members:
@@ -246,12 +278,10 @@ class Simulation:
             speed: how fast the fleet's time goes until it has caught up with the clock.
             stop_s: when to stop.
         """
-        began_s, origin_s = self._clock(), start_s
+        pace = Pace(origin_s=start_s, began_s=self._clock(), window_s=window_s, speed=speed)
         while True:
             for number, (node, outbox) in enumerate(self._members):
-                due_s = start_s + window_s * (1 + SPREAD * number / len(self._members))
-                if speed > 1:
-                    due_s = max(due_s, began_s + (due_s - origin_s) / speed)
+                due_s = pace.due_s(start_s, number / len(self._members))
                 if max(due_s, self._clock()) >= stop_s:
                     self._wait_until(stop_s)
                     return

@@ -26,9 +26,7 @@ def render(connection: Connection, asked: View, theme: Theme, now: datetime) -> 
     summary = readings.fleet_summary(connection, asked.where)
     if not summary.gpus:
         return components.nothing(asked)
-    period = view.period(
-        asked, now, lambda start, stop: readings.longest_window_s(connection, start, stop, asked.where)
-    )
+    period = view.period(asked, now, lambda start, stop: readings.longest_window_s(connection, start, stop))
     today = view.today(now)
     power = readings.power_series(connection, period.start, period.stop, period.step, asked.where, asked.group)
     query = view.query(asked)

@@ -13,7 +13,7 @@ from dashboard.pages.fleet import events_table
 from dashboard.theme import Theme
 from dashboard.view import View
 from gigawatch import readings
-from gigawatch.readings import GpuHealthNow, GpuNow, Where
+from gigawatch.readings import GpuHealthNow, GpuNow
 
 
 def render(connection: Connection, asked: View, theme: Theme, now: datetime, name: str) -> Any:
@@ -22,7 +22,7 @@ def render(connection: Connection, asked: View, theme: Theme, now: datetime, nam
     if gpu is None:
         return components.unknown("GPU", name)
     period = view.period(
-        asked, now, lambda start, stop: readings.longest_window_s(connection, start, stop, Where(node_id=gpu.node_id))
+        asked, now, lambda start, stop: readings.longest_window_s(connection, start, stop, gpu.node_id)
     )
     query = view.query(asked)
     current = readings.gpu_now(connection, gpu.gpu_uuid)

@@ -23,7 +23,9 @@ def render(connection: Connection, asked: View, theme: Theme, now: datetime, nam
     if node is None:
         return components.unknown("node", name)
     where = Where(node_id=node.node_id)
-    period = view.period(asked, now, lambda start, stop: readings.longest_window_s(connection, start, stop, where))
+    period = view.period(
+        asked, now, lambda start, stop: readings.longest_window_s(connection, start, stop, node.node_id)
+    )
     query = view.query(asked)
     gpus = readings.gpus_now(connection, where)
     series = readings.gpu_series(connection, period.start, period.stop, period.step, node_id=node.node_id)

@@ -2,9 +2,10 @@
 -- Definition: Σ energy of its windows in the hour, exact to the millijoule; beside it the parts by how they
 -- were obtained, which add up to it. Unit: J.
 -- Missing data: an hour without any window has no row. coverage is known time over the hour's time until now.
+-- needs: expanded
 CREATE VIEW report.energy_hourly AS
 SELECT
-    date_bin('1 hour', gpu_window.time, '2000-01-01Z') AS time,
+    hours.time,
     site.name AS site,
     rack.name AS rack,
     node.node_id,
@@ -13,23 +14,43 @@ SELECT
     gpu.uuid AS gpu_uuid,
     gpu.index AS gpu_index,
     gpu.model AS gpu_model,
-    sum(energy_mj)::numeric / 1000 AS energy_j,
-    coalesce(sum(energy_mj) FILTER (WHERE energy_method = 1), 0)::numeric / 1000 AS energy_counter_j,
-    coalesce(sum(energy_mj) FILTER (WHERE energy_method = 2), 0)::numeric / 1000 AS energy_interpolated_j,
-    coalesce(sum(energy_mj) FILTER (WHERE energy_method = 3), 0)::numeric / 1000 AS energy_integrated_j,
-    coalesce(sum(energy_mj) FILTER (WHERE energy_method = 4), 0)::numeric / 1000 AS energy_estimated_j,
-    coalesce(sum(covered_ms) FILTER (WHERE energy_mj IS NOT NULL), 0)::numeric / 1000 AS covered_s,
-    (coalesce(sum(covered_ms) FILTER (WHERE energy_mj IS NOT NULL), 0) / 1000.0 / greatest(1, least(3600,
-        extract(epoch FROM now() - date_bin('1 hour', gpu_window.time, '2000-01-01Z')))))::double precision
-        AS coverage,
-    sum(ticks_taken) AS ticks_taken,
-    sum(ticks_expected) AS ticks_expected
-FROM gigawatch.gpu_window
+    energy_mj::numeric / 1000 AS energy_j,
+    (coalesce(energy_mj, 0) - coalesce(energy_interpolated_mj, 0) - coalesce(energy_integrated_mj, 0)
+        - coalesce(energy_estimated_mj, 0))::numeric / 1000 AS energy_counter_j,
+    coalesce(energy_interpolated_mj, 0)::numeric / 1000 AS energy_interpolated_j,
+    coalesce(energy_integrated_mj, 0)::numeric / 1000 AS energy_integrated_j,
+    coalesce(energy_estimated_mj, 0)::numeric / 1000 AS energy_estimated_j,
+    coalesce(energy_ms, 0)::numeric / 1000 AS covered_s,
+    (coalesce(energy_ms, 0) / 1000.0 / greatest(1, least(3600, extract(epoch FROM now() - hours.time))))
+        ::double precision AS coverage,
+    ticks_taken,
+    ticks_expected
+FROM (
+    SELECT time, node_id, gpu_id, energy_mj, energy_ms::bigint, energy_interpolated_mj, energy_integrated_mj,
+        energy_estimated_mj, ticks_taken::bigint, ticks_expected::bigint
+    FROM expanded.gpu_1h
+    WHERE time < (SELECT folded_1h FROM expanded.mark)
+    UNION ALL
+    SELECT date_bin('1 hour', time, '2000-01-01Z'), node_id, gpu_id, sum(energy_mj)::bigint, sum(energy_ms)::bigint,
+        sum(energy_interpolated_mj)::bigint, sum(energy_integrated_mj)::bigint, sum(energy_estimated_mj)::bigint,
+        sum(ticks_taken)::bigint, sum(ticks_expected)::bigint
+    FROM (
+        SELECT time, node_id, gpu_id, energy_mj, energy_ms, energy_interpolated_mj, energy_integrated_mj,
+            energy_estimated_mj, ticks_taken, ticks_expected
+        FROM expanded.gpu_1m
+        WHERE time >= (SELECT folded_1h FROM expanded.mark) AND time < (SELECT folded_1m FROM expanded.mark)
+        UNION ALL
+        SELECT time, node_id, gpu_id, energy_mj, energy_ms, energy_interpolated_mj, energy_integrated_mj,
+            energy_estimated_mj, ticks_taken, ticks_expected
+        FROM expanded.gpu_raw
+        WHERE time >= (SELECT folded_1m FROM expanded.mark)
+    ) AS parts
+    GROUP BY 1, 2, 3
+) AS hours
 JOIN gigawatch.gpu USING (gpu_id)
-JOIN gigawatch.node USING (node_id)
+JOIN gigawatch.node ON node.node_id = hours.node_id
 JOIN gigawatch.site USING (site_id)
-LEFT JOIN gigawatch.rack USING (rack_id)
-GROUP BY 1, site.name, rack.name, node.node_id, node.hostname, node.simulated, gpu.uuid, gpu.index, gpu.model;
+LEFT JOIN gigawatch.rack USING (rack_id);
 COMMENT ON VIEW report.energy_hourly IS 'Energy of each physical GPU by the hour';
 COMMENT ON COLUMN report.energy_hourly.time IS 'Start of the hour, UTC';
 COMMENT ON COLUMN report.energy_hourly.site IS 'Site';

@@ -2,7 +2,7 @@
 -- Definition: the newest window of the last five minutes of each GPU that its node still has.
 -- state: reporting; missing (its node reports, it does not); silent (nothing of its node for 60 s).
 -- Missing data: a GPU that does not report has NULL in every measurement, never its last value.
--- needs: nodes, gpus, clock_event_names
+-- needs: expanded, clock_event_names
 CREATE VIEW report.fleet_now AS
 SELECT
     site.name AS site,
@@ -14,7 +14,7 @@ SELECT
     gpu.index AS gpu_index,
     gpu.model AS gpu_model,
     CASE
-        WHEN node.last_seen < now() - interval '60 s' THEN 'silent'
+        WHEN node_now.last_seen < now() - interval '60 s' THEN 'silent'
         WHEN newest.time IS NULL THEN 'missing'
         ELSE 'reporting'
     END AS state,
@@ -34,17 +34,19 @@ SELECT
     report.clock_event_names(newest.clock_event_reasons) AS clock_events
 FROM gigawatch.gpu
 JOIN gigawatch.node USING (node_id)
+JOIN gigawatch.node_now USING (node_id)
+JOIN gigawatch.gpu_slot USING (node_id, gpu_id)
 JOIN gigawatch.site USING (site_id)
 LEFT JOIN gigawatch.rack USING (rack_id)
 LEFT JOIN LATERAL (
-    SELECT gpu_window.*
-    FROM gigawatch.gpu_window
-    WHERE gpu_window.gpu_id = gpu.gpu_id
-        AND gpu_window.time > now() - interval '5 minutes'
+    SELECT w.*
+    FROM expanded.gpu_window AS w
+    WHERE w.node_id = node.node_id AND w.slot = gpu_slot.slot
+        AND w.time > now() - interval '5 minutes'
         -- A node's GPUs that stopped reporting long before its newest batch are missing, not slow.
-        AND gpu_window.time > node.last_seen - interval '90 s'
-        AND node.last_seen >= now() - interval '60 s'
-    ORDER BY gpu_window.time DESC
+        AND w.time > node_now.last_seen - interval '90 s'
+        AND node_now.last_seen >= now() - interval '60 s'
+    ORDER BY w.time DESC
     LIMIT 1
 ) AS newest ON true
 WHERE gpu.removed IS NULL;

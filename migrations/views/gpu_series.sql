@@ -2,7 +2,8 @@
 -- Definition: power_w is Σ energy / Σ covered time; utilisation and clocks are means weighted by covered time;
 -- temperatures and memory are maxima; throughput is Σ bytes / Σ covered time; energy_method is the weakest used.
 -- Missing data: a bin without windows has no row; a metric that was not read in a bin is NULL.
--- needs: gpu_windows, clock_event_names
+-- Bins are read from the coarsest rollup that makes them up; what is not folded yet from windows.
+-- needs: expanded, clock_event_names
 CREATE FUNCTION report.gpu_series(
     start timestamptz,
     stop timestamptz,
@@ -19,38 +20,86 @@ CREATE FUNCTION report.gpu_series(
     nvlink_tx_mib_per_s double precision, nvlink_rx_mib_per_s double precision,
     clock_event_reasons bigint, clock_events text[], energy_method text
 )
-LANGUAGE sql STABLE PARALLEL SAFE
+LANGUAGE sql STABLE PARALLEL SAFE SECURITY DEFINER SET search_path = pg_catalog
 BEGIN ATOMIC
+    WITH wanted AS (
+        SELECT gpu_slot.node_id, gpu_slot.slot, expanded.level_for(step) AS level
+        FROM gigawatch.gpu_slot JOIN gigawatch.gpu USING (gpu_id)
+        WHERE (in_gpu_uuid IS NULL OR gpu.uuid = in_gpu_uuid)
+            AND (in_node_id IS NULL OR gpu_slot.node_id = in_node_id)
+    ), parts AS (
+        SELECT w.time, w.gpu_id,
+            w.energy_mj, w.energy_ms, w.energy_interpolated_mj, w.energy_integrated_mj, w.energy_estimated_mj,
+            w.power_min_mw, w.power_max_mw, w.power_limit_mw, w.gpu_util_pm_ms, w.gpu_util_ms, w.mem_util_pm_ms,
+            w.mem_util_ms, w.gpu_temp_max_c, w.mem_temp_max_c, w.sm_clock_mhz_ms, w.sm_clock_ms, w.mem_clock_mhz_ms,
+            w.mem_clock_ms, w.mem_used_mib, w.fan_pct, w.pcie_tx_kib, w.pcie_rx_kib, w.pcie_ms, w.nvlink_tx_kib,
+            w.nvlink_rx_kib, w.nvlink_ms, w.clock_event_reasons
+        FROM wanted
+        JOIN expanded.gpu_1d AS w ON w.node_id = wanted.node_id AND w.slot = wanted.slot
+        WHERE w.time >= greatest(start, expanded.first_of('1d', wanted.level)) AND w.time < least(stop, expanded.beyond_of('1d'))
+        UNION ALL
+        SELECT w.time, w.gpu_id,
+            w.energy_mj, w.energy_ms, w.energy_interpolated_mj, w.energy_integrated_mj, w.energy_estimated_mj,
+            w.power_min_mw, w.power_max_mw, w.power_limit_mw, w.gpu_util_pm_ms, w.gpu_util_ms, w.mem_util_pm_ms,
+            w.mem_util_ms, w.gpu_temp_max_c, w.mem_temp_max_c, w.sm_clock_mhz_ms, w.sm_clock_ms, w.mem_clock_mhz_ms,
+            w.mem_clock_ms, w.mem_used_mib, w.fan_pct, w.pcie_tx_kib, w.pcie_rx_kib, w.pcie_ms, w.nvlink_tx_kib,
+            w.nvlink_rx_kib, w.nvlink_ms, w.clock_event_reasons
+        FROM wanted
+        JOIN expanded.gpu_1h AS w ON w.node_id = wanted.node_id AND w.slot = wanted.slot
+        WHERE w.time >= greatest(start, expanded.first_of('1h', wanted.level)) AND w.time < least(stop, expanded.beyond_of('1h'))
+        UNION ALL
+        SELECT w.time, w.gpu_id,
+            w.energy_mj, w.energy_ms, w.energy_interpolated_mj, w.energy_integrated_mj, w.energy_estimated_mj,
+            w.power_min_mw, w.power_max_mw, w.power_limit_mw, w.gpu_util_pm_ms, w.gpu_util_ms, w.mem_util_pm_ms,
+            w.mem_util_ms, w.gpu_temp_max_c, w.mem_temp_max_c, w.sm_clock_mhz_ms, w.sm_clock_ms, w.mem_clock_mhz_ms,
+            w.mem_clock_ms, w.mem_used_mib, w.fan_pct, w.pcie_tx_kib, w.pcie_rx_kib, w.pcie_ms, w.nvlink_tx_kib,
+            w.nvlink_rx_kib, w.nvlink_ms, w.clock_event_reasons
+        FROM wanted
+        JOIN expanded.gpu_1m AS w ON w.node_id = wanted.node_id AND w.slot = wanted.slot
+        WHERE w.time >= greatest(start, expanded.first_of('1m', wanted.level)) AND w.time < least(stop, expanded.beyond_of('1m'))
+        UNION ALL
+        SELECT w.time, w.gpu_id,
+            w.energy_mj, w.energy_ms, w.energy_interpolated_mj, w.energy_integrated_mj, w.energy_estimated_mj,
+            w.power_min_mw, w.power_max_mw, w.power_limit_mw, w.gpu_util_pm_ms, w.gpu_util_ms, w.mem_util_pm_ms,
+            w.mem_util_ms, w.gpu_temp_max_c, w.mem_temp_max_c, w.sm_clock_mhz_ms, w.sm_clock_ms, w.mem_clock_mhz_ms,
+            w.mem_clock_ms, w.mem_used_mib, w.fan_pct, w.pcie_tx_kib, w.pcie_rx_kib, w.pcie_ms, w.nvlink_tx_kib,
+            w.nvlink_rx_kib, w.nvlink_ms, w.clock_event_reasons
+        FROM wanted
+        JOIN expanded.gpu_raw AS w ON w.node_id = wanted.node_id AND w.slot = wanted.slot
+        WHERE w.time >= greatest(start, expanded.first_of('raw', wanted.level)) AND w.time < stop
+    )
     SELECT
         date_bin(step, w.time, '2000-01-01Z'),
-        w.gpu_uuid,
-        w.gpu_index,
-        sum(w.energy_j),
-        sum(w.covered_s) FILTER (WHERE w.energy_j IS NOT NULL),
-        sum(w.energy_j) / sum(w.covered_s) FILTER (WHERE w.energy_j IS NOT NULL),
-        min(w.power_min_w),
-        max(w.power_max_w),
-        max(w.power_limit_w),
-        sum(w.gpu_util_pct * w.covered_s) / sum(w.covered_s) FILTER (WHERE w.gpu_util_pct IS NOT NULL),
-        sum(w.mem_util_pct * w.covered_s) / sum(w.covered_s) FILTER (WHERE w.mem_util_pct IS NOT NULL),
+        gpu.uuid,
+        gpu.index,
+        sum(w.energy_mj)::double precision / 1000,
+        sum(w.energy_ms)::double precision / 1000,
+        sum(w.energy_mj)::double precision / nullif(sum(w.energy_ms), 0),
+        min(w.power_min_mw) / 1000.0::double precision,
+        max(w.power_max_mw) / 1000.0::double precision,
+        max(w.power_limit_mw) / 1000.0::double precision,
+        sum(w.gpu_util_pm_ms)::double precision / nullif(sum(w.gpu_util_ms), 0) / 10,
+        sum(w.mem_util_pm_ms)::double precision / nullif(sum(w.mem_util_ms), 0) / 10,
         max(w.gpu_temp_max_c),
         max(w.mem_temp_max_c),
-        sum(w.sm_clock_mhz * w.covered_s) / sum(w.covered_s) FILTER (WHERE w.sm_clock_mhz IS NOT NULL),
-        sum(w.mem_clock_mhz * w.covered_s) / sum(w.covered_s) FILTER (WHERE w.mem_clock_mhz IS NOT NULL),
+        sum(w.sm_clock_mhz_ms)::double precision / nullif(sum(w.sm_clock_ms), 0),
+        sum(w.mem_clock_mhz_ms)::double precision / nullif(sum(w.mem_clock_ms), 0),
         max(w.mem_used_mib),
         max(w.fan_pct),
-        sum(w.pcie_tx_kib) / 1024 / sum(w.covered_s) FILTER (WHERE w.pcie_tx_kib IS NOT NULL),
-        sum(w.pcie_rx_kib) / 1024 / sum(w.covered_s) FILTER (WHERE w.pcie_rx_kib IS NOT NULL),
-        sum(w.nvlink_tx_kib) / 1024 / sum(w.covered_s) FILTER (WHERE w.nvlink_tx_kib IS NOT NULL),
-        sum(w.nvlink_rx_kib) / 1024 / sum(w.covered_s) FILTER (WHERE w.nvlink_rx_kib IS NOT NULL),
+        sum(w.pcie_tx_kib)::double precision / 1024 / (nullif(sum(w.pcie_ms), 0) / 1000.0::double precision),
+        sum(w.pcie_rx_kib)::double precision / 1024 / (nullif(sum(w.pcie_ms), 0) / 1000.0::double precision),
+        sum(w.nvlink_tx_kib)::double precision / 1024 / (nullif(sum(w.nvlink_ms), 0) / 1000.0::double precision),
+        sum(w.nvlink_rx_kib)::double precision / 1024 / (nullif(sum(w.nvlink_ms), 0) / 1000.0::double precision),
         bit_or(w.clock_event_reasons),
         report.clock_event_names(bit_or(w.clock_event_reasons)),
-        (ARRAY['counter', 'interpolated', 'integrated', 'estimated'])[max(
-            array_position(ARRAY['counter', 'interpolated', 'integrated', 'estimated'], w.energy_method))]
-    FROM report.gpu_windows AS w
-    WHERE w.time >= start AND w.time < stop
-        AND (in_gpu_uuid IS NULL OR w.gpu_uuid = in_gpu_uuid)
-        AND (in_node_id IS NULL OR w.node_id = in_node_id)
+        CASE
+            WHEN sum(w.energy_estimated_mj) IS NOT NULL THEN 'estimated'
+            WHEN sum(w.energy_integrated_mj) IS NOT NULL THEN 'integrated'
+            WHEN sum(w.energy_interpolated_mj) IS NOT NULL THEN 'interpolated'
+            WHEN sum(w.energy_mj) IS NOT NULL THEN 'counter'
+        END
+    FROM parts AS w
+    JOIN gigawatch.gpu USING (gpu_id)
     GROUP BY 1, 2, 3
     ORDER BY 1, 3, 2;
 END;

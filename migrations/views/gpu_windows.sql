@@ -1,7 +1,7 @@
 -- report.gpu_windows: what was measured, window by window, in the units that people use.
 -- Definition: one row per physical GPU and window. power_w is energy over covered time.
 -- Missing data: what a GPU does not support is NULL; a window that was not measured has no row.
--- needs: gpus
+-- needs: expanded
 CREATE VIEW report.gpu_windows AS
 SELECT
     gpu_window.time,
@@ -36,16 +36,17 @@ SELECT
     gpu_window.nvlink_rx_kib,
     gpu_window.ticks_taken,
     gpu_window.ticks_expected
-FROM gigawatch.gpu_window
+FROM expanded.gpu_window
 JOIN (
     SELECT
-        gpu.gpu_id, gpu.uuid AS gpu_uuid, gpu.index AS gpu_index, gpu.model AS gpu_model,
-        node.node_id, node.hostname, node.simulated, site.name AS site, rack.name AS rack
-    FROM gigawatch.gpu
-    JOIN gigawatch.node USING (node_id)
+        gpu_slot.node_id, gpu_slot.slot, gpu.uuid AS gpu_uuid, gpu.index AS gpu_index, gpu.model AS gpu_model,
+        node.hostname, node.simulated, site.name AS site, rack.name AS rack
+    FROM gigawatch.gpu_slot
+    JOIN gigawatch.gpu USING (gpu_id)
+    JOIN gigawatch.node ON node.node_id = gpu_slot.node_id
     JOIN gigawatch.site USING (site_id)
     LEFT JOIN gigawatch.rack USING (rack_id)
-) AS gpus USING (gpu_id);
+) AS gpus USING (node_id, slot);
 COMMENT ON VIEW report.gpu_windows IS 'Measurements, one row per physical GPU and window';
 COMMENT ON COLUMN report.gpu_windows.time IS 'Start of the window, UTC';
 COMMENT ON COLUMN report.gpu_windows.site IS 'Site';

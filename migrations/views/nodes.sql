@@ -14,13 +14,14 @@ SELECT
     node.driver_version,
     node.cuda_version,
     node.cpu_model,
-    (SELECT count(*) FROM gigawatch.gpu WHERE gpu.node_id = node.node_id AND gpu.removed IS NULL) AS gpus,
+    node.gpus,
     node.first_seen,
-    node.last_seen,
-    extract(epoch FROM now() - node.last_seen)::double precision AS silent_s,
-    node.clock_offset_ms / 1000.0::double precision AS clock_offset_s,
-    abs(node.clock_offset_ms) <= 2000 AS clock_ok
+    coalesce(node_now.last_seen, node.first_seen) AS last_seen,
+    extract(epoch FROM now() - coalesce(node_now.last_seen, node.first_seen))::double precision AS silent_s,
+    node_now.clock_offset_ms / 1000.0::double precision AS clock_offset_s,
+    abs(node_now.clock_offset_ms) <= 2000 AS clock_ok
 FROM gigawatch.node
+LEFT JOIN gigawatch.node_now USING (node_id)
 JOIN gigawatch.site USING (site_id)
 LEFT JOIN gigawatch.rack USING (rack_id);
 COMMENT ON VIEW report.nodes IS 'Nodes: what each is and when it was last heard of';

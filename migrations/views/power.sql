@@ -1,27 +1,42 @@
 -- report.power: power of each GPU by the minute. report.power_series(): of any group, at any step.
--- Definition: power_w of a GPU is Σ energy / Σ covered time of its windows that start in the bin. Power of a
--- group is the sum over its GPUs. Unit: W.
--- Missing data: a GPU without energy in a bin has no share in it; coverage is covered GPU-time over the time
--- of all GPUs that the group showed in the whole period, so that a silent GPU lowers it.
--- needs: gpu_windows
+-- report.fleet_energy(): energy of any group over a period.
+-- Definition: power_w of a GPU is Σ energy / Σ covered time of its windows in the bucket. Power of a group in a bucket
+-- is the sum over its GPUs; over several buckets it is their mean. Unit: W.
+-- Missing data: a GPU without energy in a bucket has no share in it; coverage is covered GPU-time over the time of as
+-- many GPUs as the group showed at most in a bucket of the period, so that a silent GPU lowers it. What is not
+-- folded yet comes from the windows; in fleets beyond 2,000 nodes it is not there yet, and no time is due for it.
+-- needs: expanded
 CREATE VIEW report.power AS
 SELECT
-    date_bin('1 minute', time, '2000-01-01Z') AS time,
-    site,
-    rack,
-    node_id,
-    hostname,
-    simulated,
-    gpu_uuid,
-    gpu_index,
-    gpu_model,
-    sum(energy_j) AS energy_j,
-    sum(covered_s) FILTER (WHERE energy_j IS NOT NULL) AS covered_s,
-    sum(energy_j) / sum(covered_s) FILTER (WHERE energy_j IS NOT NULL) AS power_w,
-    min(power_min_w) AS power_min_w,
-    max(power_max_w) AS power_max_w
-FROM report.gpu_windows
-GROUP BY 1, site, rack, node_id, hostname, simulated, gpu_uuid, gpu_index, gpu_model;
+    minutes.time,
+    site.name AS site,
+    rack.name AS rack,
+    node.node_id,
+    node.hostname,
+    node.simulated,
+    gpu.uuid AS gpu_uuid,
+    gpu.index AS gpu_index,
+    gpu.model AS gpu_model,
+    energy_mj / 1000.0::double precision AS energy_j,
+    energy_ms / 1000.0::double precision AS covered_s,
+    energy_mj::double precision / energy_ms AS power_w,
+    power_min_mw / 1000.0::double precision AS power_min_w,
+    power_max_mw / 1000.0::double precision AS power_max_w
+FROM (
+    SELECT time, node_id, gpu_id, energy_mj::bigint, energy_ms::bigint, power_min_mw, power_max_mw
+    FROM expanded.gpu_1m
+    WHERE time < (SELECT folded_1m FROM expanded.mark)
+    UNION ALL
+    SELECT date_bin('1 minute', time, '2000-01-01Z'), node_id, gpu_id, sum(energy_mj), sum(energy_ms),
+        min(power_min_mw), max(power_max_mw)
+    FROM expanded.gpu_raw
+    WHERE time >= (SELECT folded_1m FROM expanded.mark)
+    GROUP BY 1, 2, 3
+) AS minutes
+JOIN gigawatch.gpu USING (gpu_id)
+JOIN gigawatch.node ON node.node_id = minutes.node_id
+JOIN gigawatch.site USING (site_id)
+LEFT JOIN gigawatch.rack USING (rack_id);
 COMMENT ON VIEW report.power IS 'Power of each physical GPU by the minute';
 COMMENT ON COLUMN report.power.time IS 'Start of the minute, UTC';
 COMMENT ON COLUMN report.power.site IS 'Site';
@@ -38,6 +53,244 @@ COMMENT ON COLUMN report.power.power_w IS 'Mean power: energy_j / covered_s, W';
 COMMENT ON COLUMN report.power.power_min_w IS 'Least polled power, W';
 COMMENT ON COLUMN report.power.power_max_w IS 'Greatest polled power, W';
 
+-- The buckets that a period is made of, by group: rollups as far as they are folded, then windows.
+CREATE FUNCTION expanded.group_buckets(
+    start timestamptz, stop timestamptz, step interval, level text, group_by text, in_site text, in_rack text,
+    in_node_id integer, in_gpu_model text
+) RETURNS TABLE (
+    "time" timestamptz, label text, gpus bigint, gpus_known bigint, power_mw bigint, energy_mj bigint, energy_ms bigint,
+    gpu_util_pm_ms bigint, gpu_util_ms bigint, energy_uncounted_mj bigint
+)
+LANGUAGE sql STABLE PARALLEL SAFE
+BEGIN ATOMIC
+    SELECT
+        parts.time, parts.label, sum(parts.gpus)::bigint, sum(parts.gpus_known)::bigint, sum(parts.power_mw)::bigint,
+        sum(parts.energy_mj)::bigint, sum(parts.energy_ms)::bigint, sum(parts.gpu_util_pm_ms)::bigint,
+        sum(parts.gpu_util_ms)::bigint, sum(parts.uncounted_mj)::bigint
+    FROM (
+        SELECT
+            b.time,
+            CASE group_by
+                WHEN 'site' THEN site.name
+                WHEN 'rack' THEN site.name
+                WHEN 'node' THEN NULL
+                WHEN 'gpu_model' THEN b.gpu_model
+                ELSE 'fleet'
+            END,
+            b.gpus::bigint, b.gpus_known::bigint, b.power_mw, b.energy_mj, b.energy_ms, b.gpu_util_pm_ms, b.gpu_util_ms,
+            b.energy_interpolated_mj + b.energy_integrated_mj + b.energy_estimated_mj
+        FROM gigawatch.site_1m AS b
+        JOIN gigawatch.site USING (site_id)
+        WHERE group_by IN ('fleet', 'site', 'gpu_model') AND in_rack IS NULL AND in_node_id IS NULL
+            AND b.time >= greatest(start, expanded.first_of('1m', level)) AND b.time < least(stop, expanded.beyond_of('1m'))
+            AND (in_site IS NULL OR site.name = in_site)
+            AND (in_gpu_model IS NULL OR b.gpu_model = in_gpu_model)
+        UNION ALL
+        SELECT
+            b.time,
+            CASE group_by
+                WHEN 'site' THEN site.name
+                WHEN 'rack' THEN site.name
+                WHEN 'node' THEN NULL
+                WHEN 'gpu_model' THEN b.gpu_model
+                ELSE 'fleet'
+            END,
+            b.gpus::bigint, b.gpus_known::bigint, b.power_mw, b.energy_mj, b.energy_ms, b.gpu_util_pm_ms, b.gpu_util_ms,
+            b.energy_interpolated_mj + b.energy_integrated_mj + b.energy_estimated_mj
+        FROM gigawatch.site_1h AS b
+        JOIN gigawatch.site USING (site_id)
+        WHERE group_by IN ('fleet', 'site', 'gpu_model') AND in_rack IS NULL AND in_node_id IS NULL
+            AND b.time >= greatest(start, expanded.first_of('1h', level)) AND b.time < least(stop, expanded.beyond_of('1h'))
+            AND (in_site IS NULL OR site.name = in_site)
+            AND (in_gpu_model IS NULL OR b.gpu_model = in_gpu_model)
+        UNION ALL
+        SELECT
+            b.time,
+            CASE group_by
+                WHEN 'site' THEN site.name
+                WHEN 'rack' THEN site.name
+                WHEN 'node' THEN NULL
+                WHEN 'gpu_model' THEN b.gpu_model
+                ELSE 'fleet'
+            END,
+            b.gpus::bigint, b.gpus_known::bigint, b.power_mw, b.energy_mj, b.energy_ms, b.gpu_util_pm_ms, b.gpu_util_ms,
+            b.energy_interpolated_mj + b.energy_integrated_mj + b.energy_estimated_mj
+        FROM gigawatch.site_1d AS b
+        JOIN gigawatch.site USING (site_id)
+        WHERE group_by IN ('fleet', 'site', 'gpu_model') AND in_rack IS NULL AND in_node_id IS NULL
+            AND b.time >= greatest(start, expanded.first_of('1d', level)) AND b.time < least(stop, expanded.beyond_of('1d'))
+            AND (in_site IS NULL OR site.name = in_site)
+            AND (in_gpu_model IS NULL OR b.gpu_model = in_gpu_model)
+        UNION ALL
+        SELECT
+            b.time,
+            CASE group_by
+                WHEN 'site' THEN site.name
+                WHEN 'rack' THEN coalesce(site.name || ' / ' || rack.name, site.name)
+                WHEN 'node' THEN NULL
+                WHEN 'gpu_model' THEN b.gpu_model
+                ELSE 'fleet'
+            END,
+            b.gpus::bigint, b.gpus_known::bigint, b.power_mw, b.energy_mj, b.energy_ms, b.gpu_util_pm_ms, b.gpu_util_ms,
+            b.energy_interpolated_mj + b.energy_integrated_mj + b.energy_estimated_mj
+        FROM gigawatch.rack_1m AS b
+        JOIN gigawatch.site USING (site_id)
+        LEFT JOIN gigawatch.rack USING (rack_id)
+        WHERE (group_by = 'rack' OR in_rack IS NOT NULL) AND group_by <> 'node' AND in_node_id IS NULL
+            AND b.time >= greatest(start, expanded.first_of('1m', level)) AND b.time < least(stop, expanded.beyond_of('1m'))
+            AND (in_site IS NULL OR site.name = in_site)
+            AND (in_rack IS NULL OR rack.name = in_rack)
+            AND (in_gpu_model IS NULL OR b.gpu_model = in_gpu_model)
+        UNION ALL
+        SELECT
+            b.time,
+            CASE group_by
+                WHEN 'site' THEN site.name
+                WHEN 'rack' THEN coalesce(site.name || ' / ' || rack.name, site.name)
+                WHEN 'node' THEN NULL
+                WHEN 'gpu_model' THEN b.gpu_model
+                ELSE 'fleet'
+            END,
+            b.gpus::bigint, b.gpus_known::bigint, b.power_mw, b.energy_mj, b.energy_ms, b.gpu_util_pm_ms, b.gpu_util_ms,
+            b.energy_interpolated_mj + b.energy_integrated_mj + b.energy_estimated_mj
+        FROM gigawatch.rack_1h AS b
+        JOIN gigawatch.site USING (site_id)
+        LEFT JOIN gigawatch.rack USING (rack_id)
+        WHERE (group_by = 'rack' OR in_rack IS NOT NULL) AND group_by <> 'node' AND in_node_id IS NULL
+            AND b.time >= greatest(start, expanded.first_of('1h', level)) AND b.time < least(stop, expanded.beyond_of('1h'))
+            AND (in_site IS NULL OR site.name = in_site)
+            AND (in_rack IS NULL OR rack.name = in_rack)
+            AND (in_gpu_model IS NULL OR b.gpu_model = in_gpu_model)
+        UNION ALL
+        SELECT
+            b.time,
+            CASE group_by
+                WHEN 'site' THEN site.name
+                WHEN 'rack' THEN coalesce(site.name || ' / ' || rack.name, site.name)
+                WHEN 'node' THEN NULL
+                WHEN 'gpu_model' THEN b.gpu_model
+                ELSE 'fleet'
+            END,
+            b.gpus::bigint, b.gpus_known::bigint, b.power_mw, b.energy_mj, b.energy_ms, b.gpu_util_pm_ms, b.gpu_util_ms,
+            b.energy_interpolated_mj + b.energy_integrated_mj + b.energy_estimated_mj
+        FROM gigawatch.rack_1d AS b
+        JOIN gigawatch.site USING (site_id)
+        LEFT JOIN gigawatch.rack USING (rack_id)
+        WHERE (group_by = 'rack' OR in_rack IS NOT NULL) AND group_by <> 'node' AND in_node_id IS NULL
+            AND b.time >= greatest(start, expanded.first_of('1d', level)) AND b.time < least(stop, expanded.beyond_of('1d'))
+            AND (in_site IS NULL OR site.name = in_site)
+            AND (in_rack IS NULL OR rack.name = in_rack)
+            AND (in_gpu_model IS NULL OR b.gpu_model = in_gpu_model)
+        UNION ALL
+        SELECT
+            b.time AS bucket,
+            CASE group_by
+                WHEN 'site' THEN site.name
+                WHEN 'rack' THEN coalesce(site.name || ' / ' || rack.name, site.name)
+                WHEN 'node' THEN node.hostname
+                WHEN 'gpu_model' THEN gpu.model
+                ELSE 'fleet'
+            END AS label,
+            1::bigint, (sum(b.energy_ms) > 0)::integer::bigint, (sum(b.energy_mj) * 1000 / nullif(sum(b.energy_ms), 0))::bigint,
+            sum(b.energy_mj)::bigint, sum(b.energy_ms)::bigint, sum(b.gpu_util_pm_ms)::bigint, sum(b.gpu_util_ms)::bigint,
+            (coalesce(sum(b.energy_interpolated_mj), 0) + coalesce(sum(b.energy_integrated_mj), 0)
+                + coalesce(sum(b.energy_estimated_mj), 0))::bigint
+        FROM expanded.gpu_1m AS b
+        JOIN gigawatch.gpu USING (gpu_id)
+        JOIN gigawatch.node ON node.node_id = b.node_id
+        JOIN gigawatch.site ON site.site_id = node.site_id
+        LEFT JOIN gigawatch.rack ON rack.rack_id = node.rack_id
+        WHERE (group_by = 'node' OR in_node_id IS NOT NULL)
+            AND b.time >= greatest(start, expanded.first_of('1m', level)) AND b.time < least(stop, expanded.beyond_of('1m'))
+            AND (in_site IS NULL OR site.name = in_site)
+            AND (in_rack IS NULL OR rack.name = in_rack)
+            AND (in_node_id IS NULL OR b.node_id = in_node_id)
+            AND (in_gpu_model IS NULL OR gpu.model = in_gpu_model)
+        GROUP BY bucket, label, b.gpu_id
+        UNION ALL
+        SELECT
+            b.time AS bucket,
+            CASE group_by
+                WHEN 'site' THEN site.name
+                WHEN 'rack' THEN coalesce(site.name || ' / ' || rack.name, site.name)
+                WHEN 'node' THEN node.hostname
+                WHEN 'gpu_model' THEN gpu.model
+                ELSE 'fleet'
+            END AS label,
+            1::bigint, (sum(b.energy_ms) > 0)::integer::bigint, (sum(b.energy_mj) * 1000 / nullif(sum(b.energy_ms), 0))::bigint,
+            sum(b.energy_mj)::bigint, sum(b.energy_ms)::bigint, sum(b.gpu_util_pm_ms)::bigint, sum(b.gpu_util_ms)::bigint,
+            (coalesce(sum(b.energy_interpolated_mj), 0) + coalesce(sum(b.energy_integrated_mj), 0)
+                + coalesce(sum(b.energy_estimated_mj), 0))::bigint
+        FROM expanded.gpu_1h AS b
+        JOIN gigawatch.gpu USING (gpu_id)
+        JOIN gigawatch.node ON node.node_id = b.node_id
+        JOIN gigawatch.site ON site.site_id = node.site_id
+        LEFT JOIN gigawatch.rack ON rack.rack_id = node.rack_id
+        WHERE (group_by = 'node' OR in_node_id IS NOT NULL)
+            AND b.time >= greatest(start, expanded.first_of('1h', level)) AND b.time < least(stop, expanded.beyond_of('1h'))
+            AND (in_site IS NULL OR site.name = in_site)
+            AND (in_rack IS NULL OR rack.name = in_rack)
+            AND (in_node_id IS NULL OR b.node_id = in_node_id)
+            AND (in_gpu_model IS NULL OR gpu.model = in_gpu_model)
+        GROUP BY bucket, label, b.gpu_id
+        UNION ALL
+        SELECT
+            b.time AS bucket,
+            CASE group_by
+                WHEN 'site' THEN site.name
+                WHEN 'rack' THEN coalesce(site.name || ' / ' || rack.name, site.name)
+                WHEN 'node' THEN node.hostname
+                WHEN 'gpu_model' THEN gpu.model
+                ELSE 'fleet'
+            END AS label,
+            1::bigint, (sum(b.energy_ms) > 0)::integer::bigint, (sum(b.energy_mj) * 1000 / nullif(sum(b.energy_ms), 0))::bigint,
+            sum(b.energy_mj)::bigint, sum(b.energy_ms)::bigint, sum(b.gpu_util_pm_ms)::bigint, sum(b.gpu_util_ms)::bigint,
+            (coalesce(sum(b.energy_interpolated_mj), 0) + coalesce(sum(b.energy_integrated_mj), 0)
+                + coalesce(sum(b.energy_estimated_mj), 0))::bigint
+        FROM expanded.gpu_1d AS b
+        JOIN gigawatch.gpu USING (gpu_id)
+        JOIN gigawatch.node ON node.node_id = b.node_id
+        JOIN gigawatch.site ON site.site_id = node.site_id
+        LEFT JOIN gigawatch.rack ON rack.rack_id = node.rack_id
+        WHERE (group_by = 'node' OR in_node_id IS NOT NULL)
+            AND b.time >= greatest(start, expanded.first_of('1d', level)) AND b.time < least(stop, expanded.beyond_of('1d'))
+            AND (in_site IS NULL OR site.name = in_site)
+            AND (in_rack IS NULL OR rack.name = in_rack)
+            AND (in_node_id IS NULL OR b.node_id = in_node_id)
+            AND (in_gpu_model IS NULL OR gpu.model = in_gpu_model)
+        GROUP BY bucket, label, b.gpu_id
+        UNION ALL
+        SELECT
+            date_bin(CASE WHEN level = 'raw' THEN step ELSE '1 minute' END, b.time, '2000-01-01Z') AS bucket,
+            CASE group_by
+                WHEN 'site' THEN site.name
+                WHEN 'rack' THEN coalesce(site.name || ' / ' || rack.name, site.name)
+                WHEN 'node' THEN node.hostname
+                WHEN 'gpu_model' THEN gpu.model
+                ELSE 'fleet'
+            END AS label,
+            1::bigint, (sum(b.energy_ms) > 0)::integer::bigint, (sum(b.energy_mj) * 1000 / nullif(sum(b.energy_ms), 0))::bigint,
+            sum(b.energy_mj)::bigint, sum(b.energy_ms)::bigint, sum(b.gpu_util_pm_ms)::bigint, sum(b.gpu_util_ms)::bigint,
+            (coalesce(sum(b.energy_interpolated_mj), 0) + coalesce(sum(b.energy_integrated_mj), 0)
+                + coalesce(sum(b.energy_estimated_mj), 0))::bigint
+        FROM expanded.gpu_raw AS b
+        JOIN gigawatch.gpu USING (gpu_id)
+        JOIN gigawatch.node ON node.node_id = b.node_id
+        JOIN gigawatch.site ON site.site_id = node.site_id
+        LEFT JOIN gigawatch.rack ON rack.rack_id = node.rack_id
+        WHERE (NOT expanded.is_large() OR in_node_id IS NOT NULL OR level = 'raw')
+            AND b.time >= greatest(start, expanded.first_of('raw', level)) AND b.time < stop
+            AND (in_site IS NULL OR site.name = in_site)
+            AND (in_rack IS NULL OR rack.name = in_rack)
+            AND (in_node_id IS NULL OR b.node_id = in_node_id)
+            AND (in_gpu_model IS NULL OR gpu.model = in_gpu_model)
+        GROUP BY bucket, label, b.gpu_id
+    ) AS parts (
+        time, label, gpus, gpus_known, power_mw, energy_mj, energy_ms, gpu_util_pm_ms, gpu_util_ms, uncounted_mj
+    )
+    GROUP BY 1, 2;
+END;
+
 CREATE FUNCTION report.power_series(
     start timestamptz,
     stop timestamptz,
@@ -51,49 +304,84 @@ CREATE FUNCTION report.power_series(
     "time" timestamptz, label text, power_w double precision, energy_j double precision,
     covered_s double precision, coverage double precision, gpus bigint, gpu_util_pct double precision
 )
-LANGUAGE sql STABLE PARALLEL SAFE
+LANGUAGE sql STABLE PARALLEL SAFE SECURITY DEFINER SET search_path = pg_catalog
 BEGIN ATOMIC
-    WITH per_gpu AS (
-        SELECT
-            date_bin(step, w.time, '2000-01-01Z') AS bin,
-            CASE group_by
-                WHEN 'site' THEN w.site
-                WHEN 'rack' THEN coalesce(w.site || ' / ' || w.rack, w.site)
-                WHEN 'node' THEN w.hostname
-                WHEN 'gpu_model' THEN w.gpu_model
-                ELSE 'fleet'
-            END AS label,
-            w.gpu_uuid,
-            sum(w.energy_j) AS energy_j,
-            sum(w.covered_s) FILTER (WHERE w.energy_j IS NOT NULL) AS covered_s,
-            sum(w.gpu_util_pct * w.covered_s) AS util_pct_s,
-            sum(w.covered_s) FILTER (WHERE w.gpu_util_pct IS NOT NULL) AS util_s
-        FROM report.gpu_windows AS w
-        WHERE w.time >= start AND w.time < stop
-            AND (in_site IS NULL OR w.site = in_site)
-            AND (in_rack IS NULL OR w.rack = in_rack)
-            AND (in_node_id IS NULL OR w.node_id = in_node_id)
-            AND (in_gpu_model IS NULL OR w.gpu_model = in_gpu_model)
-        GROUP BY 1, 2, 3
+    WITH buckets AS MATERIALIZED (
+        SELECT date_bin(step, b.time, '2000-01-01Z') AS bin, b.*
+        FROM expanded.group_buckets(start, stop, step, expanded.level_for(step), group_by, in_site, in_rack, in_node_id,
+            in_gpu_model) AS b
     ), members AS (
-        SELECT per_gpu.label, count(DISTINCT per_gpu.gpu_uuid) AS gpus FROM per_gpu GROUP BY 1
+        SELECT buckets.label, max(buckets.gpus) AS gpus FROM buckets GROUP BY 1
     )
     SELECT
-        per_gpu.bin,
-        per_gpu.label,
-        sum(per_gpu.energy_j / per_gpu.covered_s),
-        sum(per_gpu.energy_j),
-        sum(per_gpu.covered_s),
+        buckets.bin,
+        buckets.label,
+        avg(buckets.power_mw)::double precision / 1000,
+        sum(buckets.energy_mj)::double precision / 1000,
+        sum(buckets.energy_ms)::double precision / 1000,
         -- A bin at the edge of the period is as long as its part within it.
-        sum(per_gpu.covered_s) / (members.gpus * extract(epoch FROM
-            least(per_gpu.bin + step, stop, now()) - greatest(per_gpu.bin, start)))::double precision,
-        count(*) FILTER (WHERE per_gpu.energy_j IS NOT NULL),
-        sum(per_gpu.util_pct_s) / sum(per_gpu.util_s)
-    FROM per_gpu
+        sum(buckets.energy_ms)::double precision / 1000 / (members.gpus * nullif(extract(epoch FROM
+            least(buckets.bin + step, stop, expanded.known_until()) - greatest(buckets.bin, start)), 0))::double precision,
+        max(buckets.gpus_known),
+        sum(buckets.gpu_util_pm_ms)::double precision / nullif(sum(buckets.gpu_util_ms), 0) / 10
+    FROM buckets
     JOIN members USING (label)
-    GROUP BY per_gpu.bin, per_gpu.label, members.gpus
+    GROUP BY buckets.bin, buckets.label, members.gpus
     ORDER BY 1, 2;
 END;
 COMMENT ON FUNCTION report.power_series IS
     'Power (W), energy (J), covered GPU-time (s), coverage (0..1), reporting GPUs and mean utilisation (%) '
     'from start to stop, by step and by fleet, site, rack, node or gpu_model';
+
+CREATE FUNCTION report.fleet_energy(
+    start timestamptz,
+    stop timestamptz,
+    in_site text DEFAULT NULL,
+    in_rack text DEFAULT NULL,
+    in_node_id integer DEFAULT NULL,
+    in_gpu_model text DEFAULT NULL
+) RETURNS TABLE (
+    energy_j double precision, covered_s double precision, gpus bigint, coverage double precision,
+    counter_share double precision
+)
+LANGUAGE sql STABLE PARALLEL SAFE SECURITY DEFINER SET search_path = pg_catalog
+BEGIN ATOMIC
+    WITH edges AS (
+        -- Whole hours within the period, and what is before and after them.
+        SELECT least(date_bin('1 hour', start + interval '1 hour' - interval '1 us', '2000-01-01Z'), stop) AS first,
+            greatest(date_bin('1 hour', stop, '2000-01-01Z'), start) AS beyond
+    ), parts AS (
+        SELECT b.* FROM edges, expanded.group_buckets(start, least(edges.first, stop), '1 minute', '1m', 'fleet', in_site,
+            in_rack, in_node_id, in_gpu_model) AS b
+        UNION ALL
+        SELECT b.* FROM edges, expanded.group_buckets(edges.first, greatest(edges.first, edges.beyond), '1 hour', '1h',
+            'fleet', in_site, in_rack, in_node_id, in_gpu_model) AS b
+        UNION ALL
+        SELECT b.* FROM edges, expanded.group_buckets(greatest(edges.first, edges.beyond), stop, '1 minute', '1m', 'fleet',
+            in_site, in_rack, in_node_id, in_gpu_model) AS b
+    )
+    SELECT
+        sum(parts.energy_mj)::double precision / 1000,
+        coalesce(sum(parts.energy_ms), 0)::double precision / 1000,
+        coalesce(max(parts.gpus), 0),
+        sum(parts.energy_ms)::double precision / 1000 / (max(parts.gpus)
+            * nullif(extract(epoch FROM least(stop, expanded.known_until()) - start), 0))::double precision,
+        1 - sum(parts.energy_uncounted_mj)::double precision / nullif(sum(parts.energy_mj), 0)
+    FROM parts;
+END;
+COMMENT ON FUNCTION report.fleet_energy IS
+    'Energy (J) of a part of the fleet from start to stop, covered GPU-time (s), GPUs, coverage (0..1) and the part of '
+    'the energy that is a difference of counters (0..1)';
+
+CREATE FUNCTION report.longest_window_s(
+    start timestamptz, stop timestamptz, in_node_id integer DEFAULT NULL
+) RETURNS double precision
+LANGUAGE sql STABLE PARALLEL SAFE SECURITY DEFINER SET search_path = pg_catalog
+BEGIN ATOMIC
+    SELECT CASE WHEN in_node_id IS NULL AND expanded.is_large() THEN 60 ELSE (
+        SELECT max(w.covered_ms) / 1000.0 FROM gigawatch.gpu_window AS w
+        WHERE w.time >= start AND w.time < stop AND (in_node_id IS NULL OR w.node_id = in_node_id)
+    ) END;
+END;
+COMMENT ON FUNCTION report.longest_window_s IS
+    'Length (s) of the longest window from start to stop; 60 for a whole fleet beyond 2,000 nodes';

@@ -5,6 +5,9 @@ from datetime import datetime, timedelta
 
 from sqlalchemy import Connection, text
 
+from api.rollups import seconds_sql
+from tests import flat
+
 MODELS = {
     # name: (power limit W, slowdown °C, shutdown °C, memory MiB, has an energy counter)
     "NVIDIA H100 80GB HBM3": (700, 87, 92, 81_559, True),
@@ -38,21 +41,31 @@ def seed(
     history: timedelta = timedelta(hours=2),
     simulated: bool = False,
 ) -> None:
-    """Sites, racks, nodes, GPUs, windows by the minute and by 10 s for the last 10 minutes, health, events."""
+    """Sites, racks, nodes, GPUs, windows by the minute and by 10 s for the last 10 minutes, seconds, health, events."""
     for site, rack, model in PLACES:
         _place(connection, site, rack, model, nodes_per_rack, gpus_per_node, simulated)
+    flat.make(connection)
     fine = now - timedelta(minutes=10)
     windows(connection, now - history, fine, 60)
     windows(connection, fine, now, 10)
     _faults(connection, now)
+    connection.exec_driver_sql(seconds_sql("SELECT * FROM gigawatch.node_window"))
+    flat.store(connection)
     _health_and_events(connection, now)
-    connection.execute(text("UPDATE gigawatch.node SET last_seen = :now"), {"now": now})
+    connection.execute(text("UPDATE gigawatch.node_now SET last_seen = :now, clock_offset_ms = 12"), {"now": now})
     connection.execute(
-        text("UPDATE gigawatch.node SET last_seen = :then WHERE hostname = :name"),
+        text(
+            "UPDATE gigawatch.node_now SET last_seen = :then FROM gigawatch.node"
+            " WHERE node.node_id = node_now.node_id AND hostname = :name"
+        ),
         {"then": now - timedelta(minutes=42), "name": SILENT},
     )
     connection.execute(
-        text("UPDATE gigawatch.node SET clock_offset_ms = -4310 WHERE hostname = :name"), {"name": CLOCK_OFF}
+        text(
+            "UPDATE gigawatch.node_now SET clock_offset_ms = -4310 FROM gigawatch.node"
+            " WHERE node.node_id = node_now.node_id AND hostname = :name"
+        ),
+        {"name": CLOCK_OFF},
     )
 
 
@@ -67,10 +80,10 @@ def _place(connection: Connection, site: str, rack: str, model: str, nodes: int,
             INSERT INTO gigawatch.rack (site_id, name) SELECT site_id, :rack FROM place RETURNING rack_id, site_id
         ), nodes AS (
             INSERT INTO gigawatch.node (machine_id, site_id, rack_id, hostname, simulated, agent_version,
-                driver_version, cuda_version, cpu_model, clock_offset_ms, first_seen)
+                driver_version, cuda_version, cpu_model, first_seen)
             SELECT md5(:site || :rack || n), site_id, rack_id, format('%s-%s-n%s', CAST(:site AS text),
                 CAST(:rack AS text), lpad(n::text, 2, '0')), :simulated, '0.1.0', '580.95.05', '13.0',
-                'AMD EPYC 9654 96-Core Processor', 12, now() - interval '20 days'
+                'AMD EPYC 9654 96-Core Processor', now() - interval '20 days'
             FROM rack, generate_series(1, :nodes) AS n RETURNING node_id, hostname
         )
         INSERT INTO gigawatch.gpu (node_id, uuid, index, model, serial, pci_bus_id, vbios_version, mem_total_mib,
@@ -93,7 +106,7 @@ def windows(connection: Connection, start: datetime, stop: datetime, length_s: i
     values = {"start": start, "stop": stop, "length_s": length_s}
     connection.execute(
         text("""
-        INSERT INTO gigawatch.gpu_window (time, gpu_id, covered_ms, energy_mj, power_mean_mw, power_min_mw,
+        INSERT INTO flat_window (time, gpu_id, covered_ms, energy_mj, power_mean_mw, power_min_mw,
             power_max_mw, power_limit_mw, mem_used_mib, energy_method, ticks_taken, ticks_expected, gpu_util_pm,
             mem_util_pm, gpu_temp_max_c, mem_temp_max_c, sm_clock_mhz, mem_clock_mhz, fan_pct,
             clock_event_reasons, pcie_tx_kib, pcie_rx_kib, nvlink_tx_kib, nvlink_rx_kib)
@@ -130,12 +143,14 @@ def windows(connection: Connection, start: datetime, stop: datetime, length_s: i
             gpus_read, gpus_expected, gpu_power_mw, cpu_energy_mj, dram_energy_mj, node_power_mean_mw,
             node_power_max_mw, rejected_readings)
         SELECT time, node_id, :length_s * 1000, 1000, :length_s, :length_s, gpus, gpus,
-            ARRAY(SELECT (mw * (0.9 + 0.2 * (abs(hashtext(node_id::text || time::text || tick)) % 100) / 100.0))::int
+            -- Noise of each node's own, and an oscillation that they have in common.
+            ARRAY(SELECT (mw * (0.9 + 0.2 * (abs(hashtext(node_id::text || time::text || tick)) % 100) / 100.0
+                    + 0.1 * sin(2 * pi() * (extract(epoch FROM time)::float8 + tick) / 31)))::int
                 FROM generate_series(1, :length_s) AS tick),
             mw * 0.09 * :length_s, mw * 0.02 * :length_s, mw * 1.21, mw * 1.3, 0
         FROM (
             SELECT time, node_id, count(*) AS gpus, sum(power_mean_mw) AS mw
-            FROM gigawatch.gpu_window JOIN gigawatch.gpu USING (gpu_id)
+            FROM flat_window JOIN gigawatch.gpu USING (gpu_id)
             WHERE time >= :start AND time < :stop GROUP BY time, node_id
         ) AS node"""),
         values,
@@ -153,23 +168,23 @@ def _faults(connection: Connection, now: datetime) -> None:
     }  # fmt: skip
     for sql in (
         # The whole fleet unmeasured for some minutes, and one site for longer.
-        "DELETE FROM gigawatch.gpu_window WHERE time >= :now - interval '70 min' AND time < :now - interval '64 min'",
-        """DELETE FROM gigawatch.gpu_window USING gigawatch.gpu, gigawatch.node, gigawatch.site
-        WHERE gpu_window.gpu_id = gpu.gpu_id AND gpu.node_id = node.node_id AND node.site_id = site.site_id
+        "DELETE FROM flat_window WHERE time >= :now - interval '70 min' AND time < :now - interval '64 min'",
+        """DELETE FROM flat_window USING gigawatch.gpu, gigawatch.node, gigawatch.site
+        WHERE flat_window.gpu_id = gpu.gpu_id AND gpu.node_id = node.node_id AND node.site_id = site.site_id
             AND site.name = 'austin' AND time >= :now - interval '50 min' AND time < :now - interval '40 min'""",
-        """DELETE FROM gigawatch.gpu_window USING gigawatch.gpu, gigawatch.node
-        WHERE gpu_window.gpu_id = gpu.gpu_id AND gpu.node_id = node.node_id AND hostname = :silent
+        """DELETE FROM flat_window USING gigawatch.gpu, gigawatch.node
+        WHERE flat_window.gpu_id = gpu.gpu_id AND gpu.node_id = node.node_id AND hostname = :silent
             AND time >= :now - interval '42 min'""",
         """DELETE FROM gigawatch.node_window USING gigawatch.node
         WHERE node_window.node_id = node.node_id AND hostname = :silent AND time >= :now - interval '42 min'""",
-        """DELETE FROM gigawatch.gpu_window USING gigawatch.gpu
-        WHERE gpu_window.gpu_id = gpu.gpu_id AND uuid = :lost AND time >= :now - interval '25 min'""",
-        """UPDATE gigawatch.gpu_window SET clock_event_reasons = 64 | 8, gpu_temp_max_c = temp_slowdown_c - 1,
+        """DELETE FROM flat_window USING gigawatch.gpu
+        WHERE flat_window.gpu_id = gpu.gpu_id AND uuid = :lost AND time >= :now - interval '25 min'""",
+        """UPDATE flat_window SET clock_event_reasons = 64 | 8, gpu_temp_max_c = temp_slowdown_c - 1,
             sm_clock_mhz = 1200
-        FROM gigawatch.gpu WHERE gpu_window.gpu_id = gpu.gpu_id AND uuid = :throttled
+        FROM gigawatch.gpu WHERE flat_window.gpu_id = gpu.gpu_id AND uuid = :throttled
             AND time >= :now - interval '20 min'""",
-        """UPDATE gigawatch.gpu_window SET gpu_util_pm = NULL
-        FROM gigawatch.gpu WHERE gpu_window.gpu_id = gpu.gpu_id AND uuid = :mig""",
+        """UPDATE flat_window SET gpu_util_pm = NULL
+        FROM gigawatch.gpu WHERE flat_window.gpu_id = gpu.gpu_id AND uuid = :mig""",
         """UPDATE gigawatch.gpu SET mig_enabled = true, mig_instances = CAST(:instances AS jsonb)
         WHERE uuid = :mig""",
     ):

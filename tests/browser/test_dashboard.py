@@ -15,9 +15,10 @@ import flask
 import httpx
 import pytest
 from playwright.sync_api import Browser, Page, expect, sync_playwright
+from sqlalchemy import text
 
 from dashboard import access
-from gigawatch import database, tokens
+from gigawatch import database, schema, tokens
 from gigawatch.embedded import EmbeddedServer, installations
 from migrations.run import migrate
 from tests.agents import GIGAWATCH, environment
@@ -31,7 +32,18 @@ UNNAMED = """[...document.querySelectorAll('input:not([type=hidden]), img, butto
     .filter(it => !it.labels?.length && !it.ariaLabel && !it.alt && !it.title && !it.textContent.trim()
         && !it.getAttribute('aria-labelledby') && it.offsetParent)
     .map(it => it.outerHTML.slice(0, 200))"""
-PAGES = ("/", "/nodes", "/nodes/1", f"/gpus/{seed.THROTTLED}", "/nodes/999999", "/gpus/none", "/nowhere")
+PAGES = (
+    "/",
+    "/nodes",
+    "/swings",
+    "/swings?range=6h",
+    "/store",
+    "/nodes/1",
+    f"/gpus/{seed.THROTTLED}",
+    "/nodes/999999",
+    "/gpus/none",
+    "/nowhere",
+)
 
 
 class Dashboard:
@@ -73,6 +85,32 @@ def store(tmp_path_factory: pytest.TempPathFactory) -> Iterator[EmbeddedServer]:
         engine.dispose()
         yield server
     subprocess.run(["rm", "-rf", folder], check=True)
+
+
+@pytest.fixture(autouse=True)
+def alive(store: EmbeddedServer) -> None:
+    """The nodes were heard of now, however long the tests before took: after a minute all would be silent.
+
+    Their newest windows are there once more, as of now.
+    """
+    engine = database.engine(store.url)
+    columns = [column.name for column in schema.gpu_window.columns if column.name != "time"]
+    with engine.begin() as connection:
+        connection.execute(
+            text(
+                "UPDATE gigawatch.node_now SET last_seen = last_seen + since.length, time = time + since.length"
+                " FROM (SELECT now() - max(last_seen) AS length FROM gigawatch.node_now) AS since"
+            )
+        )
+        connection.execute(
+            text(
+                f"INSERT INTO gigawatch.gpu_window (time, {', '.join(columns)})"
+                f" SELECT DISTINCT ON (w.node_id) now.time, {', '.join(f'w.{name}' for name in columns)}"
+                " FROM gigawatch.gpu_window AS w JOIN gigawatch.node_now AS now USING (node_id)"
+                " ORDER BY w.node_id, w.time DESC ON CONFLICT DO NOTHING"
+            )
+        )
+    engine.dispose()
 
 
 @pytest.fixture(scope="module")
@@ -158,6 +196,29 @@ def test_the_fleet_shows_what_matters(watched: Watched) -> None:
     expect(page.locator(".panel", has_text="Events of the last day").locator("tbody")).to_contain_text("XID 79")
     summary = page.get_by_role("group", name=re.compile("^Power over time"))
     expect(summary).to_have_count(1)
+
+
+def test_load_swings_show_power_at_1_hz_its_ramps_and_its_main_oscillation(watched: Watched) -> None:
+    page = watched.go("/")
+    page.get_by_role("link", name="Load swings").click()
+    expect(page).to_have_url(re.compile("/swings$"))
+    for label in ("Largest swing in 10 s", "Largest ramp up", "Largest ramp down", "Mean power", "Coverage at 1 Hz"):
+        expect(page.locator(".card", has_text=label).locator(".value")).to_have_text(re.compile(r"^\d"))
+    expect(page.locator(".card", has_text="Largest ramp up").locator(".unit")).to_have_text(re.compile("W/s"))
+    expect(page.get_by_text("boundary: gpu")).to_be_visible()
+    # The seed's nodes swing together every 31 s.
+    expect(page.locator("#live-oscillation")).to_contain_text(re.compile(r"mostly every 31\s(\.\d)?s, by ±\d"))
+    expect(page.get_by_role("group", name=re.compile("^Power second by second"))).to_have_count(1)
+    page.get_by_role("link", name="6 h", exact=True).click()
+    expect(page.get_by_role("group", name=re.compile("^Least to greatest power by the minute. oslo"))).to_have_count(1)
+    page.get_by_role("link", name="24 h").click()
+    expect(page.get_by_text("Shown are the last 6 h")).to_be_visible()
+    watched.go("/swings?rack=r01")
+    expect(page.get_by_text("do not apply here")).to_be_visible()
+    watched.go("/swings?from=2026-01-31T08:00Z&to=2026-01-31T09:00Z")
+    expect(page.locator(".card", has_text="Coverage at 1 Hz").locator(".value")).to_have_text("–")
+    expect(page.locator("#live-oscillation")).to_contain_text("nothing can be said")
+    assert watched.problems == []
 
 
 def test_filters_live_in_the_address_and_back_goes_back(watched: Watched) -> None:
@@ -389,6 +450,48 @@ def test_open_access_is_refused_beyond_this_machine(tmp_path: Path) -> None:
     assert "would let everybody in" in done.stderr
 
 
+def test_the_store_shows_its_folding_tables_and_jobs(watched: Watched, store: EmbeddedServer) -> None:
+    engine = database.engine(store.url)
+    with engine.begin() as connection:
+        connection.execute(text("INSERT INTO gigawatch.job VALUES ('retain', 'host:1', now(), now(), NULL, 'no room')"))
+        connection.execute(
+            text(
+                "INSERT INTO gigawatch.rollup VALUES"
+                " ('1m', now() - interval '9 min', now() - interval '9 min', 0), ('1h', now(), now(), 0)"
+            )
+        )
+    try:
+        page = watched.go("/nodes?site=oslo")
+        page.get_by_role("link", name="Store").click()
+        expect(page.locator("main h1")).to_have_text("Store")
+        expect(page.locator("#filters > *")).to_have_count(0)
+        for card, value in (("PostgreSQL", r"^\d+$"), ("Minutes folded", r"^\d\d:\d\d"), ("Size on disk", r"^\d"),
+                            ("Windows kept", "^7$"), ("Buckets waiting", "^0$")):  # fmt: skip
+            expect(page.locator(".card", has_text=card).locator(".value")).to_have_text(re.compile(value))
+        expect(page.locator(".card.bad")).to_contain_text("9 min ago")
+        expect(page.locator("main .banner.bad", has_text="Job retain failed: no room")).to_be_visible()
+        expect(page.locator("main .banner.bad", has_text="not folded into minutes")).to_be_visible()
+        levels = page.get_by_role("region", name="Levels of folding")
+        expect(levels.locator(".badge")).to_have_text(["behind", "up to date", "nothing folded yet"])
+        expect(page.get_by_role("region", name="Jobs of the scheduler").locator("tbody tr")).to_contain_text(["failed"])
+        tables = page.get_by_role("region", name="Tables of the store")
+        expect(tables.locator("tbody tr").first).to_contain_text("gpu_window")
+        expect(tables.locator(".share").first).to_be_visible()
+        # A refresh brings what changed, and leaves the page where it is.
+        tables.focus()
+        with engine.begin() as connection:
+            connection.execute(text("UPDATE gigawatch.job SET error = NULL"))
+        expect(page.locator("main .banner.bad", has_text="Job retain failed")).to_have_count(0, timeout=10_000)
+        assert page.evaluate("document.activeElement.ariaLabel").startswith("Tables of the store")
+        page.get_by_role("link", name="Fleet").click()
+        expect(page.locator("#filters")).to_contain_text("oslo")
+        assert watched.problems == []
+    finally:
+        with engine.begin() as connection:
+            connection.execute(text("TRUNCATE gigawatch.job, gigawatch.rollup"))
+        engine.dispose()
+
+
 def test_an_empty_store_says_what_to_do(browser: Browser, embedded_server: Any, tmp_path: Path) -> None:
     url = embedded_server.create()
     served = Dashboard(url, tmp_path / "log", GIGAWATCH_DASHBOARD__OPEN_ACCESS="true")
@@ -397,6 +500,10 @@ def test_an_empty_store_says_what_to_do(browser: Browser, embedded_server: Any, 
         page = watched.go("/")
         expect(page.get_by_text("No data yet")).to_be_visible()
         expect(page.locator("main")).to_contain_text("gigawatch collect")
+        page = watched.go("/store")
+        expect(page.get_by_text("nothing folded yet")).to_have_count(3)
+        expect(page.get_by_text("No job ran yet")).to_be_visible()
+        assert watched.problems == []
         page.close()
     finally:
         served.stop()

@@ -16,6 +16,8 @@ from tests.browser import seed
 from tests.servers import Api, running_api
 
 OPEN = {"/healthz", "/readyz"}
+PLAIN = {"/metrics"}
+"""Paths that answer text."""
 SENDERS = {"/api/v1/batches": {"agent", "admin"}, "/api/v1/hello": {"agent", "viewer", "admin"}}
 
 
@@ -73,7 +75,7 @@ def test_every_route_needs_a_token_of_its_role(api: Api, document: dict[str, Any
 def test_answers_are_what_the_document_says(api: Api, document: dict[str, Any]) -> None:
     with api.client("viewer") as client:
         for path, method, asked in paths(document):
-            if method != "get" or path in OPEN:
+            if method != "get" or path in OPEN | PLAIN:
                 continue
             answer = client.get(asked)
             assert answer.status_code == 200, (asked, answer.text)
@@ -90,6 +92,14 @@ def test_answers_are_what_the_document_says(api: Api, document: dict[str, Any]) 
         ("/api/v1/power?start=2026-02-01&stop=2026-01-01", 422, "is not before stop"),
         ("/api/v1/power?group_by=planet", 422, "group_by = 'planet'"),
         ("/api/v1/power?start=2020-01-01&step_s=1", 422, "step_s = 1"),
+        ("/api/v1/site-seconds?start=2026-01-01&stop=2026-01-02", 422, "start and stop are more than 6 h apart"),
+        ("/api/v1/load-swings?start=2026-01-01&stop=2026-01-09", 422, "start and stop are more than 7 days apart"),
+        ("/api/v1/load-swings/summary?over_s=0", 422, "over_s = '0'"),
+        (
+            "/api/v1/load-swings/spectrum?start=2026-01-01&stop=2026-01-02",
+            422,
+            "start and stop are more than 6 h apart",
+        ),
         ("/api/v1/gpus?limit=0", 422, "limit = '0'"),
         ("/api/v1/nodes/0", 404, "no such thing"),
         ("/api/v1/nodes/99999999999999999999", 404, "no such thing"),

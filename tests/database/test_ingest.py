@@ -60,9 +60,9 @@ def accepted(response: httpx.Response) -> dict[str, Any]:
     return answer
 
 
-def count(engine: Engine, table: str = "gpu_window") -> int:
+def count(engine: Engine, table: str = "expanded.gpu_window") -> int:
     with engine.connect() as connection:
-        return int(connection.scalar(text(f"SELECT count(*) FROM gigawatch.{table}")) or 0)
+        return int(connection.scalar(text(f"SELECT count(*) FROM {table}")) or 0)
 
 
 def test_everything_in_a_batch_is_stored(api: Api, engine: Engine) -> None:

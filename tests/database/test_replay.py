@@ -16,7 +16,8 @@ from tests.unit.test_replay import square_wave
 def test_a_replay_is_stored_to_the_millijoule_marked_and_not_twice(embedded_server: Any, tmp_path: Path) -> None:
     url = embedded_server.create()
     trace = square_wave(tmp_path / "trace.csv")
-    with running_api(url, tmp_path / "api.log") as api:
+    # Recordings may be older than windows are usually kept.
+    with running_api(url, tmp_path / "api.log", GIGAWATCH_RETENTION__WINDOWS_D="36525") as api:
         command = [*GIGAWATCH, "replay", str(trace), "--start", "2026-01-31T12:00:00Z", "--gpu-model", "A100",
                    "--json", "--server-url", api.url]  # fmt: skip
         settings = environment(None, GIGAWATCH_AGENT__TOKEN=api.tokens["agent"])

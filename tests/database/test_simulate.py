@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 from sqlalchemy import Engine, text
 
+from collector.simulated import fleet
 from gigawatch import database
 from tests.conftest import Server
 from tests.servers import Api, running_api
@@ -49,14 +50,14 @@ def simulate(api: Api, folder: Path, *options: str) -> dict[str, Any]:
 def counted(engine: Engine) -> dict[str, int]:
     with engine.connect() as connection:
         return {
-            name: connection.execute(text(f"SELECT count(*) FROM gigawatch.{table}")).scalar_one()
+            name: connection.execute(text(f"SELECT count(*) FROM {table}")).scalar_one()
             for name, table in (
-                ("gpu_windows", "gpu_window"),
-                ("node_windows", "node_window"),
-                ("events", "event"),
-                ("health", "gpu_health"),
-                ("nodes", "node"),
-                ("gpus", "gpu"),
+                ("gpu_windows", "expanded.gpu_window"),
+                ("node_windows", "gigawatch.node_window"),
+                ("events", "gigawatch.event"),
+                ("health", "gigawatch.gpu_health"),
+                ("nodes", "gigawatch.node"),
+                ("gpus", "gigawatch.gpu"),
             )
         }
 
@@ -71,14 +72,14 @@ def test_the_store_has_what_was_sent_and_a_second_run_adds_no_window(api: Api, e
         overlaps = connection.execute(
             text(
                 "SELECT count(*) FROM (SELECT time, covered_ms, lead(time) OVER (PARTITION BY gpu_id ORDER BY time)"
-                " AS next FROM gigawatch.gpu_window) AS w WHERE next <> time + covered_ms * interval '1 ms'"
+                " AS next FROM expanded.gpu_window) AS w WHERE next <> time + covered_ms * interval '1 ms'"
             )
         ).scalar_one()
         assert overlaps == 0
         # Σ energy of the GPUs is what the nodes saw tick by tick, where no GPU was missing.
         gpus_mj, nodes_mj = connection.execute(
             text(
-                "SELECT (SELECT sum(energy_mj) FROM gigawatch.gpu_window JOIN gigawatch.gpu USING (gpu_id)"
+                "SELECT (SELECT sum(energy_mj) FROM expanded.gpu_window"
                 " WHERE (node_id, time) IN (SELECT node_id, time FROM gigawatch.node_window"
                 " WHERE gpus_read = gpus_expected)),"
                 " (SELECT sum(mw::bigint * tick_ms) / 1000 FROM gigawatch.node_window, unnest(gpu_power_mw) AS mw)"
@@ -96,3 +97,40 @@ def test_the_store_has_what_was_sent_and_a_second_run_adds_no_window(api: Api, e
     assert again["gpu_windows"] == added < 0.7 * stored["gpu_windows"]
     assert again["refused"] > 0.5 * 5 * 2 * 30
     assert counted(engine)["gpus"] == stored["gpus"]
+
+
+def test_a_prepared_fleet_is_stored_as_what_it_is(api: Api, engine: Engine, tmp_path: Path) -> None:
+    sent = simulate(
+        api, tmp_path, "--prepared", "--nodes", "60", "--gpus-per-node", "4", "--processes", "2",
+        "--history", "5m", "--speed", "100", "--for", "8s", "--faults", "none",
+    )  # fmt: skip
+    nodes = fleet.of_nodes(60, seed=1, gpus_per_node=4)
+    stored = counted(engine)
+    assert stored == {"nodes": 60, "gpus": 240, "health": 0, "events": 60, **{
+        name: sent[name] for name in ("gpu_windows", "node_windows")
+    }}  # fmt: skip
+    assert stored["gpu_windows"] == 4 * stored["node_windows"] > 4 * 60 * 10
+    assert (sent["refused"], sent["refused_batches"], sent["gaps"], sent["duplicate_batches"]) == (0, 0, 0, 0)
+    with engine.connect() as connection:
+        found = connection.execute(text("SELECT machine_id, site, rack, gpus, simulated FROM report.nodes")).all()
+        assert {tuple(row) for row in found} == {
+            (node.machine_id, node.site.name, node.rack, 4, True) for node in nodes
+        }
+        hours = connection.execute(
+            text(
+                "SELECT machine_id, gpu_uuid, sum(energy_j) FROM report.energy_hourly"
+                " JOIN report.nodes USING (node_id) GROUP BY machine_id, gpu_uuid"
+            )
+        ).all()
+        assert {(row[0], row[1]) for row in hours} == {
+            (node.machine_id, uuid) for node in nodes for uuid in node.gpu_uuids
+        }
+        assert min(row[2] for row in hours) > 0
+        # What the copies say of their ticks is what they say of their energy.
+        gpus_mj, nodes_mj = connection.execute(
+            text(
+                "SELECT (SELECT sum(energy_mj) FROM expanded.gpu_window),"
+                " (SELECT sum(mw::bigint * tick_ms) / 1000 FROM gigawatch.node_window, unnest(gpu_power_mw) AS mw)"
+            )
+        ).one()
+        assert gpus_mj == nodes_mj

@@ -8,7 +8,17 @@ import pytest
 
 from dashboard import figures, theme
 from dashboard.view import Period
-from gigawatch.readings import EventRow, GpuNow, GpuPoint, NodePoint, PowerPoint, Tick
+from gigawatch.readings import (
+    EventRow,
+    GpuNow,
+    GpuPoint,
+    LoadSwing,
+    NodePoint,
+    PowerPoint,
+    SiteSecond,
+    SpectrumLine,
+    Tick,
+)
 
 START = datetime(2026, 11, 23, 8, tzinfo=UTC)
 MINUTE = timedelta(minutes=1)
@@ -204,3 +214,50 @@ def test_a_value_that_is_zero_is_not_absent() -> None:
     chart = figures.heat_map_gpus([gpu_now(0, power_w=0.0)], "power", str, theme.LIGHT)
     assert len(chart.figure.data) == 1
     assert chart.figure.data[0].z[0][0] == 0
+
+
+def second(place: int, power_w: float, *, complete: bool = True, ramp: float | None = None) -> SiteSecond:
+    return SiteSecond(time=START + timedelta(seconds=place), power_w=power_w, ramp_w_per_s=ramp, nodes=3,
+                      complete=complete)  # fmt: skip
+
+
+def test_a_second_that_is_missing_is_a_gap_and_one_that_lacks_a_node_stands_apart() -> None:
+    rows = [second(0, 5_000), second(1, 6_000, ramp=1_000), second(5, 4_000, complete=False), second(6, 6_000)]
+    chart = figures.seconds_power(rows, PERIOD, theme.LIGHT)
+    assert named(chart, "All nodes").y == (None, 5, 6, None, None, 6, None)
+    assert named(chart, "Some nodes missing").y == (None, None, None, None, 4, None, None)
+    assert "1 s lack a node" in chart.summary
+    ramps = figures.seconds_ramp(rows, PERIOD, theme.LIGHT)
+    assert named(ramps, "Ramp rate").y == (None, None, 1, None, None, None, None)
+
+
+def test_a_site_s_minutes_are_a_band_with_a_gap_where_one_is_missing() -> None:
+    rows = [
+        LoadSwing(
+            time=START + minute * MINUTE, site=site, power_mean_w=2_000, power_min_w=1_000, power_max_w=3_000,
+            swing_w=2_000, ramp_up_max_w_per_s=500, ramp_down_max_w_per_s=None, seconds_comparable=9, nodes=2,
+            coverage=0.5,
+        )
+        for site in ("oslo", "paris") for minute in (0, 1, 3)
+    ]  # fmt: skip
+    chart = figures.minutes_power(rows, PERIOD, theme.DARK)
+    assert areas(chart, "oslo") == [8, 6]
+    assert named(chart, "paris").y == (2, 2, None, 2, None, None)
+    ramps = figures.minutes_ramp(rows, PERIOD, theme.DARK)
+    assert named(ramps, "oslo, up").y == (500, 500, None, 500, None, None)
+    assert named(ramps, "oslo, down").y == (None,) * 6
+
+
+def test_a_spectrum_names_the_peak_that_stands_out_and_no_other() -> None:
+    def line(k: int, peak_w: float | None) -> SpectrumLine:
+        return SpectrumLine(
+            frequency_hz=k / 64, amplitude_w=120_000 if k == 2 else 10, variance_share=0.5, resolution_hz=1 / 64,
+            peak_frequency_hz=None if peak_w is None else 1 / 31, peak_amplitude_w=peak_w, began=START, seconds=64,
+        )  # fmt: skip
+
+    plain = figures.spectrum([line(k, None) for k in range(1, 33)], theme.LIGHT)
+    assert "No peak stands out" in plain.summary
+    found = figures.spectrum([line(k, 121_000 if k == 2 else None) for k in range(1, 33)], theme.LIGHT)
+    assert "every 31 s, by ±121 kW" in found.summary.replace("\u00a0", " ")
+    assert len(found.figure.layout.annotations) == len(plain.figure.layout.annotations) + 1
+    assert "No stretch" in figures.spectrum([], theme.LIGHT).summary

@@ -22,7 +22,7 @@ from collector.sender import Sender
 from collector.spool import Spool
 from gigawatch.records import Event, NodeWindow
 from gigawatch.settings import Agent
-from gigawatch.wire import BATCHES, JSON, MSGPACK, Batch, Outcome, encode
+from gigawatch.wire import BATCHES, JSON, MSGPACK, Batch, Outcome, encode, pack_nodes
 from tests.agents import GIGAWATCH, environment, wait_for
 from tests.relays import Relay, Upstream, running_relay, running_upstream
 
@@ -76,7 +76,7 @@ def test_an_agents_client_is_answered_as_by_the_api(relay: Relay, upstream: Upst
     wait_for("the batch upstream", lambda: upstream.stored)
     (stored,) = upstream.stored
     assert (stored.machine_id, stored.spool_id, stored.seq, stored.oldest_seq) == ("node-1", "s", 3, 3)
-    assert msgspec.msgpack.decode(stored.node_windows[0], type=NodeWindow) == window
+    assert stored.packed_node_windows == pack_nodes([window])
     client.close()
 
 

@@ -1,9 +1,11 @@
 """Settings: ranks of their sources, and errors that name the key."""
 
+import os
 from pathlib import Path
 
 import pytest
 
+from api import commands
 from gigawatch.errors import ExitCode, GigawatchError
 from gigawatch.settings import load
 
@@ -61,3 +63,11 @@ def test_secrets_do_not_appear_in_errors(tmp_path: Path) -> None:
 def test_a_named_file_must_exist(tmp_path: Path) -> None:
     with pytest.raises(GigawatchError, match=r"none\.toml"):
         load(None, environment={"GIGAWATCH_CONFIG": str(tmp_path / "none.toml")})
+
+
+def test_serving_processes_get_the_retention_of_a_named_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    given: dict[str, str] = {}
+    monkeypatch.setattr(os, "environ", given)
+    loaded = load(write(tmp_path, "[retention]\nwindows_d = 3\nevents_d = 400"), environment={})
+    commands._hand_down(loaded, "postgresql://db/gigawatch")
+    assert load(environment=given).retention == loaded.retention

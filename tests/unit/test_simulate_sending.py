@@ -234,15 +234,15 @@ def test_with_speed_the_fleet_catches_up_and_then_keeps_time() -> None:
 
 
 def test_the_first_contact_waits_for_the_server_and_looks_at_the_clock() -> None:
-    made, server, clock, _ = simulation(1)
+    _, server, clock, _ = simulation(1)
     server.errors = [ServerUnreachable("away", 20.0)]
     began_s = clock()
-    made.connect()
+    sending.connect(server, clock=clock, sleep=clock.sleep)
     assert 20 <= clock() - began_s < 22
     server.clock = Clock()
     server.clock.now_s = clock() - 400
     with pytest.raises(GigawatchError, match="400 s off"):
-        made.connect()
+        sending.connect(server, clock=clock, sleep=clock.sleep)
 
 
 @pytest.mark.parametrize(

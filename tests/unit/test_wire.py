@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from sqlalchemy.dialects.postgresql import ARRAY
 
 from gigawatch import schema
 from gigawatch.records import EnergyMethod, Gpu, GpuWindow, Inventory
@@ -64,6 +65,7 @@ def test_a_batch_survives_the_journey() -> None:
 @pytest.mark.parametrize("column", columns(), ids=lambda column: column.name)
 def test_widths_on_the_wire_fit_the_table(column: object) -> None:
     stored = {"start": "time"}.get(column.name, column.name)  # type: ignore[attr-defined]
-    kind = type(schema.gpu_window.c[stored].type).__name__
+    found = schema.gpu_window.c[stored].type
+    kind = type(found.item_type if isinstance(found, ARRAY) else found).__name__
     width = {"DateTime": "q", "Integer": "i", "SmallInteger": "h", "BigInteger": "q"}[kind]
     assert column.typecode == width  # type: ignore[attr-defined]

@@ -1,0 +1,168 @@
+-- report.store_rollups, report.store_tables, report.store_jobs: how the store itself is doing.
+-- Definition: lag_s is the time since the end of what a level is folded to, behind_s the part of it for which there
+-- are windows. Rows are what PostgreSQL last counted when it cleaned or analysed. Oldest and newest are those of up
+-- to 500 nodes, of the 250 heard of first and the 250 heard of last: exact for small fleets, quick for large ones.
+-- A hypertable's rows and bytes are those of its chunks together; heap_bytes hold what is stored aside (TOAST), too.
+-- Missing data: a level that was never folded has NULL in closed, folded, lag_s and behind_s; a
+-- table that PostgreSQL has not counted yet has NULL in rows, an empty one in oldest and newest; a job that runs has
+-- NULL in finished and took_s.
+CREATE VIEW report.store_rollups AS
+SELECT
+    level.name AS level,
+    rollup.closed,
+    rollup.folded,
+    extract(epoch FROM now() - rollup.folded)::double precision AS lag_s,
+    CASE WHEN rollup.folded IS NOT NULL THEN greatest(0, extract(epoch FROM newest.time - rollup.folded)) END
+        ::double precision AS behind_s,
+    dirty.buckets AS dirty_buckets,
+    dirty.oldest AS oldest_dirty
+FROM (VALUES ('1m'), ('1h'), ('1d')) AS level (name)
+LEFT JOIN gigawatch.rollup ON rollup.level = level.name
+CROSS JOIN (SELECT max(node_now.time) AS time FROM gigawatch.node_now) AS newest
+CROSS JOIN LATERAL (
+    SELECT count(*) AS buckets, min(marked.time) AS oldest
+    FROM (SELECT DISTINCT d.time, d.node_id FROM gigawatch.rollup_dirty AS d WHERE d.level = level.name) AS marked
+) AS dirty;
+COMMENT ON VIEW report.store_rollups IS 'How far windows are folded into minutes, hours and days';
+COMMENT ON COLUMN report.store_rollups.level IS '1m, 1h or 1d';
+COMMENT ON COLUMN report.store_rollups.closed IS 'Buckets before it take windows as late ones alone, UTC';
+COMMENT ON COLUMN report.store_rollups.folded IS 'Buckets before it are folded, UTC';
+COMMENT ON COLUMN report.store_rollups.lag_s IS
+    'Time since the end of what is folded, s; up to a bucket and half a minute is as it should be';
+COMMENT ON COLUMN report.store_rollups.behind_s IS
+    'Time from the end of what is folded to the start of the newest window, s; 0 where nothing newer came';
+COMMENT ON COLUMN report.store_rollups.dirty_buckets IS 'Buckets of nodes that wait to be folded again for late data';
+COMMENT ON COLUMN report.store_rollups.oldest_dirty IS 'Start of the oldest of them, UTC';
+
+CREATE VIEW report.store_tables AS
+WITH node AS MATERIALIZED (
+    (SELECT node_id FROM gigawatch.node ORDER BY node_id LIMIT 250)
+    UNION
+    (SELECT node_id FROM gigawatch.node_now ORDER BY last_seen DESC LIMIT 250)
+), span (table_name, oldest, newest) AS (
+    SELECT 'gpu_window', min(edge.first), max(edge.last)
+    FROM node, LATERAL (
+        SELECT min(f.time) AS first, max(f.time) AS last FROM gigawatch.gpu_window AS f WHERE f.node_id = node.node_id
+    ) AS edge
+    UNION ALL
+    SELECT 'node_window', min(edge.first), max(edge.last)
+    FROM node, LATERAL (
+        SELECT min(f.time) AS first, max(f.time) AS last FROM gigawatch.node_window AS f WHERE f.node_id = node.node_id
+    ) AS edge
+    UNION ALL
+    SELECT 'gpu_1m', min(edge.first), max(edge.last)
+    FROM node, LATERAL (
+        SELECT min(f.time) AS first, max(f.time) AS last FROM gigawatch.gpu_1m AS f WHERE f.node_id = node.node_id
+    ) AS edge
+    UNION ALL
+    SELECT 'gpu_1h', min(edge.first), max(edge.last)
+    FROM node, LATERAL (
+        SELECT min(f.time) AS first, max(f.time) AS last FROM gigawatch.gpu_1h AS f WHERE f.node_id = node.node_id
+    ) AS edge
+    UNION ALL
+    SELECT 'gpu_1d', min(edge.first), max(edge.last)
+    FROM node, LATERAL (
+        SELECT min(f.time) AS first, max(f.time) AS last FROM gigawatch.gpu_1d AS f WHERE f.node_id = node.node_id
+    ) AS edge
+    UNION ALL
+    SELECT 'node_1m', min(edge.first), max(edge.last)
+    FROM node, LATERAL (
+        SELECT min(f.time) AS first, max(f.time) AS last FROM gigawatch.node_1m AS f WHERE f.node_id = node.node_id
+    ) AS edge
+    UNION ALL
+    SELECT 'node_1h', min(edge.first), max(edge.last)
+    FROM node, LATERAL (
+        SELECT min(f.time) AS first, max(f.time) AS last FROM gigawatch.node_1h AS f WHERE f.node_id = node.node_id
+    ) AS edge
+    UNION ALL
+    SELECT 'node_1d', min(edge.first), max(edge.last)
+    FROM node, LATERAL (
+        SELECT min(f.time) AS first, max(f.time) AS last FROM gigawatch.node_1d AS f WHERE f.node_id = node.node_id
+    ) AS edge
+    UNION ALL
+    SELECT 'gpu_health', min(edge.first), max(edge.last)
+    FROM node
+    JOIN gigawatch.gpu_slot AS s ON s.node_id = node.node_id AND s.slot = 1
+    CROSS JOIN LATERAL (
+        SELECT min(f.time) AS first, max(f.time) AS last FROM gigawatch.gpu_health AS f WHERE f.gpu_id = s.gpu_id
+    ) AS edge
+    UNION ALL
+    SELECT 'site_second', min(edge.first), max(edge.last)
+    FROM gigawatch.site, LATERAL (
+        SELECT min(f.time) AS first, max(f.time) AS last FROM gigawatch.site_second AS f
+        WHERE f.site_id = site.site_id
+    ) AS edge
+    UNION ALL
+    SELECT 'rack_1m', min(f.time), max(f.time) FROM gigawatch.rack_1m AS f
+    UNION ALL
+    SELECT 'rack_1h', min(f.time), max(f.time) FROM gigawatch.rack_1h AS f
+    UNION ALL
+    SELECT 'rack_1d', min(f.time), max(f.time) FROM gigawatch.rack_1d AS f
+    UNION ALL
+    SELECT 'site_1m', min(f.time), max(f.time) FROM gigawatch.site_1m AS f
+    UNION ALL
+    SELECT 'site_1h', min(f.time), max(f.time) FROM gigawatch.site_1h AS f
+    UNION ALL
+    SELECT 'site_1d', min(f.time), max(f.time) FROM gigawatch.site_1d AS f
+    UNION ALL
+    SELECT 'event', min(f.time), max(f.time) FROM gigawatch.event AS f
+), part AS (
+    SELECT t.oid AS table_oid, t.oid, 0 AS chunk FROM pg_class AS t
+    WHERE t.relnamespace = 'gigawatch'::regnamespace AND t.relkind = 'r'
+    UNION ALL
+    SELECT inherits.inhparent, inherits.inhrelid, 1 FROM pg_inherits AS inherits
+), size AS (
+    SELECT
+        part.table_oid,
+        sum(part.chunk) AS chunks,
+        -- The table itself is empty where it has chunks.
+        sum(c.reltuples) FILTER (WHERE c.reltuples >= 0 AND (part.chunk = 1 OR NOT c.relhassubclass)) AS rows,
+        sum(pg_table_size(c.oid)) AS heap_bytes,
+        sum(pg_indexes_size(c.oid)) AS index_bytes
+    FROM part
+    JOIN pg_class AS c ON c.oid = part.oid
+    GROUP BY part.table_oid
+)
+SELECT
+    t.relname::text AS table_name,
+    obj_description(t.oid, 'pg_class') AS holds,
+    size.rows::bigint AS rows,
+    size.heap_bytes::bigint AS heap_bytes,
+    size.index_bytes::bigint AS index_bytes,
+    (size.heap_bytes + size.index_bytes)::bigint AS total_bytes,
+    span.oldest,
+    span.newest,
+    size.chunks::integer AS chunks
+FROM pg_class AS t
+JOIN size ON size.table_oid = t.oid
+LEFT JOIN span ON span.table_name = t.relname
+WHERE t.relnamespace = 'gigawatch'::regnamespace AND obj_description(t.oid, 'pg_class') IS NOT NULL;
+COMMENT ON VIEW report.store_tables IS 'Tables of the store with their sizes and the times that they hold';
+COMMENT ON COLUMN report.store_tables.table_name IS 'Name of the table in schema gigawatch';
+COMMENT ON COLUMN report.store_tables.holds IS 'What a row of it is';
+COMMENT ON COLUMN report.store_tables.rows IS 'Rows, as PostgreSQL last estimated them';
+COMMENT ON COLUMN report.store_tables.heap_bytes IS 'Size on disk without indexes, bytes';
+COMMENT ON COLUMN report.store_tables.index_bytes IS 'Size of its indexes on disk, bytes';
+COMMENT ON COLUMN report.store_tables.total_bytes IS 'Size on disk, bytes';
+COMMENT ON COLUMN report.store_tables.oldest IS 'Time of the oldest row, UTC; NULL as well where rows have no time';
+COMMENT ON COLUMN report.store_tables.newest IS 'Time of the newest row, UTC';
+COMMENT ON COLUMN report.store_tables.chunks IS 'Chunks of the hypertable; 0 for a plain table';
+
+CREATE VIEW report.store_jobs AS
+SELECT
+    job.name,
+    job.leader,
+    job.started,
+    job.finished,
+    extract(epoch FROM job.finished - job.started)::double precision AS took_s,
+    job.progress,
+    job.error
+FROM gigawatch.job;
+COMMENT ON VIEW report.store_jobs IS 'Jobs of the scheduler: the last run of each';
+COMMENT ON COLUMN report.store_jobs.name IS 'fold or retain';
+COMMENT ON COLUMN report.store_jobs.leader IS 'Host and process that ran it';
+COMMENT ON COLUMN report.store_jobs.started IS 'When its last run began, UTC';
+COMMENT ON COLUMN report.store_jobs.finished IS 'When that run ended, UTC; NULL while it runs';
+COMMENT ON COLUMN report.store_jobs.took_s IS 'How long it took, s';
+COMMENT ON COLUMN report.store_jobs.progress IS 'What it did';
+COMMENT ON COLUMN report.store_jobs.error IS 'Why it failed; NULL where it did not';
