@@ -51,8 +51,8 @@ def run(settings: Settings) -> None:
     _allow_connections()
     forwarder.start()
     max_clock_offset_s = hello.max_clock_offset_s if hello else settings.server.max_clock_offset_s
-    asyncio.run(_serve(relay, Service(spool, access, forwarder, relay.max_body_mib, max_clock_offset_s)))
-    forwarder.finish(FORWARD_S)
+    service = Service(spool, access, forwarder, relay.max_body_mib, max_clock_offset_s)
+    asyncio.run(_serve(relay, service, forwarder))
     access.close()
     log.info("%d batches wait for the next relay", spool.totals().batches)
     spool.close()
@@ -66,7 +66,7 @@ def _allow_connections() -> None:
     resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))
 
 
-async def _serve(relay: Relay, service: Service) -> None:
+async def _serve(relay: Relay, service: Service, forwarder: Forwarder) -> None:
     ending = asyncio.Event()
     loop = asyncio.get_running_loop()
     for number in (signal.SIGTERM, signal.SIGINT):
@@ -88,6 +88,8 @@ async def _serve(relay: Relay, service: Service) -> None:
     await service.finish(ANSWER_S)
     server.stop()
     await serving
+    # While the loop is there: a second signal would end the process once it is closed.
+    await asyncio.to_thread(forwarder.finish, FORWARD_S)
     for task in tasks:
         task.cancel()
     if not ending.is_set():
