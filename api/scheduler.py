@@ -4,6 +4,7 @@ import logging
 import os
 import socket
 import threading
+import time
 from collections.abc import Callable
 from datetime import UTC, datetime
 from typing import Any
@@ -21,6 +22,7 @@ LEADER_LOCK = 0x6769_676C
 """Held by the leader's connection for as long as it lives: it ends with its process."""
 FOLD_EVERY_S = 10
 RETAIN_EVERY_S = 600
+TELL_EVERY_S = 2
 # A leader whose host is gone is noticed, and its lock free, after some 25 s.
 KEEP_ALIVE = ("tcp_keepalives_idle = 10", "tcp_keepalives_interval = 5", "tcp_keepalives_count = 3")
 log = logging.getLogger(__name__)
@@ -41,6 +43,7 @@ class Scheduler:
         self._stopping = threading.Event()
         self._leading: sqlalchemy.PoolProxiedConnection | None = None
         self._folder: Folder | None = None
+        self._told_s = 0.0
         # A run that is missed while the one before it goes on is made up for by that one.
         self._scheduler = BackgroundScheduler(
             timezone=UTC, job_defaults={"coalesce": True, "max_instances": 1, "misfire_grace_time": None}
@@ -113,6 +116,9 @@ class Scheduler:
 
     def _tell(self, progress: str) -> None:
         log.debug("folding %s", progress)
+        if time.monotonic() >= self._told_s + TELL_EVERY_S:
+            self._told_s = time.monotonic()
+            self._note("fold", "progress = :text", progress)
 
     def _note(self, name: str, change: str, words: str | None = None) -> None:
         values: dict[str, Any] = {"name": name, "leader": self._name, "text": words}
