@@ -144,7 +144,7 @@ def gpu_sql(level: str, keys: str) -> str:
     minus = ", ".join(f"-coalesce(sum({_GROUP_OF_GPU.get(name, name)}), 0)" for name in GROUP_SUMS)
     old = ", ".join(f"expanded.at(old.{it.name}, slot) AS {it.name}" for it in METRICS)
     return f"""
-    WITH keys AS MATERIALIZED ({keys}), folded AS MATERIALIZED (
+    WITH keys AS MATERIALIZED ({_bounded(keys)}), folded AS MATERIALIZED (
         SELECT keys.time, keys.node_id, of_node.*
         FROM keys CROSS JOIN LATERAL (
             SELECT slot, {folded}
@@ -155,15 +155,16 @@ def gpu_sql(level: str, keys: str) -> str:
             ) AS windows
             GROUP BY slot
         ) AS of_node
+    ), found AS MATERIALIZED (
+        {_bounded("SELECT DISTINCT time, node_id FROM folded")}
     ), old AS MATERIALIZED (
-        SELECT old.* FROM (SELECT DISTINCT time, node_id FROM folded) AS found
+        SELECT old.* FROM found
         JOIN {table} AS old ON old.node_id = found.node_id AND old.time = found.time
     ), placed AS MATERIALIZED (
         -- A bucket stays where it was first folded, wherever the node is now.
         SELECT found.time, found.node_id, coalesce(old.site_id, node.site_id) AS site_id,
             CASE WHEN old.node_id IS NULL THEN node.rack_id ELSE old.rack_id END AS rack_id
-        FROM (SELECT DISTINCT time, node_id FROM folded) AS found
-        JOIN gigawatch.node USING (node_id) LEFT JOIN old USING (time, node_id)
+        FROM found JOIN gigawatch.node USING (node_id) LEFT JOIN old USING (time, node_id)
     ), written AS (
         INSERT INTO {table} (time, node_id, site_id, rack_id, slots, {names})
         SELECT time, node_id, min(site_id), min(rack_id), max(slot), {arrays}
@@ -186,6 +187,11 @@ def gpu_sql(level: str, keys: str) -> str:
         GROUP BY time, site_id, rack_id, model
     ), racks AS ({_group_sql("rack", level)}), sites AS ({_group_sql("site", level)})
     SELECT count(*) FROM placed"""
+
+
+def _bounded(keys: str) -> str:
+    """Keys with their bound, which never cuts any: the planner would make hash tables for millions of them."""
+    return f"SELECT * FROM ({keys}) AS keys LIMIT {MOST_BUCKETS}"
 
 
 def _of_slot() -> str:
@@ -245,7 +251,7 @@ def node_sql(level: str, keys: str) -> str:
     update = ", ".join(f"{name} = excluded.{name}" for name in NODE_COLUMNS)
     return f"""
     INSERT INTO gigawatch.node_{level} (time, node_id, {", ".join(NODE_COLUMNS)})
-    SELECT keys.time, keys.node_id, of_node.* FROM ({keys}) AS keys
+    SELECT keys.time, keys.node_id, of_node.* FROM ({_bounded(keys)}) AS keys
     CROSS JOIN LATERAL (
         SELECT {folded} FROM gigawatch.{source} AS w {ticks}
         WHERE w.node_id = keys.node_id AND w.time >= keys.time AND w.time < keys.time + %(width)s
@@ -419,7 +425,7 @@ class Folder:
             self._tell(f"{level} of {folded:%Y-%m-%d %H:%M}, nodes {first} to {beyond - 1}")
             values = {"start": folded, "stop": stop, "width": width, "first": first, "beyond": beyond}
             with self._connection.transaction():
-                buckets += self._fold(level, RANGE, values, WINDOWS_OF_KEYS.format(keys=RANGE))
+                buckets += self._fold(level, RANGE, values, WINDOWS_OF_KEYS.format(keys=_bounded(RANGE)))
                 if level == "1m":
                     # They are in the sums now, since this transaction's snapshot has both.
                     self._connection.execute(
