@@ -6,7 +6,7 @@ over its covered time, and power_mean_mw is the polled mean, which is another me
 
 One row of gpu_window and of its rollups holds all GPUs of a node, each metric an array with a place (slot) for
 each GPU; gpu_slot says which GPU that is. An array of one element stands for all of the row's slots. Against
-a row for each GPU this halves the bytes on disk and takes a third of the time to write (docs/performance.md). Views
+a row for each GPU this takes fewer bytes and an eighth of the index's entries (docs/architecture.md). Views
 in schema `expanded` turn it into a row for each GPU.
 """
 
