@@ -5,8 +5,6 @@ one by one, so that a bad one is refused with its field named and costs nothing 
 """
 
 import re
-import sys
-import zlib
 from collections.abc import Callable, Sequence
 from datetime import datetime
 from typing import Any, TypeVar
@@ -14,6 +12,7 @@ from typing import Any, TypeVar
 import msgspec
 from msgspec import Raw, Struct
 
+from gigawatch.bodies import Unacceptable, clock_offset_s
 from gigawatch.records import Event, GpuHealth, GpuWindow, Inventory, NodeWindow
 from gigawatch.units import MILLISECONDS_PER_SECOND
 from gigawatch.wire import (
@@ -28,32 +27,11 @@ from gigawatch.wire import (
     pack_nodes,
 )
 
-if sys.version_info >= (3, 14):
-    from compression import zstd
-else:
-    from backports import zstd
-
 T = TypeVar("T")
 MOST_REFUSALS = 100
 MOST_BATCHES = 10_000
 """In one request of a relay."""
-NTP = "Check the node's clock, e.g. with chrony."
 _BROKEN = (msgspec.DecodeError, UnicodeDecodeError, RecursionError)
-
-
-class Unacceptable(Exception):
-    """The whole request, or one batch of a relay's, cannot be taken.
-
-    Args:
-        status: of the HTTP answer.
-        problem: what is wrong and what to do.
-        code: for programs, where they should tell it from others.
-    """
-
-    def __init__(self, status: int, problem: str, code: str | None = None) -> None:
-        super().__init__(problem)
-        self.status = status
-        self.code = code
 
 
 class Packed(Struct, frozen=True):
@@ -84,35 +62,6 @@ class Parcel(Struct, kw_only=True):
     events: list[Event]
     health: list[GpuHealth]
     refused: list[Refusal]
-
-
-def decompress(body: bytes, encoding: str, most_bytes: int) -> bytes:
-    """The body as it was before compression, never more than most_bytes.
-
-    Raises:
-        Unacceptable: it is too large, damaged, or compressed in another way.
-    """
-    try:
-        match encoding.strip().lower():
-            case "" | "identity":
-                plain, whole = body, True
-            case "gzip":
-                unzip = zlib.decompressobj(wbits=31)
-                plain = unzip.decompress(body, most_bytes + 1)
-                whole = unzip.eof
-            case "zstd":
-                unpack = zstd.ZstdDecompressor()
-                plain = unpack.decompress(body, most_bytes + 1)
-                whole = unpack.eof
-            case other:
-                raise Unacceptable(415, f"Content-Encoding {other[:40]!r} is not known: send gzip, zstd or none")
-    except (zlib.error, zstd.ZstdError, EOFError) as error:
-        raise Unacceptable(400, f"The body is not {encoding}: {error}") from error
-    if len(plain) > most_bytes:
-        raise Unacceptable(413, f"The body is larger than {most_bytes} bytes: send smaller batches")
-    if not whole:
-        raise Unacceptable(400, f"The body ends before its {encoding} data do: was it cut short?")
-    return plain
 
 
 def decode(body: bytes, content_type: str, now: datetime, max_clock_offset_s: float) -> list[Parcel | Unacceptable]:
@@ -153,18 +102,7 @@ def _parcel(body: bytes | Raw, decoder: Callable[..., Any], now: datetime, max_c
         batch: Batch = decoder(body, type=Batch)
     except _BROKEN as error:
         raise Unacceptable(400, f"The body is not a batch: {error}") from error
-    offset_s = (batch.sent_at - now).total_seconds()
-    if abs(offset_s) > max_clock_offset_s:
-        raise Unacceptable(
-            422,
-            f"sent_at is {batch.sent_at.isoformat()}, {offset_s:+.0f} s off this server's clock"
-            f" ({now.isoformat()}), and at most {max_clock_offset_s:g} s are allowed. {NTP}",
-            "clock",
-        )
-    if (batch.spool_id is None) != (batch.seq is None):
-        raise Unacceptable(422, "spool_id and seq go together: send both, or neither")
-    if batch.seq is not None and (batch.oldest_seq or 0) > batch.seq:
-        raise Unacceptable(422, f"oldest_seq = {batch.oldest_seq} is after seq = {batch.seq}")
+    offset_s = clock_offset_s(batch, now, max_clock_offset_s, "server")
     refused: list[Refusal] = []
     return Parcel(
         batch=batch,

@@ -13,11 +13,12 @@ import msgspec
 from starlette.exceptions import HTTPException
 
 from api.access import Access
-from api.decode import Parcel, Unacceptable, decode, decompress
+from api.decode import Parcel, decode
 from api.documents import INGEST_PATH, Problem
 from api.store import ForeignSpool, Outcome, SequenceGap
 from api.writer import Busy, StoreUnreachable, Writer
 from gigawatch import wire
+from gigawatch.bodies import Unacceptable, decompress
 from gigawatch.settings import Server
 from gigawatch.units import BYTES_PER_MIB
 from gigawatch.wire import Receipt

@@ -28,6 +28,7 @@ SETTLED = timedelta(seconds=20)
 MOST_BUCKETS = 4_000
 """Buckets of nodes in one transaction, about a second's work."""
 THROTTLED = 4 + 8 + 32 + 64 + 128
+"""Clock-event bits: power cap, hardware slowdown, thermal slowdowns, power brake."""
 log = logging.getLogger(__name__)
 
 

@@ -11,7 +11,8 @@ import numpy as np
 from msgspec import Struct
 from numpy.typing import NDArray
 
-from api.decode import NTP, Packed, Parcel, refuse
+from api.decode import Packed, Parcel, refuse
+from gigawatch.bodies import NTP
 from gigawatch.units import MILLISECONDS_PER_MINUTE, MILLISECONDS_PER_SECOND
 from gigawatch.wire import (
     ABSENT_TICK,

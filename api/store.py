@@ -18,7 +18,7 @@ from sqlalchemy.dialects import postgresql
 from api import copying
 from api.copying import NodeGrid
 from api.decode import Parcel, refuse
-from api.rollups import CLOSE_LOCK
+from api.rollups import CLOSE_LOCK, THROTTLED
 from api.rows import GpuRows, NodeRows, Rows, gpu_rows, node_rows
 from gigawatch import schema
 from gigawatch.records import Inventory
@@ -36,8 +36,6 @@ GPU_COLUMNS = (
     "power_limit_default_mw", "power_limit_min_mw", "power_limit_max_mw", "temp_slowdown_c", "temp_shutdown_c",
     "energy_counter", "power_scope", "mig_enabled", "mig_instances",
 )  # fmt: skip
-THROTTLED = 4 + 8 + 32 + 64 + 128
-"""Clock-event bits: power cap, hardware slowdown, thermal slowdowns, power brake."""
 MOST_SLOTS = 1_024
 """GPUs that a node may ever have had."""
 MOST_TRIES = 3

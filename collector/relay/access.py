@@ -7,9 +7,9 @@ import time
 from concurrent.futures import ThreadPoolExecutor
 
 from collector.client import Client, ServerUnreachable
-from collector.relay.intake import Refused
 from collector.relay.spool import RelaySpool
 from collector.spool import SpoolFull
+from gigawatch.bodies import Unacceptable
 
 LOOK_UPS = 4
 """Threads that ask the server."""
@@ -46,18 +46,18 @@ class Access:
         """The role of the token in the header, if it is one of these or admin.
 
         Raises:
-            Refused: 401 without a good token, 403 where its role may not do this, 503 where nobody can say.
+            Unacceptable: 401 without a good token, 403 where its role may not do this, 503 where nobody can say.
         """
         scheme, _, secret = authorization.partition(" ")
         if scheme.lower() != "bearer" or not secret:
-            raise Refused(401, "This needs a token: send the header Authorization: Bearer …")
+            raise Unacceptable(401, "This needs a token: send the header Authorization: Bearer …")
         if len(secret) > MOST_LENGTH or not (secret.isascii() and secret.isprintable()):
-            raise Refused(401, "The token is not known")
+            raise Unacceptable(401, "The token is not known")
         role = await self._role(secret)
         if role is None:
-            raise Refused(401, "The token is not known, or was revoked")
+            raise Unacceptable(401, "The token is not known, or was revoked")
         if role != "admin" and role not in roles:
-            raise Refused(403, f"A token with role {role} may not do this: it needs {' or '.join(roles)}")
+            raise Unacceptable(403, f"A token with role {role} may not do this: it needs {' or '.join(roles)}")
         return role
 
     def close(self) -> None:
@@ -80,14 +80,14 @@ class Access:
                 self._away_until_s = time.monotonic() + AWAY_S
         if role is not None:
             return role
-        raise Refused(503, "The server that knows the tokens cannot be reached", retry_after_s=round(AWAY_S))
+        raise Unacceptable(503, "The server that knows the tokens cannot be reached", retry_after_s=round(AWAY_S))
 
     async def _ask(self, digest: bytes, secret: str) -> str | None:
         """What the server says of the token now; requests with the same one wait for one answer."""
         answer = self._asked.get(digest)
         if answer is None:
             if len(self._asked) >= MOST_ASKED:
-                raise Refused(503, "Too many tokens wait to be checked", retry_after_s=1)
+                raise Unacceptable(503, "Too many tokens wait to be checked", retry_after_s=1)
             loop = asyncio.get_running_loop()
             answer = self._asked[digest] = loop.run_in_executor(self._threads, self._look_up, digest, secret)
             answer.add_done_callback(lambda _: self._asked.pop(digest))

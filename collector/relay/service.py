@@ -15,10 +15,11 @@ from msgspec import Struct
 from collector.client import Hello, SequenceGap, utc_now
 from collector.relay.access import Access
 from collector.relay.forwarder import Forwarder
-from collector.relay.intake import Arrival, Refused, decode, decompress
+from collector.relay.intake import Arrival, decode
 from collector.relay.spool import Outcome, RelaySpool
 from collector.spool import SpoolFull
 from gigawatch import __version__
+from gigawatch.bodies import Unacceptable, decompress
 from gigawatch.units import BYTES_PER_MIB
 from gigawatch.wire import JSON, Receipt
 
@@ -115,7 +116,7 @@ class Service:
         """Answer one request."""
         try:
             answer = await self._answer(scope, protocol)
-        except Refused as error:
+        except Unacceptable as error:
             answer = _refusal(error)
         except (ProtocolClosed, ProtocolError) as error:
             log.debug("a client went away: %s", error)
@@ -140,7 +141,7 @@ class Service:
                 outcomes = await loop.run_in_executor(self._writer, self._spool.append, arrivals)
             except SpoolFull as error:
                 log.warning("the spool takes nothing: %s", error)
-                refused = Refused(503, f"The relay's spool takes nothing: {error}", retry_after_s=FULL_RETRY_S)
+                refused = Unacceptable(503, f"The relay's spool takes nothing: {error}", retry_after_s=FULL_RETRY_S)
                 self._fail(gathered, refused)
             except Exception as error:
                 # What we did not foresee must not end the task that all others need.
@@ -179,9 +180,9 @@ class Service:
             case "POST", "/api/v1/batches":
                 return await self._take(scope, protocol, authorization)
             case _, "/healthz" | "/api/v1/hello" | "/metrics" | "/api/v1/batches":
-                raise Refused(405, "Method Not Allowed")
+                raise Unacceptable(405, "Method Not Allowed")
             case _:
-                raise Refused(404, "A relay takes batches, and has no figures: ask the server")
+                raise Unacceptable(404, "A relay takes batches, and has no figures: ask the server")
 
     def _hello(self, role: str) -> _Answer:
         hello = Hello(
@@ -191,7 +192,7 @@ class Service:
 
     async def _take(self, scope: Scope, protocol: HTTPProtocol, authorization: str) -> _Answer:
         if self._ending or self._batches >= MOST_WAITING:
-            raise Refused(503, "The relay is ending" if self._ending else "Too many batches wait: try again soon",
+            raise Unacceptable(503, "The relay is ending" if self._ending else "Too many batches wait: try again soon",
                           retry_after_s=RETRY_S)  # fmt: skip
         self._batches += 1
         self._idle.clear()
@@ -236,15 +237,15 @@ class Service:
             self._arrived.set()
             return await answer
         except TimeoutError as error:
-            raise Refused(408, f"The body did not come within {RECEIVE_S:g} s") from error
+            raise Unacceptable(408, f"The body did not come within {RECEIVE_S:g} s") from error
         finally:
             self._bytes -= held
 
     def _check_size(self, size: int) -> None:
         if size > self._most_bytes:
-            raise Refused(413, f"The body is larger than {self._most_bytes} bytes: send smaller batches")
+            raise Unacceptable(413, f"The body is larger than {self._most_bytes} bytes: send smaller batches")
         if self._bytes > MOST_BYTES:
-            raise Refused(503, "Too many batches wait: try again soon", retry_after_s=RETRY_S)
+            raise Unacceptable(503, "Too many batches wait: try again soon", retry_after_s=RETRY_S)
 
     def _figures(self) -> tuple[_Figure, ...]:
         """How the relay is doing, since it began and now."""
@@ -275,7 +276,7 @@ def _metrics(figures: tuple[_Figure, ...]) -> str:
     )
 
 
-def _refusal(error: Refused) -> _Answer:
+def _refusal(error: Unacceptable) -> _Answer:
     headers = []
     if error.status == 401:
         headers.append(("www-authenticate", "Bearer"))
