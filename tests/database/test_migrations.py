@@ -174,3 +174,55 @@ def test_an_owner_who_may_not_make_roles_is_told_what_a_superuser_must_do(bare_s
     migrate(engine)
     engine.dispose()
     assert reads(url)
+
+
+@pytest.mark.parametrize("level", ["embedded", "timescaledb"])
+def test_windows_of_the_first_schema_are_turned_into_rows_of_a_node(level: str, request: pytest.FixtureRequest) -> None:
+    """Two nodes; a GPU without a window in the second minute, one without a counter, and one that was removed."""
+    server = request.getfixturevalue(f"{level}_server")
+    url = server.create("template0")
+    engine = database.engine(url)
+    config = Config()
+    config.set_main_option("script_location", str(Path(migrations.__file__).parent))
+    try:
+        with engine.begin() as connection:
+            connection.execute(text("CREATE SCHEMA gigawatch"))
+            config.attributes["connection"] = connection
+            command.upgrade(config, "0001")
+            for sql in (
+                "INSERT INTO gigawatch.site (name) VALUES ('oslo')",
+                (
+                    "INSERT INTO gigawatch.node (machine_id, site_id, hostname, clock_offset_ms)"
+                    " VALUES ('a', 1, 'node-a', 7), ('b', 1, 'node-b', NULL)"
+                ),
+                (
+                    "INSERT INTO gigawatch.gpu (node_id, uuid, index, model, removed) VALUES (1, 'GPU-1', 1, 'H100', NULL),"
+                    " (1, 'GPU-0', 0, 'H100', NULL), (2, 'GPU-2', 0, 'B200', NULL), (2, 'GPU-3', NULL, 'B200', now())"
+                ),
+                (
+                    "INSERT INTO gigawatch.gpu_window (time, gpu_id, covered_ms, energy_mj, energy_method, ticks_taken,"
+                    " ticks_expected, gpu_util_pm)"
+                    " SELECT time, gpu_id, 60000, CASE WHEN gpu_id <> 3 THEN gpu_id * 1000 END,"
+                    " CASE WHEN gpu_id <> 3 THEN 1 END, 59, 60, gpu_id * 10 FROM gigawatch.gpu,"
+                    " unnest(ARRAY['2026-01-01 00:00Z', '2026-01-01 00:01Z']::timestamptz[]) AS time"
+                    " WHERE gpu_id <> 1 OR time = '2026-01-01 00:00Z'"
+                ),
+            ):
+                connection.execute(text(sql))
+        migrate(engine)
+        with engine.connect() as connection:
+            rows = connection.execute(
+                text("SELECT to_char(time, 'MI'), gpu_uuid, energy_j, gpu_util_pct, energy_method, ticks_taken"
+                     " FROM report.gpu_windows ORDER BY 2, 1")
+            ).all()  # fmt: skip
+            nodes = connection.execute(text("SELECT hostname, gpus, clock_offset_s FROM report.nodes ORDER BY 1")).all()
+        assert [tuple(row) for row in rows] == [
+            ("00", "GPU-0", 2, 2, "counter", 59), ("01", "GPU-0", 2, 2, "counter", 59),
+            ("00", "GPU-1", 1, 1, "counter", 59),
+            ("00", "GPU-2", None, 3, None, 59), ("01", "GPU-2", None, 3, None, 59),
+            ("00", "GPU-3", 4, 4, "counter", 59), ("01", "GPU-3", 4, 4, "counter", 59),
+        ]  # fmt: skip
+        assert [tuple(row) for row in nodes] == [("node-a", 2, 0.007), ("node-b", 1, 0)]
+    finally:
+        engine.dispose()
+        server.drop(url)
