@@ -196,7 +196,8 @@ def test_windows_of_the_first_schema_are_turned_into_rows_of_a_node(level: str, 
                     " VALUES ('a', 1, 'node-a', 7), ('b', 1, 'node-b', NULL)"
                 ),
                 (
-                    "INSERT INTO gigawatch.gpu (node_id, uuid, index, model, removed) VALUES (1, 'GPU-1', 1, 'H100', NULL),"
+                    "INSERT INTO gigawatch.gpu (node_id, uuid, index, model, removed)"
+                    " VALUES (1, 'GPU-1', 1, 'H100', NULL),"
                     " (1, 'GPU-0', 0, 'H100', NULL), (2, 'GPU-2', 0, 'B200', NULL), (2, 'GPU-3', NULL, 'B200', now())"
                 ),
                 (
