@@ -20,9 +20,10 @@ from collector import client as client_module
 from collector import sender as pauses
 from collector.client import Client, SequenceGap, ServerUnreachable
 from collector.relay.forwarder import MOST_BYTES, Forwarder
-from collector.relay.intake import Arrival, Refused, decode, decompress
+from collector.relay.intake import Arrival, decode
 from collector.relay.spool import ForeignSpool, RelaySpool
 from collector.spool import SpoolFull
+from gigawatch.bodies import Unacceptable, decompress
 from gigawatch.errors import GigawatchError
 from gigawatch.records import Event, Inventory
 from gigawatch.settings import Agent, Relay
@@ -425,13 +426,13 @@ def test_what_is_no_batch_is_refused_as_the_api_does(
     change: dict[str, Any], status: int, code: str | None, words: str
 ) -> None:
     now = datetime.now(UTC)
-    with pytest.raises(Refused, match=words) as caught:
+    with pytest.raises(Unacceptable, match=words) as caught:
         decode(msgspec.msgpack.encode({"machine_id": "node-1", "sent_at": now, **change}), MSGPACK, now, 300)
     assert (caught.value.status, caught.value.code) == (status, code)
 
 
 @given(st.binary(max_size=200), st.sampled_from([JSON, MSGPACK, "", "text/plain"]), st.sampled_from(["", "zstd", "br"]))
 def test_any_body_is_refused_or_a_batch(body: bytes, content_type: str, encoding: str) -> None:
-    with pytest.raises(Refused) as caught:
+    with pytest.raises(Unacceptable) as caught:
         decode(decompress(body, encoding, 100), content_type, datetime.now(UTC), 300)
     assert caught.value.status in {400, 413, 415}
