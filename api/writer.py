@@ -1,11 +1,11 @@
 """The thread between requests and store: gathers what arrives within some milliseconds into one transaction."""
 
 import asyncio
+import collections
 import logging
-import queue
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Sequence
 from datetime import timedelta
 from itertools import islice
 from typing import NamedTuple
@@ -22,6 +22,8 @@ from gigawatch.wire import Receipt
 
 MOST_ROWS = 40_000
 """GPU windows in one transaction, more or less: it takes some tenths of a second."""
+MANY = 1_000
+"""Requests that are not waited for others to join."""
 log = logging.getLogger(__name__)
 
 
@@ -82,7 +84,9 @@ class Writer:
         self._gather_s = gather_s
         self._most_bytes = most_bytes
         self._waiting_bytes = 0
-        self._queue: queue.SimpleQueue[_Waiting | None] = queue.SimpleQueue()
+        self._waiting: collections.deque[_Waiting] = collections.deque()
+        self._came = threading.Event()
+        self._is_ending = False
         self._thread = threading.Thread(target=self._work, name="writer")
         self.counts = Counts()
 
@@ -92,7 +96,8 @@ class Writer:
 
     def stop(self) -> None:
         """Store what waits, and end."""
-        self._queue.put(None)
+        self._is_ending = True
+        self._came.set()
         self._thread.join()
 
     @property
@@ -118,41 +123,34 @@ class Writer:
         self._waiting_bytes += size_bytes
         loop = asyncio.get_running_loop()
         answer: asyncio.Future[list[Outcome]] = loop.create_future()
-        rows = sum(packed.windows.rows for parcel in parcels for packed in parcel.gpu_windows)
-        try:
-            self._queue.put(_Waiting(parcels, rows, size_bytes, answer, loop))
-            # A client that went away does not take its batch out of the queue.
-            return await asyncio.shield(answer)
-        finally:
-            answer.add_done_callback(lambda _: self._forget(size_bytes))
-
-    def _forget(self, size_bytes: int) -> None:
-        self._waiting_bytes -= size_bytes
+        rows = sum([packed.rows for parcel in parcels for packed in parcel.gpu_windows])
+        self._waiting.append(_Waiting(parcels, rows, size_bytes, answer, loop))
+        if not self._came.is_set():
+            self._came.set()
+        # A client that went away does not take its batch out of the queue: it is answered to nobody.
+        return await answer
 
     def _work(self) -> None:
-        ending = False
-        while not ending:
-            first = self._queue.get()
-            if first is None:
-                break
-            gathered, ending = self._gather(first)
-            self._answer(gathered)
+        while not (self._is_ending and not self._waiting):
+            self._came.wait()
+            # More comes in a moment. It is not waited for one by one: each wake-up would take the interpreter from
+            # those who bring it.
+            if not self._is_ending and len(self._waiting) < MANY:
+                time.sleep(self._gather_s)
+            if gathered := self._gather():
+                self._answer(gathered)
+            self._came.clear()
+            if self._waiting or self._is_ending:
+                self._came.set()
         self._store.close()
 
-    def _gather(self, first: _Waiting) -> tuple[list[_Waiting], bool]:
-        """What arrives soon after the first, and whether the end was among it."""
-        gathered, rows = [first], first.rows
-        deadline = time.monotonic() + self._gather_s
-        while rows < MOST_ROWS:
-            try:
-                waiting = self._queue.get(timeout=max(0.0, deadline - time.monotonic()))
-            except queue.Empty:
-                break
-            if waiting is None:
-                return gathered, True
-            gathered.append(waiting)
-            rows += waiting.rows
-        return gathered, False
+    def _gather(self) -> list[_Waiting]:
+        """What waits, as much as goes in one transaction."""
+        gathered, rows = [], 0
+        while self._waiting and rows < MOST_ROWS:
+            gathered.append(self._waiting.popleft())
+            rows += gathered[-1].rows
+        return gathered
 
     def _answer(self, gathered: list[_Waiting]) -> None:
         try:
@@ -168,21 +166,27 @@ class Writer:
             self._fail(gathered, error)
         else:
             self.counts.transactions += 1
+            self.counts.count(outcomes)
             left = iter(outcomes)
-            for waiting in gathered:
-                of_request = list(islice(left, len(waiting.parcels)))
-                self.counts.count(of_request)
-                _settle(waiting, lambda future, found=of_request: future.set_result(found))  # type: ignore[misc]
+            self._settle(gathered, [list(islice(left, len(waiting.parcels))) for waiting in gathered])
 
-    @staticmethod
-    def _fail(gathered: list[_Waiting], error: Exception) -> None:
-        for waiting in gathered:
-            _settle(waiting, lambda future: future.set_exception(error))
+    def _fail(self, gathered: Sequence[_Waiting], error: Exception) -> None:
+        self._settle(gathered, [error] * len(gathered))
 
+    def _settle(self, gathered: Sequence[_Waiting], results: Sequence[list[Outcome] | Exception]) -> None:
+        """Answer all in the requests' own thread at once, if its loop is still there."""
 
-def _settle(waiting: _Waiting, how: "Callable[[asyncio.Future[list[Outcome]]], None]") -> None:
-    """Answer in the request's own thread, if its loop is still there."""
-    try:
-        waiting.loop.call_soon_threadsafe(how, waiting.answer)
-    except RuntimeError:
-        log.debug("the request's loop has ended")
+        def settle() -> None:
+            for waiting, result in zip(gathered, results, strict=True):
+                self._waiting_bytes -= waiting.size_bytes
+                if waiting.answer.done():
+                    continue
+                if isinstance(result, Exception):
+                    waiting.answer.set_exception(result)
+                else:
+                    waiting.answer.set_result(result)
+
+        try:
+            gathered[0].loop.call_soon_threadsafe(settle)
+        except RuntimeError:
+            log.debug("the requests' loop has ended")

@@ -31,6 +31,7 @@ from gigawatch.embedded import EmbeddedServer, installations
 from gigawatch.records import Gpu, Inventory
 from gigawatch.wire import Batch
 from migrations.run import migrate
+from tests.merged import together
 from tests.servers import Api, running_api
 
 try:
@@ -97,7 +98,7 @@ def requests(api: Api, encoded: Sequence[bytes], per_post: int) -> list[bytes]:
         return [request(api.port, "/api/v1/batches", zstd.compress(body, 3), headers) for body in encoded]
     headers["Content-Type"] = wire.BATCHES
     bodies = (
-        msgspec.msgpack.encode([msgspec.Raw(body) for body in encoded[place : place + per_post]])
+        together([msgspec.msgpack.decode(body, type=Batch) for body in encoded[place : place + per_post]])
         for place in range(0, len(encoded), per_post)
     )
     return [request(api.port, "/api/v1/batches", zstd.compress(body, 3), headers) for body in bodies]

@@ -21,6 +21,7 @@ from gigawatch.embedded import EmbeddedServer, installations
 from gigawatch.records import EnergyMethod, Gpu, GpuWindow, Inventory, NodeWindow
 from gigawatch.wire import BATCHES, MSGPACK, Batch, Outcome, encode
 from migrations.run import migrate
+from tests.merged import together
 from tests.servers import Api, running_api
 
 GPUS = 2
@@ -116,7 +117,7 @@ def work_off(agents: list[Agent], apis: list[Api], seed: int) -> None:
                     assert answer is None or answer.status_code in {400, 503}, answer.text
                 case "merged":
                     chosen = chance.sample(open_agents, min(3, len(open_agents)))
-                    body = msgspec.msgpack.encode([msgspec.Raw(it.body(it.seq)) for it in chosen])
+                    body = together([msgspec.msgpack.decode(it.body(it.seq), type=Batch) for it in chosen])
                     answer = post(client, api, body, BATCHES)
                     if answer is not None and answer.status_code == 200:
                         for it, outcome in zip(
