@@ -12,6 +12,7 @@ from sqlalchemy import Engine
 
 from api import status
 from gigawatch import database, settings, tokens
+from gigawatch.connections import BACKLOG, MOST_CONNECTIONS, allow_open_files
 from gigawatch.embedded import EmbeddedServer
 from gigawatch.errors import ExitCode
 from gigawatch.ports import require_free
@@ -108,6 +109,7 @@ def _run(loaded: Settings) -> None:
 
     host = "127.0.0.1" if loaded.server.host in {"0.0.0.0", "::"} else loaded.server.host  # noqa: S104 # compared
     address = f"http://{f'[{host}]' if ':' in host else host}:{loaded.server.port}"
+    allow_open_files()
     click.echo(f"The API is at {address}, described at {address}/docs", err=True)
     Granian(
         "api.app:create",
@@ -116,6 +118,8 @@ def _run(loaded: Settings) -> None:
         port=loaded.server.port,
         interface=Interfaces.ASGI,
         workers=loaded.server.workers,
+        backlog=BACKLOG,
+        backpressure=MOST_CONNECTIONS,
         respawn_failed_workers=True,
         workers_kill_timeout=10,
         log_level=LogLevels.warning,

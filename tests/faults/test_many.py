@@ -3,10 +3,11 @@
 import os
 import random
 import signal
+import socket
 import threading
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
@@ -17,6 +18,7 @@ import pytest
 from sqlalchemy import Engine, text
 
 from gigawatch import database
+from gigawatch.connections import allow_open_files
 from gigawatch.embedded import EmbeddedServer, installations
 from gigawatch.records import EnergyMethod, Gpu, GpuWindow, Inventory, NodeWindow
 from gigawatch.wire import BATCHES, MSGPACK, Batch, Outcome, encode
@@ -293,3 +295,18 @@ def worker_mib(api: Api) -> float:
         status = Path(f"/proc/{pid}/status").read_text(encoding="ascii")
         total_kib += int(status.partition("RssAnon:")[2].split()[0])
     return total_kib / 1024
+
+
+def test_each_of_many_agents_keeps_its_connection(database_url: str, tmp_path: Path) -> None:
+    """A server that holds a thousand connections at most would leave the next agents waiting for ever."""
+    agents = 1_500
+    allow_open_files()
+    with running_api(database_url, tmp_path / "api.log") as api, ExitStack() as kept:
+        connections = [
+            kept.enter_context(socket.create_connection(("127.0.0.1", api.port), timeout=10)) for _ in range(agents)
+        ]
+        for _ in range(2):
+            for connection in connections:
+                connection.sendall(b"GET /healthz HTTP/1.1\r\nHost: localhost\r\n\r\n")
+            for connection in connections:
+                assert connection.recv(1_000).startswith(b"HTTP/1.1 200")
