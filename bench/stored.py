@@ -1,10 +1,13 @@
 """A store as a fleet leaves it that has sent for a month: python -m bench.stored FOLDER keeps one for questions.
 
 A minute of the simulated fleet is stored and folded by the very code of the API; its rows are then copied back in
-time. What sums are kept of (sites, racks) is there in full: a day of minutes, 30 days of hours. So are the windows,
-the nodes' and the GPUs' minutes of the newest hour or less, and the nodes' hours; of the rest every k-th node has
-all, since all minutes of 600,000 GPUs would take 65 GB a day. A question about one node or one rack
-reads the same number of rows as it would in the full store, through indexes about as deep.
+time, for hours and days as sixty and 1,440 such minutes, so that each level has the sums of the one below.
+
+In full: sites, racks and sites' seconds, a day of minutes and 30 days of hours and days. Thinned: of nodes and GPUs
+the newest 10 minutes, 24 hours and the last day are all there, and all the past of every 50th node; of windows the
+newest 2 minutes. All minutes of 600,000 GPUs would take 65 GB a day. A question about one such node or its rack
+reads as many rows as it would in the full store, through indexes about as deep. Every GPU has a slow reading, and one
+in 200 an XID of the last day. 75,000 nodes take about 28 GB of disk, 4 of them PostgreSQL's log.
 """
 
 import argparse
@@ -17,11 +20,11 @@ from typing import Any
 
 import psycopg
 from msgspec import Struct
-from sqlalchemy import Engine, text
+from sqlalchemy import Connection, Engine, text
 
 from api.decode import Parcel, decode
 from api.retention import retain
-from api.rollups import Folder
+from api.rollups import GROUP_SUMS, METRICS, NODE_COLUMNS, Folder
 from api.store import Store
 from collector.simulated import fleet
 from collector.simulated.prepared import PreparedFleet, body
@@ -35,7 +38,15 @@ SEED = 7
 WINDOW_S = 10
 GROUP = 800
 """Nodes in a transaction."""
-MINUTE, HOUR = timedelta(minutes=1), timedelta(hours=1)
+MINUTE, HOUR, DAY = timedelta(minutes=1), timedelta(hours=1), timedelta(days=1)
+ARRAY_SUMS = frozenset(it.name for it in METRICS if it.how == "sum")
+"""Columns of gpu_1m that add up over time."""
+PLAIN_SUMS = frozenset(
+    it
+    for it in (*NODE_COLUMNS, *GROUP_SUMS)
+    if "_min_" not in it and "_max_" not in it and it not in {"gpus", "gpus_known", "power_mw"}
+)
+"""The same of nodes, racks and sites; a group's power and GPUs are of a moment."""
 
 
 class Depth(Struct, frozen=True, kw_only=True):
@@ -81,48 +92,102 @@ def fill(engine: Engine, nodes: int, depth: Depth, end: datetime) -> None:
         connection.execute("RESET ALL")
         every = f"node_id %% {depth.every} = 1"
         hour = newest.replace(minute=0)
+        midnight, days = hour.replace(hour=0), depth.hours // 24
         for table in ("gpu_window", "node_window"):
             tell(f"{table}: {depth.window_minutes} minutes")
             copy_back(connection, table, table, newest, MINUTE, 1, depth.window_minutes - 1)
         for group in ("site", "rack", "gpu", "node"):
+            minutes = f"{group}_1m"
             thinned = group in {"gpu", "node"}
-            first_hour = hour - HOUR
-            tell(f"{group}_1h: {depth.all_hours if thinned else depth.hours} hours, and to {depth.hours} of some")
-            hours = depth.all_hours if thinned else depth.hours
-            copy_back(connection, f"{group}_1m", f"{group}_1h", newest, HOUR, 0, hours - 1, to=first_hour)
-            if thinned:
-                copy_back(connection, f"{group}_1m", f"{group}_1h", newest, HOUR, hours, depth.hours - 1, every,
-                           to=first_hour)  # fmt: skip
-            minutes = depth.all_minutes if thinned else depth.minutes
-            tell(f"{group}_1m: {minutes} minutes, and to {depth.minutes} of some")
-            copy_back(connection, f"{group}_1m", f"{group}_1m", newest, MINUTE, 1, minutes - 1)
-            if thinned:
-                copy_back(connection, f"{group}_1m", f"{group}_1m", newest, MINUTE, minutes, depth.minutes - 1, every)
+            # Each level: its width, to where it is folded, how far back all go and how far some.
+            for level, width, to, of_all, of_some in (
+                ("1d", DAY, midnight - DAY, min(1, days), days),
+                ("1h", HOUR, hour - HOUR, depth.all_hours, depth.hours),
+                ("1m", MINUTE, newest, depth.all_minutes, depth.minutes),
+            ):
+                full = of_all if thinned else of_some
+                tell(f"{group}_{level}: {full}" + (f", and {of_some} of every {depth.every}th node" if thinned else ""))
+                first, target = int(level == "1m"), f"{group}_{level}"
+                copy_back(connection, minutes, target, newest, width, first, full - 1, to=to)
+                if thinned:
+                    copy_back(connection, minutes, target, newest, width, full, of_some - 1, every, to=to)
         copy_back(connection, "site_second", "site_second", newest, MINUTE, 1, depth.minutes - 1)
         connection.execute(
             "UPDATE gigawatch.rollup SET closed = %(end)s, folded = %(end)s, node_id = 0 WHERE level = '1m'",
             {"end": end},
         )
-        for level, mark in (("1h", hour), ("1d", hour.replace(hour=0) - timedelta(days=depth.hours // 24))):
+        for level, mark in (("1h", hour), ("1d", midnight if days else midnight - DAY)):
             connection.execute(
                 "INSERT INTO gigawatch.rollup (level, closed, folded, node_id)"
                 " VALUES (%(level)s, %(mark)s, %(mark)s, 0)"
                 " ON CONFLICT (level) DO UPDATE SET closed = excluded.closed, folded = excluded.folded, node_id = 0",
                 {"level": level, "mark": mark},
             )
+        tell("slow readings and events")
+        slow_and_events(connection, newest, every)
         tell("statistics")
         connection.execute("VACUUM (ANALYZE)")
+        row = connection.execute("SELECT pg_database_size(current_database())").fetchone()
     connection.close()
-    tell("filled")
+    assert row is not None
+    tell(f"filled: {row[0] / 1_024**3:.1f} GiB")
+
+
+def slow_and_events(connection: "psycopg.Connection[Any]", newest: datetime, every: str) -> None:
+    """Slow readings of each GPU, hourly where there is all the past; and events of the last day."""
+    connection.execute(
+        f"""
+        INSERT INTO gigawatch.gpu_health (time, gpu_id, ecc_volatile_corrected, ecc_volatile_uncorrected,
+            rows_remapped_corrected, rows_remapped_uncorrected, row_remap_pending, row_remap_failed, pcie_replays,
+            performance_state)
+        SELECT %(newest)s - back * interval '1 hour' - gpu_id %% 3600 * interval '1 s', gpu_id, gpu_id %% 7, 0, 0, 0,
+            false, false, 0, 0
+        FROM generate_series(23, 0, -1) AS back CROSS JOIN gigawatch.gpu
+        WHERE back = 0 OR {every}
+        ON CONFLICT DO NOTHING""",
+        {"newest": newest},
+    )
+    connection.execute(
+        """
+        INSERT INTO gigawatch.event (time, node_id, gpu_id, kind, severity, code, message)
+        SELECT %(newest)s - gpu_id %% 86400 * interval '1 s', node_id, gpu_id, 'xid', 'warning', 94, 'XID 94'
+        FROM gigawatch.gpu WHERE gpu_id %% 200 = 0 ORDER BY 1""",
+        {"newest": newest},
+    )
 
 
 def freshen(engine: Engine) -> None:
-    """Have all nodes be heard of just now, as they would be where data go on coming."""
+    """Have all nodes heard of just now, with a window, as they would be where data go on coming."""
     with engine.begin() as connection:
-        connection.execute(
-            text("UPDATE gigawatch.node_now SET last_seen = now(), time = date_bin('10 s', now(), '2000-01-01Z')"
-                 " - interval '20 s'")
-        )  # fmt: skip
+        mark = connection.scalar(text("SELECT folded FROM gigawatch.rollup WHERE level = '1m'"))
+        now = connection.scalar(text("SELECT date_bin('10 s', now(), '2000-01-01Z') - interval '10 s'"))
+        known = connection.scalar(text("SELECT max(time) FROM gigawatch.node_now"))
+        assert mark is not None
+        assert now is not None
+        assert known is not None
+        if now - known > MINUTE:
+            for table in ("gpu_window", "node_window"):
+                columns = columns_of(connection, table)
+                connection.execute(
+                    text(f"INSERT INTO gigawatch.{table} (time, {columns}) SELECT :now, {columns}"
+                         f" FROM gigawatch.{table} WHERE time >= :last AND time < :mark ON CONFLICT DO NOTHING"),
+                    {"now": now, "last": mark - timedelta(seconds=WINDOW_S), "mark": mark},
+                )  # fmt: skip
+            known = now
+        connection.execute(text("UPDATE gigawatch.node_now SET last_seen = now(), time = :time"), {"time": known})
+
+
+def columns_of(connection: Connection, table: str) -> str:
+    """All but the time."""
+    return ", ".join(
+        connection.scalars(
+            text(
+                "SELECT column_name FROM information_schema.columns WHERE table_schema = 'gigawatch'"
+                " AND table_name = :table AND column_name <> 'time' ORDER BY ordinal_position"
+            ),
+            {"table": table},
+        )
+    )
 
 
 def send(engine: Engine, count: int, start: datetime, tell: Callable[[str], None]) -> None:
@@ -161,7 +226,12 @@ def copy_back(
     where: str = "true",
     to: datetime | None = None,
 ) -> None:
-    """Copy the rows of the newest minute, as many steps back as first to last say, from `to` or their own time."""
+    """Copy the rows of the newest minute, as many steps back as first to last say, from `to` or their own time.
+
+    Where the target's step is longer than a minute, its rows are what so many such minutes come to.
+    """
+    if last < first:
+        return
     names = [
         row[0]
         for row in connection.execute(
@@ -171,16 +241,34 @@ def copy_back(
         )
     ]
     columns = ", ".join(names)
+    times = {"1h": 60, "1d": 1_440}.get(target.rpartition("_")[2], 1)
+    connection.execute("DROP TABLE IF EXISTS pg_temp.source_row")
+    connection.execute(
+        f"CREATE TEMPORARY TABLE source_row AS SELECT time, {', '.join(_times(source, it, times) for it in names)}"
+        f" FROM gigawatch.{source} WHERE time >= %(newest)s AND time < %(newest)s + interval '1 min' AND {where}",
+        {"newest": newest},
+    )
+    connection.execute("ANALYZE pg_temp.source_row")
     shift = timedelta(0) if to is None else to - newest
-    # A chunk's worth at a time, in order of time as it would have come.
+    # An hour of minutes at a time, in order of time as it would have come.
     for place in range(last, first - 1, -60):
         connection.execute(
             f"INSERT INTO gigawatch.{target} (time, {columns})"
             f" SELECT time + %(shift)s - back * %(step)s, {columns}"
-            f" FROM generate_series(%(far)s::integer, %(near)s::integer, -1) AS back CROSS JOIN gigawatch.{source}"
-            f" WHERE time >= %(newest)s AND time < %(newest)s + interval '1 min' AND {where} ORDER BY back DESC",
-            {"shift": shift, "step": step, "newest": newest, "far": place, "near": max(first, place - 59)},
+            " FROM generate_series(%(far)s::integer, %(near)s::integer, -1) AS back CROSS JOIN pg_temp.source_row"
+            " ORDER BY back DESC",
+            {"shift": shift, "step": step, "far": place, "near": max(first, place - 59)},
         )
+
+
+def _times(source: str, name: str, times: int) -> str:
+    """A column of rows that are made of so many equal minutes."""
+    if times > 1 and source == "gpu_1m" and name in ARRAY_SUMS:
+        # An empty array is none.
+        return f"nullif(ARRAY(SELECT it::bigint * {times} FROM unnest({name}) AS it), '{{}}') AS {name}"
+    if times > 1 and source != "gpu_1m" and name in PLAIN_SUMS:
+        return f"{name}::bigint * {times} AS {name}"
+    return name
 
 
 def filled(folder: Path, nodes: int, depth: Depth) -> None:
