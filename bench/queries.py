@@ -1,9 +1,10 @@
 """Pages and report views at 75,000 nodes, with a month behind them: python -m bench.queries.
 
 Each page is built by the dashboard's own code on a store as bench.stored fills it, as often as is asked for, and the
-time is that of all a request needs: reads, figures, what goes to the browser. Then each view of schema report is
-asked what a report would ask it, with the rights of a reader. In a second store of 6,000 GPUs an hour's power and
-energy are asked for. What is above its limit is marked; a statement that is stopped for its time says so.
+time is that of all a request needs: reads, figures, what goes to the browser; below it each of its reads. Then each
+view of schema report is asked what a report would ask it, with the rights of a reader, and the API's reads over HTTP.
+In a second store of 6,000 GPUs an hour's power and energy are asked for. What is above its limit is marked; a
+statement that is stopped for its time says so. Periods end where the data do, and all nodes are heard of just now.
 """
 
 import argparse
@@ -15,8 +16,10 @@ import shutil
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Sequence
-from datetime import UTC, datetime, timedelta
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from datetime import datetime, timedelta
+from inspect import getmembers, isfunction
 from pathlib import Path
 from typing import Any
 
@@ -32,12 +35,15 @@ from gigawatch import database, readings
 from gigawatch.embedded import EmbeddedServer, installations
 from gigawatch.settings import Settings, Store
 from migrations.run import migrate
+from tests.servers import running_api
 
 PAGE_MS, QUESTION_MS = 300.0, 20.0
 """Limits: of a page at 75,000 nodes, of a question to 6,000 GPUs."""
 TIMEOUT_S = 30
 SMALL_NODES = 750
 HOUR = timedelta(hours=1)
+FOLDING = timedelta(seconds=40)
+"""From the end of what is folded to the moment at which pages are asked for: half of what it is at most."""
 
 QUESTIONS = {
     "fleet_now": "SELECT * FROM report.fleet_now",
@@ -48,6 +54,7 @@ QUESTIONS = {
     "gpu_windows: a node's last minute":
         "SELECT * FROM report.gpu_windows WHERE node_id = :node_id AND time >= :minute",
     "gpu_health: of a node": "SELECT * FROM report.gpu_health WHERE node_id = :node_id",
+    "gpu_health: not ok": "SELECT * FROM report.gpu_health WHERE state <> 'ok'",
     "events: a day": "SELECT * FROM report.events WHERE time >= :day ORDER BY time DESC LIMIT 100",
     "power: a node's last hour": "SELECT * FROM report.power WHERE node_id = :node_id AND time >= :hour",
     "power_series: fleet, 1 h": "SELECT * FROM report.power_series(:hour, :end, '1 min')",
@@ -69,6 +76,7 @@ QUESTIONS = {
     "load_swings: 24 h": "SELECT * FROM report.load_swings WHERE time >= :day",
     "load_swing_summary: 24 h": "SELECT * FROM report.load_swing_summary(:day, :end)",
     "load_spectrum: 1 h": "SELECT * FROM report.load_spectrum(:hour, :end)",
+    "longest_window_s: a node, 1 h": "SELECT report.longest_window_s(:hour, :end, :node_id)",
     "store_rollups": "SELECT * FROM report.store_rollups",
     "store_tables": "SELECT * FROM report.store_tables",
     "store_jobs": "SELECT * FROM report.store_jobs",
@@ -76,8 +84,37 @@ QUESTIONS = {
 SMALL_QUESTIONS = {
     "fleet power by minute, 1 h": "SELECT time, power_w FROM report.power_series(:hour, :end, '1 min')",
     "energy of each GPU, 1 h": "SELECT gpu_uuid, energy_j FROM report.energy_hourly WHERE time = :full_hour",
-    "energy by site, 1 h": "SELECT * FROM report.fleet_energy(:hour, :end)",
 }
+
+
+def api_reads(values: dict[str, Any], gpu_uuid: str) -> dict[str, str]:
+    """Reads of the API, as scripts ask them."""
+    node, site, end = values["node_id"], values["site"], values["end"]
+    hour, day = (f"start={end - back:%Y-%m-%dT%H:%MZ}&stop={end:%Y-%m-%dT%H:%MZ}" for back in (HOUR, 24 * HOUR))
+    return {
+        "fleet": "fleet",
+        "sites": "sites",
+        "nodes: 1,000": "nodes",
+        "nodes: silent": "nodes?silent=true",
+        "node": f"nodes/{node}",
+        "node: series, 24 h": f"nodes/{node}/series?{day}",
+        "node: ticks, 1 h": f"nodes/{node}/ticks?{hour}",
+        "gpus: hottest 10": "gpus?order=temperature&limit=10",
+        "gpus: 1,000 of a site": f"gpus?site={site}",
+        "gpu": f"gpus/{gpu_uuid}",
+        "gpu: series, 24 h": f"gpus/{gpu_uuid}/series?{day}",
+        "power: by site, 1 h": f"power?group_by=site&{hour}",
+        "power: fleet, 24 h": f"power?{day}",
+        "energy: 24 h": f"energy?{day}",
+        "energy/hourly: a node, 24 h": f"energy/hourly?node_id={node}&{day}",
+        "events: 24 h": f"events?{day}",
+        "health/gpus: of a node": f"health/gpus?node_id={node}",
+        "site-seconds: 1 h": f"site-seconds?{hour}",
+        "load-swings: 24 h": f"load-swings?{day}",
+        "load-swings/summary: 1 h": f"load-swings/summary?{hour}",
+        "load-swings/spectrum: 1 h": f"load-swings/spectrum?{hour}",
+        "store": "store",
+    }
 
 
 class Took(Struct, frozen=True):
@@ -93,19 +130,63 @@ class Took(Struct, frozen=True):
     def row(self) -> str:
         """As a line of a table."""
         if self.trouble:
-            return f"| {self.name} | {self.trouble} | | | | |"
+            over = "" if self.limit_ms is None else "**above**"
+            return f"| {self.name} | {self.trouble} | | | | {over} |"
         p95_ms = quantile(self.all_ms, 0.95)
-        over = "" if self.limit_ms is None else "above" if p95_ms > self.limit_ms else "within"
-        return (
-            f"| {self.name} | {quantile(self.all_ms, 0.5):.0f} | {p95_ms:.0f} | {quantile(self.sql_ms, 0.5):.0f}"
-            f" | {self.size} | {over} |"
-        )
+        over = "" if self.limit_ms is None else "**above**" if p95_ms > self.limit_ms else "within"
+        sql = f"{quantile(self.sql_ms, 0.5):.1f}" if self.sql_ms else ""
+        return f"| {self.name} | {quantile(self.all_ms, 0.5):.1f} | {p95_ms:.1f} | {sql} | {self.size} | {over} |"
 
 
 def quantile(values: Sequence[float], share: float) -> float:
     """Of several values."""
     ordered = sorted(values)
     return ordered[min(len(ordered) - 1, int(share * len(ordered)))]
+
+
+class Read(Struct, frozen=True):
+    """One call of a function of gigawatch.readings."""
+
+    name: str
+    took_ms: float
+    rows: int
+
+
+@contextmanager
+def noted(reads: list[Read]) -> Iterator[None]:
+    """Note each read that is made within, without the reads that it makes itself.
+
+    The functions are new ones each time: what the dashboard keeps of earlier reads is kept by function.
+    """
+    functions = {
+        name: function
+        for name, function in getmembers(readings, isfunction)
+        if next(iter(function.__code__.co_varnames), "") == "connection" and not name.startswith("_")
+    }
+    under_way: list[str] = []
+
+    def timed(name: str, function: Callable[..., Any]) -> Callable[..., Any]:
+        def read(*args: Any, **given: Any) -> Any:
+            under_way.append(name)
+            began_s = time.perf_counter()
+            try:
+                found = function(*args, **given)
+            finally:
+                under_way.pop()
+            if not under_way:
+                rows = len(found) if isinstance(found, list) else 1
+                reads.append(Read(name, (time.perf_counter() - began_s) * 1_000, rows))
+            return found
+
+        return read
+
+    for name, function in functions.items():
+        setattr(readings, name, timed(name, function))
+    try:
+        yield
+    finally:
+        for name, function in functions.items():
+            setattr(readings, name, function)
 
 
 class Timed:
@@ -125,24 +206,34 @@ class Timed:
     def _after(self, *_: Any) -> None:
         self._sql_s += time.perf_counter() - self._began_s
 
-    def measure(self, name: str, limit_ms: float | None, work: Callable[[Connection], str]) -> Took:
-        """Do it once for the caches, and then as often as asked for; work says how much came of it."""
+    def measure(self, name: str, limit_ms: float | None, work: Callable[[Connection], str]) -> list[Took]:
+        """Do it once for the caches, and then as often as asked for; work says how much came of it. Then its reads."""
         took = Took(name, limit_ms, [], [], "")
+        all_reads: list[list[Read]] = []
         size = ""
         for place in range(self._times + 1):
+            reads: list[Read] = []
             self._sql_s, began_s = 0.0, time.perf_counter()
             try:
-                with self._engine.connect() as connection:
+                with self._engine.connect() as connection, noted(reads):
                     size = work(connection)
             except sqlalchemy.exc.DBAPIError as error:
-                return Took(name, limit_ms, [], [], "", str(error.orig).partition("\n")[0])
+                last = f", after {', '.join(it.name for it in reads)}" if reads else ""
+                return [Took(name, limit_ms, [], [], "", str(error.orig).partition("\n")[0] + last)]
             if place:
                 took.all_ms.append((time.perf_counter() - began_s) * 1_000)
                 took.sql_ms.append(self._sql_s * 1_000)
-        return Took(name, limit_ms, took.all_ms, took.sql_ms, size)
+                all_reads.append(reads)
+        # As often as the same read is made for a page, by its place among its reads.
+        of_each = zip(*all_reads, strict=False)
+        parts = [
+            Took(f"– {each[0].name}", None, [it.took_ms for it in each], [], f"{each[0].rows:,} rows")
+            for each in of_each
+        ]
+        return [Took(name, limit_ms, took.all_ms, took.sql_ms, size), *parts]
 
 
-def page(path: str, query: str) -> Callable[[Connection], str]:
+def page(path: str, query: str, now: datetime) -> Callable[[Connection], str]:
     """What a page needs of the server: reads, figures, JSON. Gives its size."""
 
     def work(connection: Connection) -> str:
@@ -150,7 +241,7 @@ def page(path: str, query: str) -> Callable[[Connection], str]:
         assert not notices, notices
         for it in PAGES:
             if found := re.fullmatch(it.pattern, path):
-                content = it.render(connection, asked, theme.LIGHT, datetime.now(UTC), *found.groups())
+                content = it.render(connection, asked, theme.LIGHT, now, *found.groups())
                 readings.fleet_summary(connection)
                 live.digests(live.parts(content))
                 return f"{len(to_json_plotly(content)) / 1_024:,.0f} KiB"
@@ -172,8 +263,9 @@ def question(sql: str, values: dict[str, Any]) -> Callable[[Connection], str]:
 def values_of(connection: Connection, end: datetime) -> dict[str, Any]:
     """Parameters: a node that has all its past, and where it stands."""
     row = connection.execute(
-        text("SELECT node_id, site, rack FROM report.nodes WHERE node_id % 50 = 1 ORDER BY node_id OFFSET 3 LIMIT 1")
-    ).one()
+        text("SELECT node_id, site, rack FROM report.nodes WHERE node_id % :every = 1"
+             " ORDER BY node_id OFFSET 3 LIMIT 1"), {"every": Depth().every},
+    ).one()  # fmt: skip
     return {
         "node_id": row.node_id, "site": row.site, "rack": row.rack, "end": end, "minute": end - timedelta(minutes=1),
         "hour": end - HOUR, "day": end - timedelta(days=1), "month": end - timedelta(days=30),
@@ -203,37 +295,122 @@ def pages(values: dict[str, Any], gpu_uuid: str) -> dict[str, tuple[str, str]]:
     }
 
 
-def ask(folder: Path, times: int, small: bool) -> list[Took]:
-    """All questions to a store in a folder."""
+@contextmanager
+def opened(folder: Path, times: int) -> Iterator[tuple[Engine, str, dict[str, Callable[[Connection], str]], Timed]]:
+    """The store in a folder: its owner's engine, its URL, all pages and questions, and what times them."""
     with EmbeddedServer(folder, installations()[0]) as server:
         owner = database.engine(server.url)
         migrate(owner)
+        reader = database.engine(server.url, statement_timeout_s=TIMEOUT_S, role=database.REPORT_ROLE)
         with owner.connect() as connection:
             mark = connection.scalar(text("SELECT folded FROM gigawatch.rollup WHERE level = '1m'"))
             assert mark is not None
-        reader = database.engine(server.url, statement_timeout_s=TIMEOUT_S, role=database.REPORT_ROLE)
-        timed = Timed(reader, times)
-        with reader.connect() as connection:
             values = values_of(connection, mark)
             uuid = connection.scalar(text("SELECT gpu_uuid FROM report.gpus WHERE node_id = :node_id LIMIT 1"), values)
-        found = []
-        if not small:
-            app = build(Settings(store=Store(database_url=server.url)))
-            for name, (path, query) in pages(values, str(uuid)).items():
+            values["gpu_uuid"] = str(uuid)
+        works = {
+            f"page: {name}": page(path, query, mark + FOLDING)
+            for name, (path, query) in pages(values, str(uuid)).items()
+        }
+        works |= {name: question(sql, values) for name, sql in (QUESTIONS | SMALL_QUESTIONS).items()}
+        app = build(Settings(store=Store(database_url=server.url)))
+        with app.app_context():
+            yield owner, server.url, works, Timed(reader, times)
+        reader.dispose()
+        owner.dispose()
+
+
+def ask(folder: Path, times: int, small: bool) -> list[Took]:
+    """All questions to a store in a folder."""
+    found: list[Took] = []
+
+    def add(more: list[Took]) -> None:
+        found.extend(more)
+        for it in more:
+            print(it.row(), file=sys.stderr, flush=True)
+
+    with opened(folder, times) as (owner, url, works, timed):
+        for name, work in works.items():
+            if name in SMALL_QUESTIONS:
+                limit_ms: float | None = QUESTION_MS
+            else:
+                limit_ms = PAGE_MS if name.startswith("page: ") else None
+            if small != (name in SMALL_QUESTIONS):
+                continue
+            if not small:
                 freshen(owner)
-                with app.app_context():
-                    found.append(timed.measure(f"page: {name}", PAGE_MS, page(path, query)))
-                print(found[-1].row(), file=sys.stderr)
-        limit_ms = QUESTION_MS if small else None
-        for name, sql in (SMALL_QUESTIONS if small else QUESTIONS).items():
-            found.append(timed.measure(name, limit_ms, question(sql, values)))
-            print(found[-1].row(), file=sys.stderr)
+            add(timed.measure(name, limit_ms, work))
+        if not small:
+            freshen(owner)
+            add(ask_api(owner, url, times, folder / "api.log"))
         with owner.connect() as connection:
             nodes = connection.scalar(text("SELECT count(*) FROM gigawatch.node"))
             print(f"{database.capabilities(connection)}; {nodes:,} nodes; {folder_gib(folder):.1f} GiB")
-        reader.dispose()
-        owner.dispose()
+            if not small:
+                print_not_asked(connection)
     return found
+
+
+def ask_api(owner: Engine, url: str, times: int, log: Path) -> list[Took]:
+    """The API's reads, over HTTP."""
+    with owner.connect() as connection:
+        mark = connection.scalar(text("SELECT folded FROM gigawatch.rollup WHERE level = '1m'"))
+        assert mark is not None
+        values = values_of(connection, mark)
+        uuid = connection.scalar(text("SELECT gpu_uuid FROM report.gpus WHERE node_id = :node_id LIMIT 1"), values)
+    # Nothing is folded or removed meanwhile.
+    with running_api(url, log, GIGAWATCH_SERVER__SCHEDULER="false") as api, api.client("viewer") as client:
+        found = []
+        for name, path in api_reads(values, str(uuid)).items():
+            took_ms, size = [], ""
+            for place in range(times + 1):
+                began_s = time.perf_counter()
+                response = client.get(f"/api/v1/{path}")
+                if response.status_code != 200:
+                    found.append(
+                        Took(f"API: {name}", None, [], [], "", f"{response.status_code}: {response.text[:80]}")
+                    )
+                    break
+                size = f"{len(response.content) / 1_024:,.0f} KiB"
+                if place:
+                    took_ms.append((time.perf_counter() - began_s) * 1_000)
+            else:
+                found.append(Took(f"API: {name}", None, took_ms, [], size))
+    return found
+
+
+def print_not_asked(connection: Connection) -> None:
+    """Name the views and functions of schema report that no question here is put to."""
+    names = connection.scalars(
+        text(
+            "SELECT relname FROM pg_class WHERE relnamespace = 'report'::regnamespace AND relkind = 'v'"
+            " UNION SELECT proname FROM pg_proc WHERE pronamespace = 'report'::regnamespace ORDER BY 1"
+        )
+    )
+    asked = " ".join(QUESTIONS.values())
+    missing = [it for it in names if not re.search(rf"report\.{it}\b", asked)]
+    print(f"Not asked on their own: {', '.join(missing) or 'none'}", file=sys.stderr)
+
+
+def explain(folder: Path, name: str) -> None:
+    """Print the plans of all statements of a page or question, those within functions too, as they ran."""
+    with opened(folder, 1) as (owner, _, works, _):
+        freshen(owner)
+        chosen = [it for it in works if name in (it, it.removeprefix("page: "))]
+        if not chosen:
+            sys.exit(f"There is no {name!r}. There are: {', '.join(works)}")
+        with owner.connect() as connection:
+            # Of the owner, since readers may not load it; its statements and plans are the same.
+            connection.execute(text("LOAD 'auto_explain'"))
+            for setting in ("log_min_duration = 0", "log_analyze = on", "log_buffers = on",
+                            "log_nested_statements = on"):  # fmt: skip
+                connection.execute(text(f"SET auto_explain.{setting}"))
+            for setting in ("jit = off", f"statement_timeout = '{TIMEOUT_S}s'", "client_min_messages = log"):
+                connection.execute(text(f"SET {setting}"))
+            raw = connection.connection.driver_connection
+            assert raw is not None
+            raw.add_notice_handler(lambda notice: print(notice.message_primary, "\n"))
+            works[chosen[0]](connection)
 
 
 def folder_gib(folder: Path) -> float:
@@ -248,7 +425,13 @@ def main() -> None:
     parser.add_argument("--times", type=int, default=20, help="how often each is asked")
     parser.add_argument("--store", type=Path, help="a folder that `python -m bench.stored` filled, to be kept")
     parser.add_argument("--json", action="store_true", help="all times as JSON")
+    parser.add_argument("--explain", metavar="NAME", help="of --store, the plans of a page or question, and no more")
     options = parser.parse_args()
+    if options.explain is not None:
+        if options.store is None:
+            parser.error("--explain needs --store")
+        explain(options.store, options.explain)
+        return
     folder = Path(tempfile.mkdtemp(prefix="gigawatch-bench-"))
     folder.chmod(0o711)
     large = options.store or folder / "large"
@@ -261,10 +444,12 @@ def main() -> None:
         print(json.dumps([{"name": it.name, "ms": it.all_ms, "sql_ms": it.sql_ms, "trouble": it.trouble}
                           for it in found], indent=1))  # fmt: skip
     else:
-        print("| | median, ms | p95, ms | of that SQL, median | size | limit |")
+        print("| | median, ms | p95, ms | of that SQL, median | gives | limit |")
         print("| --- | ---: | ---: | ---: | ---: | --- |")
         for it in found:
             print(it.row())
+        above = [it.name for it in found if "above" in it.row()]
+        print(f"\nAbove their limit: {', '.join(above) or 'none'}")
     print(f"Python {platform.python_version()}; {os.cpu_count()} cores")
     shutil.rmtree(folder, ignore_errors=True)
 

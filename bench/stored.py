@@ -18,6 +18,7 @@ from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import psycopg
 from msgspec import Struct
 from sqlalchemy import Connection, Engine, text
@@ -285,8 +286,13 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
     parser.add_argument("folder", type=Path)
     parser.add_argument("--nodes", type=int, default=75_000)
+    for it in msgspec.structs.fields(Depth):
+        parser.add_argument(
+            f"--{it.name.replace('_', '-')}", type=int, default=it.default, help=f"default {it.default}"
+        )
     options = parser.parse_args()
-    filled(options.folder, options.nodes, Depth())
+    depth = Depth(**{it: getattr(options, it) for it in Depth.__struct_fields__})
+    filled(options.folder, options.nodes, depth)
 
 
 if __name__ == "__main__":
