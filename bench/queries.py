@@ -393,7 +393,7 @@ def print_not_asked(connection: Connection) -> None:
 
 
 def explain(folder: Path, name: str) -> None:
-    """Print the plans of all statements of a page or question, those within functions too, as they ran."""
+    """Print the plans of a page or question as they ran, of each statement of 1 ms or more, those of functions too."""
     with opened(folder, 1) as (owner, _, works, _):
         freshen(owner)
         chosen = [it for it in works if name in (it, it.removeprefix("page: "))]
@@ -402,7 +402,7 @@ def explain(folder: Path, name: str) -> None:
         with owner.connect() as connection:
             # Of the owner, since readers may not load it; its statements and plans are the same.
             connection.execute(text("LOAD 'auto_explain'"))
-            for setting in ("log_min_duration = 0", "log_analyze = on", "log_buffers = on",
+            for setting in ("log_min_duration = 1", "log_analyze = on", "log_buffers = on",
                             "log_nested_statements = on"):  # fmt: skip
                 connection.execute(text(f"SET auto_explain.{setting}"))
             for setting in ("jit = off", f"statement_timeout = '{TIMEOUT_S}s'", "client_min_messages = log"):
