@@ -24,7 +24,7 @@ from msgspec import Struct
 from sqlalchemy import Connection, Engine, text
 
 from api.decode import Parcel, decode
-from api.retention import retain
+from api.retention import CHUNKED, chunk_interval, retain
 from api.rollups import GROUP_SUMS, METRICS, NODE_COLUMNS, Folder
 from api.store import Store
 from collector.simulated import fleet
@@ -191,8 +191,18 @@ def columns_of(connection: Connection, table: str) -> str:
     )
 
 
-def send(engine: Engine, count: int, start: datetime, tell: Callable[[str], None]) -> None:
-    """Store the nodes' inventories and their windows of the minute that starts then, as the API does."""
+def send(
+    engine: Engine, count: int, start: datetime, tell: Callable[[str], None], chunks_of: int | None = None
+) -> None:
+    """Store the nodes' inventories and their windows of the minute that starts then, as the API does.
+
+    Args:
+        engine: of the store.
+        count: how many nodes.
+        start: of the minute.
+        tell: called with what is done.
+        chunks_of: the fleet whose chunks' length these data are to have; by default this one.
+    """
     nodes = fleet.of_nodes(count, seed=SEED, gpus_per_node=8)
     prepared = PreparedFleet(nodes, seed=SEED, processes=1, amount="none", window_s=WINDOW_S)
     store = Store(engine, timedelta(days=3_650))
@@ -208,12 +218,25 @@ def send(engine: Engine, count: int, start: datetime, tell: Callable[[str], None
         send(body(prepared.introductions(places, start_s), [0] * len(places), now, is_relay=True))
     # Chunks as long as they are to be for so many nodes.
     retain(engine, Retention(), now)
+    if chunks_of is not None:
+        shorten_chunks(engine, chunks_of)
     for place in range(60 // WINDOW_S):
         tell(f"window {place + 1} of {60 // WINDOW_S}")
         for places in groups:
             batches = prepared.windows(places, start_s + place * WINDOW_S)
             send(body(batches, [place + 1] * len(places), now, is_relay=True))
     store.close()
+
+
+def shorten_chunks(engine: Engine, nodes: int) -> None:
+    """Have new chunks as long as in a fleet of so many nodes, where there are chunks."""
+    with engine.begin() as connection:
+        if database.capabilities(connection).hypertables:
+            for table, (row_s, row_bytes) in CHUNKED.items():
+                connection.execute(
+                    text("SELECT set_chunk_time_interval(CAST(:table AS regclass), CAST(:interval AS interval))"),
+                    {"table": f"gigawatch.{table}", "interval": chunk_interval(nodes, row_s, row_bytes)},
+                )
 
 
 def copy_back(
