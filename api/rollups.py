@@ -306,13 +306,17 @@ def seconds_sql(windows: str) -> str:
         nodes = ARRAY(SELECT a + b FROM unnest(site_second.nodes, excluded.nodes) AS added (a, b))"""
 
 
+# OFFSET 0 keeps the planner from turning a look-up by index for each key into a join with the whole history.
 WINDOWS_OF_KEYS = """
     SELECT w.* FROM ({keys}) AS keys CROSS JOIN LATERAL (
         SELECT * FROM gigawatch.node_window AS w
-        WHERE w.node_id = keys.node_id AND w.time >= keys.time AND w.time < keys.time + %(width)s
+        WHERE w.node_id = keys.node_id AND w.time >= keys.time AND w.time < keys.time + %(width)s OFFSET 0
     ) AS w"""
 WINDOWS_MARKED = f"""
-    SELECT w.* FROM ({MARKED}) AS marked JOIN gigawatch.node_window AS w USING (node_id, time)"""
+    SELECT w.* FROM ({MARKED}) AS marked CROSS JOIN LATERAL (
+        SELECT * FROM gigawatch.node_window AS w
+        WHERE w.node_id = marked.node_id AND w.time = marked.time OFFSET 0
+    ) AS w"""
 
 
 class Mark(Struct, frozen=True):
