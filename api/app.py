@@ -25,6 +25,7 @@ from api.writer import Writer
 from gigawatch import __version__, database, settings
 from gigawatch.errors import GigawatchError
 from gigawatch.schema import require_revision
+from gigawatch.serving import handed_down
 from gigawatch.settings import Settings
 from gigawatch.tokens import Role
 from gigawatch.units import BYTES_PER_MIB, MILLISECONDS_PER_SECOND
@@ -50,9 +51,7 @@ def build(loaded: Settings) -> FastAPI:
     Raises:
         GigawatchError: store.database_url is not set.
     """
-    url = loaded.store.database_url
-    if url is None:
-        raise GigawatchError("store.database_url is not set", "`gigawatch serve` sets it.")
+    url = handed_down(loaded.store)
 
     @asynccontextmanager
     async def life(app: FastAPI) -> AsyncIterator[None]:
