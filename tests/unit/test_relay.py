@@ -23,7 +23,8 @@ from collector.spool import Spool
 from gigawatch.records import Event, NodeWindow
 from gigawatch.settings import Agent
 from gigawatch.wire import BATCHES, JSON, MSGPACK, Batch, Outcome, encode, pack_nodes
-from tests.agents import GIGAWATCH, environment, wait_for
+from tests.agents import environment, wait_for
+from tests.processes import GIGAWATCH
 from tests.relays import Relay, Upstream, running_relay, running_upstream
 
 NOW = datetime.now(UTC)
