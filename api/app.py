@@ -16,6 +16,7 @@ from starlette.exceptions import HTTPException
 from starlette.responses import PlainTextResponse, Response
 
 from api.access import Access, require
+from api.counts import Counts
 from api.documents import Greeting, Problem, answers, describe
 from api.ingest import RETRY_SOON, Ingest
 from api.metrics import CONTENT_TYPE, Metrics
@@ -63,6 +64,7 @@ def build(loaded: Settings) -> FastAPI:
             role=database.REPORT_ROLE,
             application="gigawatch serve, reads",
         )
+        counts = Counts.of_environment()
         kept_d = loaded.retention.windows_d
         writer = Writer(
             engine,
@@ -70,6 +72,7 @@ def build(loaded: Settings) -> FastAPI:
             loaded.server.max_waiting_mib * BYTES_PER_MIB,
             # What is to be removed within the hour is no longer taken: it must be folded before.
             LONGEST if kept_d is None else timedelta(days=kept_d) - timedelta(hours=1),
+            counts,
         )
         scheduler = Scheduler(engine, loaded.retention) if loaded.server.scheduler else None
         # The writer gives up the interpreter at each of its round trips, and the loop holds it for the usual 5 ms.
@@ -80,7 +83,7 @@ def build(loaded: Settings) -> FastAPI:
         app.state.settings = loaded
         app.state.access = Access(engine)
         app.state.writer = writer
-        app.state.metrics = Metrics(report_engine, writer)
+        app.state.metrics = Metrics(report_engine, counts)
         app.state.engine = engine
         app.state.report_engine = report_engine
         yield
@@ -138,7 +141,7 @@ def _add_metrics(app: FastAPI) -> None:
         tags=["health"],
     )
     def metrics(request: Request) -> Response:
-        """What this process counted, and how far the store is, for Prometheus."""
+        """What the processes of this server counted, and how far the store is, for Prometheus."""
         found: Metrics = request.app.state.metrics
         return Response(found.text(), media_type=CONTENT_TYPE)
 

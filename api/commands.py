@@ -10,6 +10,7 @@ import msgspec
 from sqlalchemy import Engine
 
 from api import status
+from api.counts import sharing
 from gigawatch import database, serving, settings, tokens
 from gigawatch.errors import ExitCode
 from gigawatch.serving import store_flags
@@ -48,14 +49,15 @@ def serve(
             "server.workers": workers,
         },
     )
-    serving.serve(
-        "api.app:create",
-        loaded,
-        "server",
-        "The API is at {address}, described at {address}/docs",
-        interface="asgi",
-        workers=loaded.server.workers,
-    )
+    with sharing():
+        serving.serve(
+            "api.app:create",
+            loaded,
+            "server",
+            "The API is at {address}, described at {address}/docs",
+            interface="asgi",
+            workers=loaded.server.workers,
+        )
 
 
 @click.group()
