@@ -278,7 +278,7 @@ def test_late_data_are_folded_into_compressed_rollups_and_compressed_with_the_re
                        " gigawatch.rollup, gigawatch.rollup_dirty")  # fmt: skip
         fold(engine, LATER)
         assert figures(engine) == found
-    assert found["gpu_window"][0] == HOURS * 360 * NODES  # type: ignore[index]
+    assert found["gpu_window"][0] == HOURS * 360 * NODES
 
 
 def test_compressed_chunks_are_removed_when_they_are_old(community: str) -> None:

@@ -254,7 +254,7 @@ def test_an_end_while_the_server_is_away_leaves_all_to_the_next_relay(upstream: 
             upstream.stop()
             for seq in range(1, 4):
                 assert post(client, batch(seq)).status_code == 200
-        relay.process.send_signal(signal.SIGINT)  # type: ignore[union-attr]
+        relay.process.send_signal(signal.SIGINT)
         assert relay.stop() == 0, relay.words()
         assert "3 batches wait for the next relay" in relay.words()
         upstream.start()
