@@ -12,6 +12,7 @@ from sqlalchemy import Engine
 from api import status
 from api.counts import sharing
 from gigawatch import database, serving, settings, tokens
+from gigawatch.connections import BACKLOG, MOST_CONNECTIONS, allow_open_files
 from gigawatch.errors import ExitCode
 from gigawatch.serving import store_flags
 from gigawatch.tokens import Role
@@ -49,6 +50,7 @@ def serve(
             "server.workers": workers,
         },
     )
+    allow_open_files()
     with sharing():
         serving.serve(
             "api.app:create",
@@ -57,6 +59,8 @@ def serve(
             "The API is at {address}, described at {address}/docs",
             interface="asgi",
             workers=loaded.server.workers,
+            backlog=BACKLOG,
+            backpressure=MOST_CONNECTIONS,
         )
 
 

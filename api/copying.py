@@ -12,7 +12,7 @@ import numpy as np
 from msgspec import Struct
 from numpy.typing import NDArray
 
-from api.rows import NodeRows, Rows
+from api.rows import DTYPES, NodeRows, Rows
 from gigawatch import schema
 from gigawatch.wire import ABSENT_TICK, Column, columns, node_columns
 
@@ -32,6 +32,7 @@ MOST_CELLS = 500_000
 """Slots that are laid out at a time: about 100 bytes each."""
 _KINDS: Mapping[str, Column] = {column.name: column for column in columns()}
 ABSENT = {name: kind.absent for name, kind in _KINDS.items()}
+_Matrices = dict[str, NDArray[Any]]
 METRICS = tuple(name for name in GPU_COLUMNS if name in _KINDS and name not in BOOKKEEPING)
 
 
@@ -46,7 +47,17 @@ class NodeGrid(Struct, frozen=True):
     present: NDArray[np.bool_]
     """Whether the slot has a window."""
     columns: dict[str, NDArray[Any]]
-    """By slot; absent where the slot has no window."""
+    """By slot; absent where the slot has no window. What no slot has a value of may be missing."""
+
+    def matrices(self, slots: int) -> "_Matrices":
+        """The columns by row and slot, where all rows have so many slots."""
+        return {name: values.reshape(-1, slots) for name, values in self.columns.items()}
+
+    def column(self, name: str) -> NDArray[Any]:
+        """The column by slot, even where no slot has a value."""
+        if name in self.columns:
+            return self.columns[name]
+        return np.full(len(self.present), ABSENT[name], DTYPES[_KINDS[name].typecode])
 
 
 def grids(
@@ -80,54 +91,72 @@ def grids(
         present = np.zeros(int(sizes.sum()), bool)
         present[place] = True
         dense = {}
-        for name, kind in _KINDS.items():
+        for name, of_rows in rows.columns.items():
             if name != "start":
-                values = np.full(len(present), kind.absent, rows.columns[name].dtype)
-                values[place] = rows.columns[name][order[windows]]
+                values = np.full(len(present), ABSENT[name], of_rows.dtype)
+                values[place] = of_rows[order[windows]]
                 dense[name] = values
         yield NodeGrid(node_id[begins[chosen]], start_ms[begins[chosen]], sizes, first, present, dense)
 
 
 def gpu_windows(grid: NodeGrid) -> Iterator[bytes]:
     """The rows for `COPY gigawatch.gpu_window (GPU_COLUMNS) FROM STDIN (FORMAT BINARY)`, without head and trailer."""
-    for slots in np.unique(grid.slots):
+    sizes = np.unique(grid.slots)
+    for slots in sizes.tolist():
+        if len(sizes) == 1:
+            # As it nearly always is: nothing needs to be picked out.
+            yield from _gpu_windows(grid.node_id, grid.start_ms, grid.present.reshape(-1, slots), grid.matrices(slots))
+            continue
         chosen = np.flatnonzero(grid.slots == slots)
         places = grid.first[chosen][:, None] + np.arange(slots)
-        yield from _gpu_windows(grid, chosen, places)
+        matrices = {name: values[places] for name, values in grid.columns.items()}
+        yield from _gpu_windows(grid.node_id[chosen], grid.start_ms[chosen], grid.present[places], matrices)
 
 
-def _gpu_windows(grid: NodeGrid, chosen: NDArray[np.int64], places: NDArray[np.int64]) -> Iterator[bytes]:
-    """Rows with the same number of slots."""
-    present = grid.present[places]
+def _gpu_windows(
+    node_id: NDArray[np.int32], start_ms: NDArray[np.int64], present: NDArray[np.bool_], matrices: _Matrices
+) -> Iterator[bytes]:
+    """Rows with the same number of slots, each with its node and start.
+
+    Args:
+        node_id: of each row.
+        start_ms: of each row.
+        present: by row and slot.
+        matrices: of those columns that there are, by row and slot.
+    """
+    slots = present.shape[1]
     # No energy, and so no method, is written as 0.
-    book = {name: np.where(present, grid.columns[name][places], 0).clip(0).astype(np.int32) for name in BOOKKEEPING}
-    matrices = {name: grid.columns[name][places] for name in METRICS}
-    absents: dict[str, NDArray[np.bool_]] = {name: matrix == ABSENT[name] for name, matrix in matrices.items()}
-    alike: NDArray[np.bool_] = np.stack([_alike(matrices[name]) for name in OFTEN_ALIKE], axis=1)
+    book = {
+        name: np.where(present, matrices[name], 0).clip(0) if name in matrices else np.zeros(present.shape, np.int32)
+        for name in BOOKKEEPING
+    }
+    absents = {name: matrices[name] == ABSENT[name] for name in METRICS if name in matrices}
+    alike = {name: _alike(matrices[name]) for name in OFTEN_ALIKE if name in matrices}
     whole = np.asarray(present.all(axis=1))
     for values in book.values():
         whole &= (values == values[:, :1]).all(axis=1)
     # Rows of one shape have their values and their NULLs in the same places.
-    marks = [~whole[:, None], alike, *(absent for absent in absents.values() if absent.any())]
-    for members in _groups(np.concatenate(marks, axis=1)):
-        rows, sample = chosen[members], members[0]
-        block = _Block(len(rows), len(GPU_COLUMNS))
-        block.scalar("time", "q", (grid.start_ms[rows] - EPOCH_MS) * 1_000)
-        block.scalar("node_id", "i", grid.node_id[rows])
+    marks = [~whole[:, None], *(it[:, None] for it in alike.values())]
+    marks += [absent for absent in absents.values() if absent.any()]
+    for sample, members in _groups(np.concatenate(marks, axis=1)):
+        block = _Block(len(start_ms[members]), len(GPU_COLUMNS))
+        block.scalar("time", "q", (start_ms[members] - EPOCH_MS) * 1_000)
+        block.scalar("node_id", "i", node_id[members])
         for name, kind in _BOOK_KINDS.items():
-            block.scalar(name, kind, grid.slots[rows] if name == "slots" else book[name][members].max(axis=1))
+            block.scalar(name, kind, slots if name == "slots" else book[name][members].max(axis=1))
         if whole[sample]:
             block.null("each")
         else:
             block.array("each", "i", np.stack([book[name][members] for name in BOOKKEEPING], axis=2))
         for name in METRICS:
-            absent, values = absents[name][sample], matrices[name][members]
-            if absent.all():
+            if name not in matrices or absents[name][sample].all():
                 block.null(name)
-            elif name in OFTEN_ALIKE and alike[sample, OFTEN_ALIKE.index(name)]:
+                continue
+            values = matrices[name][members]
+            if name in alike and alike[name][sample]:
                 block.array(name, _KINDS[name].typecode, values[:, :1])
             else:
-                block.array(name, _KINDS[name].typecode, values, absent)
+                block.array(name, _KINDS[name].typecode, values, absents[name][sample])
         yield block.to_bytes()
 
 
@@ -140,13 +169,15 @@ def _alike(matrix: NDArray[Any]) -> NDArray[np.bool_]:
     return np.asarray((matrix == matrix[:, :1]).all(axis=1) & (matrix.shape[1] > 1))
 
 
-def _groups(marks: NDArray[np.bool_]) -> list[NDArray[np.int64]]:
-    """Places of rows that are marked alike."""
+def _groups(marks: NDArray[np.bool_]) -> list[tuple[int, Any]]:
+    """Rows that are marked alike: the place of one, and where all are."""
+    if (marks == marks[0]).all():
+        return [(0, slice(None))]
     packed = np.ascontiguousarray(np.packbits(marks, axis=1))
     keys = packed.view(np.dtype((np.void, packed.shape[1]))).ravel()
     order = np.argsort(keys, kind="stable")
     ends = np.flatnonzero(keys[order][1:] != keys[order][:-1]) + 1
-    return np.split(order, ends)
+    return [(int(members[0]), members) for members in np.split(order, ends)]
 
 
 def node_windows(rows: NodeRows, node_id: NDArray[np.int32]) -> Iterator[bytes]:
@@ -157,30 +188,30 @@ def node_windows(rows: NodeRows, node_id: NDArray[np.int32]) -> Iterator[bytes]:
         node_id: of each row.
     """
     kinds = {column.name: column for column in node_columns()}
-    values: dict[str, NDArray[Any]] = {
-        **rows.rows.columns,
-        "time": (rows.rows.columns["start"] - EPOCH_MS) * 1_000,
+    found = rows.rows.columns
+    values: dict[str, Any] = {
+        **found,
+        "time": (found["start"] - EPOCH_MS) * 1_000,
         "node_id": node_id,
         # Absent where nothing was counted.
-        "rejected_readings": np.maximum(rows.rows.columns["rejected_readings"], 0),
+        "rejected_readings": np.maximum(found.get("rejected_readings", np.zeros(rows.rows.count, np.int32)), 0),
     }
     widths = {name: kinds[name].typecode for name in NODE_COLUMNS if name in kinds} | {"time": "q", "node_id": "i"}
     absents = {
-        name: values[name] == kinds[name].absent for name in NODE_COLUMNS if name in kinds and not kinds[name].required
+        name: values[name] == kinds[name].absent for name in NODE_COLUMNS if name in found and not kinds[name].required
     }
     longest = int(rows.ticks.max(initial=0))
     places = rows.first_tick[:, None] + np.arange(longest)
     within = np.arange(longest) < rows.ticks[:, None]
     missed = np.asarray(within & (rows.gpu_power_mw[np.where(within, places, 0)] == ABSENT_TICK))
     marks = [within, *(absent[:, None] for absent in absents.values())]
-    for members in _groups(np.concatenate([*marks, missed] if missed.any() else marks, axis=1)):
-        sample = members[0]
-        block = _Block(len(members), len(NODE_COLUMNS))
+    for sample, members in _groups(np.concatenate([*marks, missed] if missed.any() else marks, axis=1)):
+        block = _Block(len(node_id[members]), len(NODE_COLUMNS))
         for name in NODE_COLUMNS:
             if name == "gpu_power_mw":
                 ticks = int(rows.ticks[sample])
                 block.array(name, "i", rows.gpu_power_mw[places[members, :ticks]], missed[sample, :ticks])
-            elif name in absents and absents[name][sample]:
+            elif name not in values or (name in absents and absents[name][sample]):
                 block.null(name)
             else:
                 block.scalar(name, widths[name], values[name][members])

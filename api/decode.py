@@ -10,6 +10,7 @@ from datetime import datetime
 from typing import Any, TypeVar
 
 import msgspec
+import numpy as np
 from msgspec import Raw, Struct
 
 from gigawatch.bodies import Unacceptable, clock_offset_s
@@ -20,11 +21,16 @@ from gigawatch.wire import (
     JSON,
     MSGPACK,
     Batch,
+    Batches,
     PackedGpuWindows,
     PackedNodeWindows,
     Refusal,
+    columns,
+    fits,
+    node_columns,
     pack,
     pack_nodes,
+    ticks_of,
 )
 
 T = TypeVar("T")
@@ -35,15 +41,21 @@ _BROKEN = (msgspec.DecodeError, UnicodeDecodeError, RecursionError)
 
 
 class Packed(Struct, frozen=True):
-    """Windows of a batch as columns that nobody looked at yet, and how to name their fields in a refusal."""
+    """Windows of a batch as columns whose values nobody looked at yet: some rows of what may be many batches'."""
 
     name: str
     windows: PackedGpuWindows | PackedNodeWindows
+    """They fit (wire.fits)."""
+    first: int
+    rows: int
+    first_gpu: int = 0
+    """Of its own among windows.gpu_uuids, of which there are so many:"""
+    gpus: int = 0
     places: list[int] | None = None
     """Of each row in the batch's list; None: they came packed."""
 
     def where(self, row: int, column: str) -> str:
-        """The path of a field in the batch."""
+        """The path of a field in the batch; row counts from the first."""
         if self.places is None:
             return f"{self.name}.columns.{column}[{row}]"
         return f"{self.name}[{self.places[row]}].{column}"
@@ -72,29 +84,54 @@ def decode(body: bytes, content_type: str, now: datetime, max_clock_offset_s: fl
     """
     kind = content_type.partition(";")[0].strip().lower()
     if kind == BATCHES:
-        return [_of_relay(raw, now, max_clock_offset_s) for raw in _raw_batches(body)]
+        return _of_relay(body, now, max_clock_offset_s)
     if kind not in {MSGPACK, JSON}:
         raise Unacceptable(415, f"Content-Type {kind[:60]!r} is not known: send {MSGPACK} or {JSON}")
     decoder: Callable[..., Any] = msgspec.json.decode if kind == JSON else msgspec.msgpack.decode
     return [_parcel(body, decoder, now, max_clock_offset_s)]
 
 
-def _raw_batches(body: bytes) -> list[Raw]:
+def _of_relay(body: bytes, now: datetime, max_clock_offset_s: float) -> list[Parcel | Unacceptable]:
     try:
-        raws = msgspec.msgpack.decode(body, type=list[Raw])
+        found = msgspec.msgpack.decode(body, type=Batches)
     except _BROKEN as error:
-        raise Unacceptable(400, f"The body is not an array of batches: {error}") from error
-    if len(raws) > MOST_BATCHES:
-        raise Unacceptable(413, f"The body has {len(raws)} batches, and at most {MOST_BATCHES} are taken at once")
-    return raws
+        raise Unacceptable(400, f"The body is not a relay's batches: {error}") from error
+    count = len(found.batches)
+    if count > MOST_BATCHES:
+        raise Unacceptable(413, f"The body has {count} batches, and at most {MOST_BATCHES} are taken at once")
+    parcels: list[Parcel | Unacceptable] = []
+    for raw in found.batches:
+        try:
+            parcels.append(_parcel(raw, msgspec.msgpack.decode, now, max_clock_offset_s))
+        except Unacceptable as error:
+            # One agent's trouble is not that of the others behind the relay.
+            parcels.append(error)
+    gpus = _shares("gpus", found.gpus, count, len(found.gpu_windows.gpu_uuids) if found.gpu_windows else 0)
+    rows = _shares("gpu_rows", found.gpu_rows, count, found.gpu_windows.rows if found.gpu_windows else 0)
+    node_rows = _shares("node_rows", found.node_rows, count, found.node_windows.rows if found.node_windows else 0)
+    for name in ("gpu_windows", "node_windows"):
+        windows = getattr(found, name)
+        if windows is not None and not fits(windows):
+            raise Unacceptable(400, f"{name}: its columns are not known, or not as long as its rows")
+    for place, parcel in enumerate(parcels):
+        if isinstance(parcel, Parcel):
+            if found.gpu_windows and rows[place][1]:
+                parcel.gpu_windows.append(Packed("packed_gpu_windows", found.gpu_windows, *rows[place], *gpus[place]))
+            if found.node_windows and node_rows[place][1]:
+                parcel.node_windows.append(Packed("packed_node_windows", found.node_windows, *node_rows[place]))
+    return parcels
 
 
-def _of_relay(raw: Raw, now: datetime, max_clock_offset_s: float) -> Parcel | Unacceptable:
-    try:
-        return _parcel(raw, msgspec.msgpack.decode, now, max_clock_offset_s)
-    except Unacceptable as error:
-        # One agent's trouble is not that of the others behind the relay.
-        return error
+def _shares(name: str, counts: bytes, batches: int, total: int) -> list[tuple[int, int]]:
+    """Of each batch, the place of its first row and how many it has."""
+    if not counts and not total:
+        return [(0, 0)] * batches
+    if len(counts) != 4 * batches:
+        raise Unacceptable(400, f"{name} has {len(counts)} bytes, and {batches} batches need {4 * batches}")
+    sizes = np.frombuffer(counts, "<i4").astype(np.int64)
+    if (sizes < 0).any() or sizes.sum() != total:
+        raise Unacceptable(400, f"{name} add up to {sizes.sum()}, and there are {total}")
+    return list(zip((np.cumsum(sizes) - sizes).tolist(), sizes.tolist(), strict=True))
 
 
 def _parcel(body: bytes | Raw, decoder: Callable[..., Any], now: datetime, max_clock_offset_s: float) -> Parcel:
@@ -134,10 +171,59 @@ def _packed(
     parts = []
     if raws:
         found = _items(name, raws, kind, decoder, refused)
-        parts.append(Packed(name, pack_([window for _, window in found]), [place for place, _ in found]))
-    if packed is not None:
-        parts.append(Packed(f"packed_{name}", packed))
+        if found:
+            windows = pack_([window for _, window in found])
+            parts.append(_whole(name, windows, [place for place, _ in found]))
+    if packed is not None and packed.rows:
+        fitting = packed if fits(packed) else _mended(f"packed_{name}", packed, refused)
+        if fitting is not None:
+            parts.append(_whole(f"packed_{name}", fitting))
     return parts
+
+
+def _whole(name: str, windows: PackedGpuWindows | PackedNodeWindows, places: list[int] | None = None) -> Packed:
+    gpus = len(windows.gpu_uuids) if isinstance(windows, PackedGpuWindows) else 0
+    return Packed(name, windows, 0, windows.rows, 0, gpus, places)
+
+
+def _mended(
+    name: str, packed: PackedGpuWindows | PackedNodeWindows, refused: list[Refusal]
+) -> PackedGpuWindows | PackedNodeWindows | None:
+    """The windows without the columns that we do not know; None where what is left does not fit. Says why."""
+    kinds = {it.name: it for it in (columns() if isinstance(packed, PackedGpuWindows) else node_columns())}
+    rows, known = packed.rows, {column: data for column, data in packed.columns.items() if column in kinds}
+    for column in packed.columns.keys() - known.keys():
+        unknown = Refusal(
+            where=f"{name}.columns.{column[:60]}",
+            error="there is no such column; the others are kept",
+            remedy="docs/api.md lists the columns.",
+        )
+        refuse(refused, unknown)
+    mended = msgspec.structs.replace(packed, columns=known)
+    if fits(mended):
+        return mended
+    faults = [
+        (f"columns.{column}", f"{len(data)} bytes, and {rows} rows need {len(kinds[column].absent_rows(rows))}")
+        for column, data in known.items()
+        if len(data) != len(kinds[column].absent_rows(rows))
+    ]
+    faults += [
+        (f"columns.{column}", "it is missing, and each row needs it")
+        for column, kind in kinds.items()
+        if kind.required and column not in known
+    ]
+    if isinstance(packed, PackedGpuWindows):
+        if len(packed.gpu) != 4 * rows:
+            faults.append(("gpu", f"{len(packed.gpu)} bytes, and {rows} rows need {4 * rows}"))
+    elif len(packed.ticks) != 2 * rows:
+        faults.append(("ticks", f"{len(packed.ticks)} bytes, and {rows} rows need {2 * rows}"))
+    elif not faults:
+        ticks = ticks_of(packed)
+        words = f"from {min(ticks)} to {max(ticks)} and {sum(ticks)} in all, and gpu_power_mw has"
+        faults.append(("ticks", f"the rows' ticks are {words} {len(packed.gpu_power_mw)} bytes"))
+    for where, error in faults:
+        refuse(refused, Refusal(where=f"{name}.{where}", error=error, remedy="Pack all columns alike.", count=rows))
+    return None
 
 
 def _items(

@@ -90,7 +90,7 @@ def batch_schema() -> dict[str, Any]:
 def _ingest() -> dict[str, Any]:
     """The operation that api.ingest serves."""
     batch = {"schema": {"$ref": REFERENCE.format(name="Batch")}}
-    many = {"schema": {"type": "array", "items": {"$ref": REFERENCE.format(name="Batch")}}}
+    many = {"schema": {"type": "string", "format": "binary", "description": "gigawatch.wire.Batches in msgpack"}}
     return {
         "tags": ["ingest"],
         "summary": "Store a batch",

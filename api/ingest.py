@@ -50,7 +50,8 @@ class Ingest:
         if scope["type"] != "http" or scope["path"] != INGEST_PATH or scope["method"] != "POST":
             await self._application(scope, receive, send)
             return
-        headers = {name.decode("latin-1").lower(): value.decode("latin-1") for name, value in scope["headers"]}
+        # Names are in lower case already, says ASGI.
+        headers = dict(scope["headers"])
         extra: dict[str, str] = {}
         try:
             status, body = 200, await self._take(headers, receive)
@@ -77,17 +78,17 @@ class Ingest:
         )
         await send({"type": "http.response.body", "body": body})
 
-    async def _take(self, headers: dict[str, str], receive: Receive) -> bytes:
+    async def _take(self, headers: dict[bytes, bytes], receive: Receive) -> bytes:
         """Store what the request brings; the body of the answer."""
         access: Access = self._state.access
         writer: Writer = self._state.writer
-        role = await access.role_of(headers.get("authorization", ""))
+        role = await access.role_of(headers.get(b"authorization", b"").decode("latin-1"))
         if role not in {"agent", "admin"}:
             raise HTTPException(403, f"A token with role {role} may not do this: it needs agent")
         most_bytes = self._server.max_body_mib * BYTES_PER_MIB
         body = await _receive(receive, most_bytes)
-        body = decompress(body, headers.get("content-encoding", ""), most_bytes)
-        content_type = headers.get("content-type", "")
+        body = decompress(body, headers.get(b"content-encoding", b"").decode("latin-1"), most_bytes)
+        content_type = headers.get(b"content-type", b"").decode("latin-1")
         found = decode(body, content_type, datetime.now(UTC), self._server.max_clock_offset_s)
         parcels = [it for it in found if isinstance(it, Parcel)]
         stored = iter(await writer.store(parcels, len(body)) if parcels else ())

@@ -27,28 +27,9 @@ from gigawatch.wire import (
 DTYPES: dict[str, np.dtype[Any]] = {"h": np.dtype("<i2"), "i": np.dtype("<i4"), "q": np.dtype("<i8")}
 LARGEST_LEAD = timedelta(seconds=60)
 """How far ahead of the server's clock a window may end."""
-MOST_TICKS = 6_000
 MOST_GPU_W = 20_000
 """Above any superchip's power. An energy beyond it is a broken counter or unit, and would spoil its group's sums."""
-_ABSENT = {kind: np.iinfo(dtype).min.to_bytes(dtype.itemsize, "little", signed=True) for kind, dtype in DTYPES.items()}
 BOUNDS = "Leave out what is not known; docs/api.md lists the bounds."
-
-
-class _Shape(Struct, frozen=True):
-    """What columns there may be."""
-
-    sizes: dict[str, int]
-    """Bytes of a value, by column."""
-    required: frozenset[str]
-
-    @classmethod
-    def of(cls, kinds: Sequence[Column]) -> "_Shape":
-        """The shape of these columns."""
-        sizes = {column.name: DTYPES[column.typecode].itemsize for column in kinds}
-        return cls(sizes, frozenset(column.name for column in kinds if column.required))
-
-
-_GPU_SHAPE, _NODE_SHAPE = _Shape.of(columns()), _Shape.of(node_columns())
 
 
 class Rows(Struct, frozen=True):
@@ -57,6 +38,7 @@ class Rows(Struct, frozen=True):
     parcel: NDArray[np.int32]
     """Place of the row's parcel."""
     columns: dict[str, NDArray[Any]]
+    """Those that are required, and those that some row has a value in."""
 
     @property
     def count(self) -> int:
@@ -100,29 +82,25 @@ def gpu_rows(parcels: Sequence[Parcel], earliest: datetime) -> GpuRows:
         parcels: what was received.
         earliest: older windows are no longer taken.
     """
-    sources = [
-        (place, packed, packed.windows)
-        for place, parcel in enumerate(parcels)
-        for packed in parcel.gpu_windows
-        if isinstance(packed.windows, PackedGpuWindows) and _sound(packed, parcel, _GPU_SHAPE)
-    ]
+    check = _Check(parcels, [parcel.gpu_windows for parcel in parcels], columns(), earliest)
     uuids: list[str] = []
-    firsts = []
-    for _, _, windows in sources:
-        firsts.append(len(uuids))
-        uuids.extend(windows.gpu_uuids)
-    check = _Check(parcels, [(place, packed) for place, packed, _ in sources], columns(), earliest)
-    gpu = np.frombuffer(b"".join([windows.gpu for _, _, windows in sources]), "<i4")
-    owned = np.array([len(windows.gpu_uuids) for _, _, windows in sources], np.int32)
+    indices = []
+    for run in check.runs:
+        assert isinstance(run.windows, PackedGpuWindows)
+        uuids += run.windows.gpu_uuids[run.first_gpu : run.first_gpu + run.gpus]
+        indices.append(run.windows.gpu[4 * run.first : 4 * (run.first + run.rows)])
+    gpu = np.frombuffer(b"".join(indices), "<i4")
+    owned = np.array([packed.gpus for _, packed in check.sources], np.int32)
     check.refuse(
         (gpu < 0) | (gpu >= _spread(owned, check.counts)),
         "gpu",
         lambda row: f"{gpu[row]} is no place in gpu_uuids",
         "Count from 0.",
     )
-    gpu = np.where(check.good, gpu + _spread(np.array(firsts, np.int32), check.counts), 0).astype(np.int32)
-    mig = np.array([uuid.startswith("MIG-") for uuid in uuids] or [False])
-    if mig.any():
+    firsts = np.cumsum(owned, dtype=np.int32) - owned
+    gpu = np.where(check.good, gpu + _spread(firsts, check.counts), 0).astype(np.int32)
+    if any(uuid.startswith("MIG-") for uuid in uuids):
+        mig = np.array([uuid.startswith("MIG-") for uuid in uuids])
         check.refuse(
             mig[gpu],
             "gpu_uuid",
@@ -137,31 +115,32 @@ def gpu_rows(parcels: Sequence[Parcel], earliest: datetime) -> GpuRows:
         lambda _: "energy_mj and energy_method come together, or neither",
         "Say how the energy was obtained: 1 counter, 2 interpolated, 3 integrated, 4 estimated.",
     )
-    mean_w = check.columns["energy_mj"].astype(np.int64) // np.maximum(check.columns["covered_ms"], 1)
-    check.refuse(
-        has_energy & (mean_w > MOST_GPU_W),
-        "energy_mj",
-        lambda row: f"it is {mean_w[row]} W over covered_ms, and no GPU draws more than {MOST_GPU_W} W",
-        "Is it in mJ, and of this window alone?",
-    )
+    if "energy_mj" in check.columns:
+        mean_w = check.columns["energy_mj"].astype(np.int64) // np.maximum(check.columns["covered_ms"], 1)
+        check.refuse(
+            has_energy & (mean_w > MOST_GPU_W),
+            "energy_mj",
+            lambda row: f"it is {mean_w[row]} W over covered_ms, and no GPU draws more than {MOST_GPU_W} W",
+            "Is it in mJ, and of this window alone?",
+        )
     check.times()
-    owners = np.repeat(np.array([place for place, _, _ in sources], np.int32), owned)
+    owners = np.repeat(np.array([place for place, _ in check.sources], np.int32), owned)
     return GpuRows(check.rows(), uuids, gpu[check.good], owners)
 
 
 def node_rows(parcels: Sequence[Parcel], earliest: datetime) -> NodeRows:
     """The parcels' node windows that can be stored; the others go to their parcel's refusals."""
-    sources = [
-        (place, packed, packed.windows)
-        for place, parcel in enumerate(parcels)
-        for packed in parcel.node_windows
-        if isinstance(packed.windows, PackedNodeWindows)
-        and _sound(packed, parcel, _NODE_SHAPE)
-        and _sound_ticks(packed, packed.windows, parcel)
-    ]
-    check = _Check(parcels, [(place, packed) for place, packed, _ in sources], node_columns(), earliest)
-    ticks = np.frombuffer(b"".join([windows.ticks for _, _, windows in sources]), "<i2").astype(np.int64)
-    power = np.frombuffer(b"".join([windows.gpu_power_mw for _, _, windows in sources]), "<i4")
+    check = _Check(parcels, [parcel.node_windows for parcel in parcels], node_columns(), earliest)
+    counts, powers = [], []
+    for run in check.runs:
+        assert isinstance(run.windows, PackedNodeWindows)
+        of_windows = np.frombuffer(run.windows.ticks, "<i2")
+        end = run.first + run.rows
+        before, within = int(of_windows[: run.first].sum()), int(of_windows[run.first : end].sum())
+        counts.append(of_windows[run.first : end])
+        powers.append(run.windows.gpu_power_mw[4 * before : 4 * (before + within)])
+    ticks = np.concatenate([*counts, np.zeros(0, np.int64)])
+    power = np.frombuffer(b"".join(powers), "<i4")
     first = np.cumsum(ticks) - ticks
     wrong = np.flatnonzero((power < 0) & (power != ABSENT_TICK))
     if len(wrong):
@@ -173,38 +152,73 @@ def node_rows(parcels: Sequence[Parcel], earliest: datetime) -> NodeRows:
     return NodeRows(check.rows(), first[check.good], ticks[check.good], power)
 
 
+class _Run(Struct):
+    """Rows of the same windows that follow each other, of one parcel or of many."""
+
+    windows: PackedGpuWindows | PackedNodeWindows
+    first: int
+    rows: int
+    first_gpu: int
+    gpus: int
+
+    def takes(self, packed: Packed) -> bool:
+        """Lengthen it by these rows, if they come next."""
+        if (
+            packed.windows is not self.windows
+            or packed.first != self.first + self.rows
+            or packed.first_gpu != self.first_gpu + self.gpus
+        ):
+            return False
+        self.rows += packed.rows
+        self.gpus += packed.gpus
+        return True
+
+    def columns(self, sizes: dict[str, int]) -> dict[str, bytes]:
+        """The columns of these rows."""
+        found = self.windows.columns
+        if self.rows == self.windows.rows:
+            return found
+        first, end = self.first, self.first + self.rows
+        return {name: data[first * sizes[name] : end * sizes[name]] for name, data in found.items()}
+
+
 class _Check:
-    """The joined columns of some sources, and which of their rows are good so far."""
+    """The joined columns of the parcels' windows of one kind, and which of their rows are good so far."""
 
     def __init__(
         self,
         parcels: Sequence[Parcel],
-        sources: Sequence[tuple[int, Packed]],
+        windows: Sequence[Sequence[Packed]],
         kinds: Sequence[Column],
         earliest: datetime,
     ) -> None:
         self._parcels = parcels
-        self._sources = sources
         self._kinds = {column.name: column for column in kinds}
         self._earliest = earliest
-        self.counts = np.array([packed.windows.rows for _, packed in sources], np.int64)
+        self.sources = [(place, packed) for place, of_parcel in enumerate(windows) for packed in of_parcel]
+        self.counts = np.array([packed.rows for _, packed in self.sources], np.int64)
         self._ends = np.cumsum(self.counts)
+        self.runs: list[_Run] = []
+        for _, packed in self.sources:
+            if not self.runs or not self.runs[-1].takes(packed):
+                self.runs.append(_Run(packed.windows, packed.first, packed.rows, packed.first_gpu, packed.gpus))
+        sizes = {column.name: DTYPES[column.typecode].itemsize for column in kinds}
+        pieces = [(run.columns(sizes), run) for run in self.runs]
+        names = {column.name for column in kinds if column.required}.union(*(found for found, _ in pieces))
         self.columns = {
             column.name: np.frombuffer(
-                b"".join(
-                    [
-                        packed.windows.columns.get(column.name) or _ABSENT[column.typecode] * packed.windows.rows
-                        for _, packed in sources
-                    ]
-                ),
+                b"".join([found.get(column.name) or column.absent_rows(run.rows) for found, run in pieces]),
                 DTYPES[column.typecode],
             )
             for column in kinds
+            if column.name in names
         }
         self.good = np.ones(int(self.counts.sum()), bool)
 
     def present(self, name: str) -> NDArray[np.bool_]:
         """Which rows have a value in a column."""
+        if name not in self.columns:
+            return np.zeros(len(self.good), bool)
         found: NDArray[np.bool_] = self.columns[name] != self._kinds[name].absent
         return found
 
@@ -215,7 +229,7 @@ class _Check:
             return
         self.good &= ~bad
         for source in np.unique(np.searchsorted(self._ends, np.flatnonzero(bad), "right")):
-            place, packed = self._sources[source]
+            place, packed = self.sources[source]
             begin = int(self._ends[source] - self.counts[source])
             of_source = bad[begin : int(self._ends[source])]
             row = int(np.argmax(of_source))
@@ -229,8 +243,8 @@ class _Check:
 
     def bounds(self) -> None:
         """Leave out rows with a value that its sensor cannot mean."""
-        for column in self._kinds.values():
-            values = self.columns[column.name]
+        for name, values in self.columns.items():
+            column = self._kinds[name]
             outside = (values < column.lower) | (values > column.upper)
             if not column.required:
                 outside &= values != column.absent
@@ -266,73 +280,9 @@ class _Check:
 
     def rows(self) -> Rows:
         """The rows that are good."""
-        parcel = np.repeat(np.array([place for place, _ in self._sources], np.int32), self.counts)
+        parcel = np.repeat(np.array([place for place, _ in self.sources], np.int32), self.counts)
         rows = Rows(parcel, self.columns)
         return rows if self.good.all() else rows.chosen(self.good)
-
-
-def _sound(packed: Packed, parcel: Parcel, shape: "_Shape") -> bool:
-    """Whether all columns are as long as there are rows; if not, all rows of the source are refused."""
-    windows = packed.windows
-    found = windows.columns
-    if (
-        windows.rows
-        and shape.required <= found.keys()
-        and all(len(data) == shape.sizes.get(name, -1) * windows.rows for name, data in found.items())
-        and (not isinstance(windows, PackedGpuWindows) or len(windows.gpu) == 4 * windows.rows)
-    ):
-        # As it nearly always is.
-        return True
-    return _refuse_unsound(packed, parcel, shape)
-
-
-def _refuse_unsound(packed: Packed, parcel: Parcel, shape: "_Shape") -> bool:
-    windows = packed.windows
-    faults = []
-    if isinstance(windows, PackedGpuWindows) and len(windows.gpu) != 4 * windows.rows:
-        faults.append(("gpu", f"{len(windows.gpu)} bytes, and {windows.rows} rows need {4 * windows.rows}"))
-    for name, data in windows.columns.items():
-        size = shape.sizes.get(name)
-        if size is None:
-            unknown = Refusal(
-                where=f"{packed.name}.columns.{name[:60]}",
-                error="there is no such column; the others are kept",
-                remedy="docs/api.md lists the columns.",
-            )
-            refuse(parcel.refused, unknown)
-        elif len(data) != size * windows.rows:
-            error = f"{len(data)} bytes, and {windows.rows} rows need {size * windows.rows}"
-            faults.append((f"columns.{name}", error))
-    faults += [
-        (f"columns.{name}", "it is missing, and each row needs it")
-        for name in sorted(shape.required - windows.columns.keys())
-    ]
-    if windows.rows:
-        for where, error in faults:
-            refusal = Refusal(
-                where=f"{packed.name}.{where}", error=error, remedy="Pack all columns alike.", count=windows.rows
-            )
-            refuse(parcel.refused, refusal)
-    return windows.rows > 0 and not faults
-
-
-def _sound_ticks(packed: Packed, windows: PackedNodeWindows, parcel: Parcel) -> bool:
-    """Whether the ticks are as many as the rows say; if not, all rows of the source are refused."""
-    error = None
-    if len(windows.ticks) != 2 * windows.rows:
-        error = f"{len(windows.ticks)} bytes, and {windows.rows} rows need {2 * windows.rows}"
-    else:
-        ticks = np.frombuffer(windows.ticks, "<i2")
-        if ((ticks < 0) | (ticks > MOST_TICKS)).any():
-            error = f"a row has {ticks.min()} or {ticks.max()} ticks, and 0 to {MOST_TICKS} are possible"
-        elif 4 * int(ticks.sum()) != len(windows.gpu_power_mw):
-            error = f"the rows have {ticks.sum()} ticks, and gpu_power_mw has {len(windows.gpu_power_mw)} bytes"
-    if error is not None:
-        refusal = Refusal(
-            where=f"{packed.name}.ticks", error=error, remedy="Pack all columns alike.", count=windows.rows
-        )
-        refuse(parcel.refused, refusal)
-    return error is None
 
 
 def _spread(of_source: NDArray[Any], counts: NDArray[np.int64]) -> NDArray[Any]:

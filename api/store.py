@@ -19,7 +19,7 @@ from api import copying
 from api.copying import NodeGrid
 from api.decode import Parcel, refuse
 from api.rollups import CLOSE_LOCK, THROTTLED
-from api.rows import GpuRows, NodeRows, Rows, gpu_rows, node_rows
+from api.rows import DTYPES, GpuRows, NodeRows, Rows, gpu_rows, node_rows
 from gigawatch import schema
 from gigawatch.records import Inventory
 from gigawatch.units import MILLISECONDS_PER_MINUTE, MILLISECONDS_PER_SECOND
@@ -39,6 +39,8 @@ GPU_COLUMNS = (
 MOST_SLOTS = 1_024
 """GPUs that a node may ever have had."""
 MOST_TRIES = 3
+_BY_KEY = "SET enable_seqscan = off; SET enable_hashjoin = off; SET enable_mergejoin = off; SET jit = off"
+"""All that we ask for we know by its key. For a hundred keys the planner would rather read whole tables of 75,000."""
 SHORT_MS = 10_000
 
 
@@ -132,6 +134,8 @@ class Store:
             connection = pooled.driver_connection
             assert isinstance(connection, psycopg.Connection)
             pooled.detach()
+            connection.execute(_BY_KEY)
+            connection.commit()
             self._connection = connection
         return self._connection
 
@@ -166,8 +170,9 @@ class _Transaction:
                 taken.append(place)
             else:
                 outcomes[place] = outcome
-        admitted = [parcels[place] for place in taken]
-        for place, receipt in zip(taken, self._write(admitted), strict=True):
+        # In the order in which they came, so that what came merged is written in one piece.
+        taken.sort()
+        for place, receipt in zip(taken, self._write([parcels[place] for place in taken]), strict=True):
             seq = parcels[place].batch.seq
             outcomes[place] = msgspec.structs.replace(receipt, next_seq=None if seq is None else seq + 1)
         self._move_cursors(next_seqs)
@@ -608,11 +613,18 @@ class _SlotWindows(Struct, frozen=True):
             name: [copying.ABSENT[name] if value is None else value for value in table[place]]
             for place, name in enumerate(_METRICS, 2)
         } | {"start": list(table[0])}
+        kinds = {column.name: column for column in columns()}
+        nothing = np.zeros(self.rows.count, np.int64)
         rows = Rows(
             np.concatenate([self.rows.parcel, np.zeros(len(stored), np.int32)]),
             {
-                name: np.concatenate([values, np.array(added[name], values.dtype)])
-                for name, values in self.rows.columns.items()
+                name: np.concatenate(
+                    [
+                        self.rows.columns.get(name, nothing + kinds[name].absent).astype(DTYPES[kinds[name].typecode]),
+                        np.array(values, DTYPES[kinds[name].typecode]),
+                    ]
+                )
+                for name, values in added.items()
             },
         )
         return _SlotWindows(
@@ -659,12 +671,13 @@ def _summaries(grid: NodeGrid) -> NDArray[np.int64]:
         return np.add.reduceat(np.where(where, values, 0).astype(np.int64), grid.first)
 
     def present(name: str) -> NDArray[np.bool_]:
-        found: NDArray[np.bool_] = grid.columns[name] != copying.ABSENT[name]
+        found: NDArray[np.bool_] = column[name] != copying.ABSENT[name]
         return found
 
-    covered_ms = np.maximum(grid.columns["covered_ms"], 1).astype(np.int64)
-    power_mw = grid.columns["energy_mj"].astype(np.int64) * MILLISECONDS_PER_SECOND // covered_ms
-    reasons = grid.columns["clock_event_reasons"]
+    column = {name: grid.column(name) for name in _SUMMED}
+    covered_ms = np.maximum(column["covered_ms"], 1).astype(np.int64)
+    power_mw = column["energy_mj"].astype(np.int64) * MILLISECONDS_PER_SECOND // covered_ms
+    reasons = column["clock_event_reasons"]
     return np.stack(
         [
             grid.node_id.astype(np.int64),
@@ -672,12 +685,12 @@ def _summaries(grid: NodeGrid) -> NDArray[np.int64]:
             sums(grid.present, grid.present),
             sums(reasons & THROTTLED != 0, present("clock_event_reasons")),
             sums(power_mw, present("energy_mj")),
-            sums(grid.columns["power_limit_mw"], present("power_limit_mw")),
-            sums(grid.columns["gpu_util_pm"], present("gpu_util_pm")),
+            sums(column["power_limit_mw"], present("power_limit_mw")),
+            sums(column["gpu_util_pm"], present("gpu_util_pm")),
             sums(present("gpu_util_pm"), grid.present),
-            np.maximum.reduceat(grid.columns["gpu_temp_max_c"], grid.first).astype(np.int64),
+            np.maximum.reduceat(column["gpu_temp_max_c"], grid.first).astype(np.int64),
             np.maximum.reduceat(np.where(present("energy_mj"), power_mw, 0), grid.first),
-            np.maximum.reduceat(grid.columns["gpu_util_pm"], grid.first).astype(np.int64),
+            np.maximum.reduceat(column["gpu_util_pm"], grid.first).astype(np.int64),
         ]
     )
 
@@ -687,6 +700,7 @@ _NOW = (
     "gpus", "gpus_throttled", "power_mw", "power_limit_mw", "gpu_util_pm", "gpu_util_gpus", "gpu_temp_max_c",
     "gpu_power_max_mw", "gpu_util_max_pm",
 )  # fmt: skip
+_SUMMED = ("covered_ms", "energy_mj", "power_limit_mw", "gpu_util_pm", "gpu_temp_max_c", "clock_event_reasons")
 _IS_NEWER = (
     "now.time IS NULL OR excluded.time >= now.time"
     " AND (excluded.gpus >= now.gpus OR excluded.time - now.time >= interval '10 s')"

@@ -31,6 +31,7 @@ from gigawatch.embedded import EmbeddedServer, installations
 from gigawatch.records import Gpu, Inventory
 from gigawatch.wire import Batch
 from migrations.run import migrate
+from tests.merged import together
 from tests.servers import Api, running_api
 
 try:
@@ -40,6 +41,8 @@ except ImportError:
 
 RELAY = 100
 """Nodes in one post of a relay."""
+RELAYS = 64
+"""Connections of relays: 60,000 GPUs have 75 relays."""
 WIRE = {column.name: column for column in wire.columns()}
 FIXED = {"covered_ms": WINDOW_S * 1_000, "ticks_taken": WINDOW_S, "ticks_expected": WINDOW_S, "energy_method": 1}
 
@@ -97,7 +100,7 @@ def requests(api: Api, encoded: Sequence[bytes], per_post: int) -> list[bytes]:
         return [request(api.port, "/api/v1/batches", zstd.compress(body, 3), headers) for body in encoded]
     headers["Content-Type"] = wire.BATCHES
     bodies = (
-        msgspec.msgpack.encode([msgspec.Raw(body) for body in encoded[place : place + per_post]])
+        together([msgspec.msgpack.decode(body, type=Batch) for body in encoded[place : place + per_post]])
         for place in range(0, len(encoded), per_post)
     )
     return [request(api.port, "/api/v1/batches", zstd.compress(body, 3), headers) for body in bodies]
@@ -190,7 +193,7 @@ class Bench:
             _checked(send_apart(api.port, queues([requests(api, inventories(self._nodes), RELAY)], 8)))
             prepared = [requests(api, batches(it, place), per_post) for place, it in enumerate(self.rounds, 1)]
             before_s = self._cpu_s() + tree_cpu_s(api.pid)
-            sent = _checked(send_apart(api.port, queues(prepared, self._connections if per_post == 1 else 16)))
+            sent = _checked(send_apart(api.port, queues(prepared, self._connections if per_post == 1 else RELAYS)))
             server_s = self._cpu_s() + tree_cpu_s(api.pid) - before_s
         engine = database.engine(url)
         with engine.connect() as connection:
@@ -205,7 +208,7 @@ class Bench:
     def victoriametrics(self, per_post: int) -> Figure:
         """The same values in posts of the same size."""
         with VictoriaMetrics() as server:
-            fed = feed(server, self._load, per_post, self._connections if per_post == 1 else 16)
+            fed = feed(server, self._load, per_post, self._connections if per_post == 1 else RELAYS)
         name = f"VictoriaMetrics, {'agents' if per_post == 1 else 'relays'}"
         size = fed.merged_bytes / fed.all_gpu_windows
         return Figure(
@@ -247,7 +250,7 @@ def main() -> None:
     parser.add_argument("--gpus", type=int, default=60_000)
     parser.add_argument("--rounds", type=int, default=10, help="minutes of the fleet")
     parser.add_argument("--workers", type=int, default=2)
-    parser.add_argument("--connections", type=int, default=256, help="of agents; relays have 16")
+    parser.add_argument("--connections", type=int, default=1_000, help="of agents; relays have 64")
     parser.add_argument("--repeat", type=int, default=1)
     parser.add_argument("--only", choices=("copy", "agents", "relays", "peer"), action="append")
     options = parser.parse_args()

@@ -66,12 +66,18 @@ class Sink(asyncio.Protocol):
             return msgspec.json.encode({**HELLO, "server_time": datetime.now(UTC)})
         if self._headers[b"content-type"].decode() != BATCHES:
             return self._receipt
-        # An array of msgpack, always with its length in four bytes.
-        opening = self._got[self._body : self._body + 5]
+        body = bytes(self._got[self._body : self._end])
         if b"content-encoding" in self._headers:
-            body = self._got[self._body : self._end]
-            opening = bytearray(zstd.ZstdDecompressor().decompress(body, max_length=5))
-        return b"[" + b",".join([self._outcome] * int.from_bytes(opening[1:])) + b"]"
+            body = zstd.ZstdDecompressor().decompress(body, max_length=OPENING_BYTES)
+        # A map whose first member is the array of batches.
+        batches = body[:OPENING_BYTES].partition(b"batches")[2]
+        count = int.from_bytes(batches[1:3]) if batches[0] == ARRAY_16 else batches[0] & SHORT_ARRAY
+        return b"[" + b",".join([self._outcome] * count) + b"]"
+
+
+OPENING_BYTES = 16
+ARRAY_16, SHORT_ARRAY = 0xDC, 0x0F
+"""Msgpack's opening of an array of 16 items and more, and what holds the length of a shorter one."""
 
 
 async def _serve(port: int) -> None:

@@ -145,7 +145,7 @@ class Client:
         raise self._refusal(response)
 
     def post_many(self, batches: bytes) -> list[Outcome]:
-        """Send a msgpack array of batches; what became of each, in order, after the server's commit.
+        """Send Batches in msgpack; what became of each, in order, after the server's commit.
 
         Raises:
             ServerUnreachable: nothing is known to be stored; send them again.

@@ -359,6 +359,8 @@ ingest_cursor = Table(
     Column("node_id", ForeignKey(node.c.node_id), nullable=False),
     Column("next_seq", BigInteger, nullable=False, comment="Number of the batch that is taken next"),
     Column("updated", Time, nullable=False, server_default=func.now()),
+    # As node_now.
+    postgresql_with={"fillfactor": 50},
     comment="How far each spool is stored; committed with the rows of its batch",
 )
 

@@ -77,8 +77,8 @@ class Server(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     workers: Annotated[int, Meta(ge=1, le=256)] = 1
     max_body_mib: Annotated[int, Meta(ge=1, le=1_024)] = 16
     """Greatest size of one request's body, after decompression."""
-    gather_ms: Annotated[int, Meta(ge=0, le=1_000)] = 5
-    """How long arriving batches are gathered into one COPY."""
+    gather_ms: Annotated[int, Meta(ge=0, le=1_000)] = 50
+    """How long arriving batches are gathered into one COPY; 5 ms at most where they come one at a time."""
     max_waiting_mib: Annotated[int, Meta(ge=1, le=65_536)] = 64
     """Batches that wait to be stored, in each process; beyond it agents are asked to come again."""
     scheduler: bool = True

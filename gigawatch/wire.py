@@ -1,13 +1,14 @@
-"""How records travel: the batch, and GPU windows packed as columns.
+"""How records travel: the batch, windows packed as columns, and many nodes' batches merged.
 
 A batch is one msgpack (agents) or JSON (people) object. Agents pack windows as one little-endian
 column of integers per field, where the least integer of the column's width stands for "absent": this
-costs a server no Python per row. JSON carries the same windows as a list of objects.
+costs a server no Python per row. JSON carries the same windows as a list of objects. A relay puts the
+columns of many batches end to end: this costs a server next to no Python per batch either.
 """
 
 import sys
 from array import array
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from datetime import datetime
 from functools import cache
 from typing import Annotated, Any, Literal, get_args, get_type_hints
@@ -32,11 +33,13 @@ from gigawatch.units import MILLISECONDS_PER_SECOND
 MSGPACK = "application/msgpack"
 JSON = "application/json"
 BATCHES = "application/vnd.gigawatch.batches+msgpack"
-"""What a relay sends: one msgpack array of batches, each as its agent numbered it."""
+"""What a relay sends: Batches in msgpack."""
 MAX_ROWS = 1_000_000
 """GPU windows in one batch."""
 
 ABSENT_TICK = -(2**31)
+MAX_TICKS = 6_000
+"""In one node window."""
 
 Sequence63 = Annotated[int, Meta(ge=0, le=INT8_MAX)]
 
@@ -55,6 +58,11 @@ class Column(Struct, frozen=True):
     def absent(self) -> int:
         """The integer that stands for "absent" in this column."""
         return {"h": -(2**15), "i": -(2**31), "q": -(2**63)}[self.typecode]
+
+    def absent_rows(self, rows: int) -> bytes:
+        """The column of so many rows without a value."""
+        size = array(self.typecode).itemsize
+        return self.absent.to_bytes(size, "little", signed=True) * rows
 
 
 class PackedGpuWindows(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -103,6 +111,22 @@ class Batch(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, omit_
     packed_node_windows: PackedNodeWindows | None = None
     events: list[Raw] = []
     health: list[Raw] = []
+
+
+class Batches(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, omit_defaults=True):
+    """Many nodes' batches as a relay sends them, each as its agent numbered it, their packed windows merged.
+
+    Rows of gpu_windows and node_windows belong to the batches in order, each to as many as gpu_rows and node_rows
+    say; so do the gpu_uuids, as many as gpus says, and `gpu` counts from the batch's own first. These three are four
+    bytes for each batch, little-endian.
+    """
+
+    batches: list[Raw]
+    gpu_rows: bytes = b""
+    gpus: bytes = b""
+    gpu_windows: PackedGpuWindows | None = None
+    node_rows: bytes = b""
+    node_windows: PackedNodeWindows | None = None
 
 
 class Refusal(Struct, frozen=True, kw_only=True):
@@ -234,6 +258,93 @@ def encode(
             health=[Raw(raw(item)) for item in health],
         )
     )
+
+
+def fits(windows: PackedGpuWindows | PackedNodeWindows) -> bool:
+    """Whether what must be there is, all columns are known, and each is as long as there are rows."""
+    rows, found = windows.rows, windows.columns
+    if isinstance(windows, PackedGpuWindows):
+        sizes, required = _sizes(columns())
+        whole = len(windows.gpu) == 4 * rows
+    else:
+        sizes, required = _sizes(node_columns())
+        whole = len(windows.ticks) == 2 * rows and _ticks_fit(windows)
+    return (
+        whole
+        and found.keys() <= sizes.keys()
+        and (required <= found.keys() or not rows)
+        and all(len(data) == sizes[name] * rows for name, data in found.items())
+    )
+
+
+def _ticks_fit(windows: PackedNodeWindows) -> bool:
+    ticks = ticks_of(windows)
+    least, most = min(ticks, default=0), max(ticks, default=0)
+    return least >= 0 and most <= MAX_TICKS and 4 * sum(ticks) == len(windows.gpu_power_mw)
+
+
+@cache
+def _sizes(kinds: tuple[Column, ...]) -> tuple[dict[str, int], frozenset[str]]:
+    """Bytes of a value, by column, and which columns are required."""
+    sizes = {column.name: array(column.typecode).itemsize for column in kinds}
+    return sizes, frozenset(column.name for column in kinds if column.required)
+
+
+def ticks_of(windows: PackedNodeWindows) -> "array[int]":
+    """How many ticks each row has."""
+    ticks = array("h", windows.ticks)
+    if sys.byteorder == "big":
+        ticks.byteswap()
+    return ticks
+
+
+def merge(
+    batches: Sequence[Batch | Raw],
+    gpu_windows: Sequence[PackedGpuWindows | None],
+    node_windows: Sequence[PackedNodeWindows | None],
+) -> bytes:
+    """Batches, as msgpack.
+
+    Args:
+        batches: without the windows below.
+        gpu_windows: of each batch, which `fits`.
+        node_windows: of each batch, likewise.
+    """
+    gpus = [it for it in gpu_windows if it is not None]
+    nodes = [it for it in node_windows if it is not None]
+    merged: dict[str, Any] = {"batches": batches}
+    if gpus:
+        merged["gpu_rows"] = _counts(0 if it is None else it.rows for it in gpu_windows)
+        merged["gpus"] = _counts(0 if it is None else len(it.gpu_uuids) for it in gpu_windows)
+        merged["gpu_windows"] = PackedGpuWindows(
+            rows=sum(it.rows for it in gpus),
+            gpu_uuids=[uuid for it in gpus for uuid in it.gpu_uuids],
+            gpu=b"".join([it.gpu for it in gpus]),
+            columns=_joined(gpus, columns()),
+        )
+    if nodes:
+        merged["node_rows"] = _counts(0 if it is None else it.rows for it in node_windows)
+        merged["node_windows"] = PackedNodeWindows(
+            rows=sum(it.rows for it in nodes),
+            columns=_joined(nodes, node_columns()),
+            ticks=b"".join([it.ticks for it in nodes]),
+            gpu_power_mw=b"".join([it.gpu_power_mw for it in nodes]),
+        )
+    return msgspec.msgpack.encode(merged)
+
+
+def _joined(parts: Sequence[PackedGpuWindows | PackedNodeWindows], kinds: Sequence[Column]) -> dict[str, bytes]:
+    """The parts' columns end to end; what no part has is left out."""
+    names = set().union(*(part.columns for part in parts))
+    return {
+        kind.name: b"".join([part.columns.get(kind.name) or kind.absent_rows(part.rows) for part in parts])
+        for kind in kinds
+        if kind.name in names
+    }
+
+
+def _counts(values: Iterable[int]) -> bytes:
+    return _little_endian(array("i", values))
 
 
 def _little_endian(values: "array[int]") -> bytes:

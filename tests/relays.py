@@ -16,6 +16,7 @@ import msgspec
 from collector.client import zstd
 from gigawatch.wire import BATCHES, Batch, Outcome, Receipt
 from tests.agents import environment
+from tests.merged import apart
 from tests.processes import Answering, free_port
 
 TOKENS = {"relay-secret": "agent", "agent-secret": "agent", "viewer-secret": "viewer", "admin-secret": "admin"}
@@ -70,7 +71,7 @@ class Upstream:
                 time.sleep(upstream.delay_s)
                 assert self.headers["Content-Type"] == BATCHES
                 assert self.headers["Authorization"] == "Bearer relay-secret"
-                batches = msgspec.msgpack.decode(zstd.decompress(body), type=list[Batch])
+                batches = apart(zstd.decompress(body))
                 status = upstream.trouble(batches)
                 if status is not None:
                     self._answer(status, {"detail": "trouble"})

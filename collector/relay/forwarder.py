@@ -17,7 +17,7 @@ from gigawatch.errors import GigawatchError
 from gigawatch.records import Event, Severity
 from gigawatch.settings import Relay
 from gigawatch.units import BYTES_PER_MIB, MILLISECONDS_PER_SECOND
-from gigawatch.wire import Batch, Outcome
+from gigawatch.wire import Batch, Outcome, fits, merge
 
 MOST_BYTES = 4 * BYTES_PER_MIB
 """Of one request's batches, but for a single one that is larger."""
@@ -156,7 +156,7 @@ class Forwarder(threading.Thread):
                 )
             )
         try:
-            outcomes = self._client.post_many(msgspec.msgpack.encode(batches)) if batches else []
+            outcomes = self._client.post_many(_merged(batches)) if batches else []
         except BatchRefused as error:
             if len(batches) > 1:
                 raise
@@ -201,6 +201,26 @@ class Forwarder(threading.Thread):
             settled.refuse(it, f"The server refused batch {it.seq} whole: {outcome.status}: {outcome.detail}")
             return True
         return False
+
+
+def _merged(batches: Sequence[Batch]) -> bytes:
+    """The batches with their windows put together; those that the server will refuse stay with their batch."""
+    gpus = [it.packed_gpu_windows for it in batches]
+    nodes = [it.packed_node_windows for it in batches]
+    gpus_fit = [it is not None and fits(it) for it in gpus]
+    nodes_fit = [it is not None and fits(it) for it in nodes]
+    return merge(
+        [
+            msgspec.structs.replace(
+                it,
+                packed_gpu_windows=None if gpu_fits else it.packed_gpu_windows,
+                packed_node_windows=None if node_fits else it.packed_node_windows,
+            )
+            for it, gpu_fits, node_fits in zip(batches, gpus_fit, nodes_fit, strict=True)
+        ],
+        [it if it_fits else None for it, it_fits in zip(gpus, gpus_fit, strict=True)],
+        [it if it_fits else None for it, it_fits in zip(nodes, nodes_fit, strict=True)],
+    )
 
 
 class _Settled:

@@ -2,7 +2,6 @@
 
 import asyncio
 import logging
-import resource
 import signal
 from pathlib import Path
 
@@ -16,12 +15,11 @@ from collector.relay.access import LOOK_UPS, Access
 from collector.relay.forwarder import Forwarder
 from collector.relay.service import Service
 from collector.relay.spool import RelaySpool
+from gigawatch.connections import BACKLOG, MOST_CONNECTIONS, allow_open_files
 from gigawatch.errors import GigawatchError
 from gigawatch.ports import require_free
 from gigawatch.settings import Relay, Settings
 
-MOST_CONNECTIONS = 16_384
-BACKLOG = 4_096
 ANSWER_S = 5.0
 FORWARD_S = 5.0
 """At the end: how long to answer what is being taken, and to forward what waits."""
@@ -48,7 +46,7 @@ def run(settings: Settings) -> None:
         f" to {settings.agent.server_url}.",
         err=True,
     )
-    _allow_connections()
+    allow_open_files()
     forwarder.start()
     max_clock_offset_s = hello.max_clock_offset_s if hello else settings.server.max_clock_offset_s
     service = Service(spool, access, forwarder, relay.max_body_mib, max_clock_offset_s)
@@ -58,12 +56,6 @@ def run(settings: Settings) -> None:
     spool.close()
     asker.close()
     client.close()
-
-
-def _allow_connections() -> None:
-    """Raise the limit of open files as far as we may: each agent keeps its connection, and 1,024 is a usual limit."""
-    _, most = resource.getrlimit(resource.RLIMIT_NOFILE)
-    resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))
 
 
 async def _serve(relay: Relay, service: Service, forwarder: Forwarder) -> None:

@@ -14,7 +14,7 @@ from msgspec import Struct
 
 from collector.client import ServerUnreachable, read_token, utc_now
 from collector.simulated.faults import Amount
-from collector.simulated.prepared import PreparedFleet, array_opening, numbered
+from collector.simulated.prepared import Prepared, PreparedFleet, body
 from collector.simulated.sending import Pace, Retry, Totals, log
 from gigawatch import __version__
 from gigawatch.errors import ExitCode, GigawatchError
@@ -123,27 +123,28 @@ class Line:
         ).encode("ascii")
         self._streams: tuple[asyncio.StreamReader, asyncio.StreamWriter] | None = None
 
-    async def post(self, batches: bytes, count: int, tally: Tally) -> Sequence[Outcome]:
-        """Send so many batches in one request.
+    async def post(self, batches: Sequence[Prepared], seqs: Sequence[int], tally: Tally) -> Sequence[Outcome]:
+        """Send batches with their numbers in one request.
 
         Raises:
             ServerUnreachable: none is stored as far as we know; send them again.
             GigawatchError: the token is refused.
         """
-        body = array_opening(count) + batches if self._is_relay else batches
+        count = len(batches)
+        sent = body(batches, seqs, utc_now(), is_relay=self._is_relay)
         if self._compress:
-            body = zstd.compress(body, COMPRESSION_LEVEL)
+            sent = zstd.compress(sent, COMPRESSION_LEVEL)
         began_s = time.perf_counter()
         try:
             async with asyncio.timeout(TIMEOUT_S):
-                status, retry_after_s, data = await self._exchange(body)
+                status, retry_after_s, data = await self._exchange(sent)
         except (OSError, EOFError, ValueError, asyncio.LimitOverrunError) as error:
             self.close()
             raise ServerUnreachable(f"{self._host}:{self._port} cannot be reached: {error!r}") from error
         ack_ms = (time.perf_counter() - began_s) * MILLISECONDS_PER_SECOND
         step = round(math.log(ack_ms, ACK_STEP))
         tally.acks[step] = tally.acks.get(step, 0) + 1
-        tally.sent_bytes += len(body)
+        tally.sent_bytes += len(sent)
         try:
             if status == 200:
                 outcomes = (
@@ -334,7 +335,7 @@ class Traffic:
         if self._is_ended:
             raise SystemExit
 
-    async def _deliver(self, line: Line, retry: Retry, places: Sequence[int], batches: Sequence[bytes]) -> None:
+    async def _deliver(self, line: Line, retry: Retry, places: Sequence[int], batches: Sequence[Prepared]) -> None:
         """Send these nodes' batches until the server has said of each what became of it."""
         waiting = list(zip(places, batches, strict=True))
         while waiting and time.time() < self._stop_s:
@@ -342,9 +343,8 @@ class Traffic:
                 await asyncio.sleep(pause_s)
                 continue
             seqs = [self._seqs[place] for place, _ in waiting]
-            body = numbered([batch for _, batch in waiting], seqs, utc_now())
             try:
-                outcomes = await line.post(body, len(waiting), self.tally)
+                outcomes = await line.post([batch for _, batch in waiting], seqs, self.tally)
             except ServerUnreachable as error:
                 self.tally.unreachable += 1
                 retry.failed(error)

@@ -426,6 +426,7 @@ def _add_to_nodes() -> None:
         comment="Each node as it is now; written with its windows, so that pages need not look for the newest",
         postgresql_with={"fillfactor": 50},
     )
+    op.execute("ALTER TABLE gigawatch.ingest_cursor SET (fillfactor = 50)")
     op.add_column(
         "node",
         sa.Column(

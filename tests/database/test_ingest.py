@@ -17,7 +17,8 @@ from hypothesis import strategies as st
 from sqlalchemy import Engine, text
 
 from gigawatch.records import EnergyMethod, Event, Gpu, GpuHealth, GpuWindow, Inventory, NodeWindow, Process, Severity
-from gigawatch.wire import JSON, MSGPACK, Batch, PackedGpuWindows, columns, encode, pack
+from gigawatch.wire import BATCHES, JSON, MSGPACK, Batch, Outcome, PackedGpuWindows, columns, encode, pack, pack_nodes
+from tests.merged import together
 from tests.servers import Api, running_api
 
 if sys.version_info >= (3, 14):
@@ -43,6 +44,12 @@ def window(second: int = 0, uuid: str = "GPU-1", **values: Any) -> GpuWindow:
     defaults: dict[str, Any] = {"covered_ms": 10_000, "ticks_taken": 10, "ticks_expected": 10,
                                 "energy_mj": 7_000_000, "energy_method": EnergyMethod.COUNTER}  # fmt: skip
     return GpuWindow(gpu_uuid=uuid, start=minute() + timedelta(seconds=second), **{**defaults, **values})
+
+
+def node_window(second: int = 0, **values: Any) -> NodeWindow:
+    defaults: dict[str, Any] = {"covered_ms": 10_000, "ticks_taken": 10, "ticks_expected": 10, "gpus_read": 1,
+                                "gpus_expected": 1, "tick_ms": 1_000, "gpu_power_mw": ()}  # fmt: skip
+    return NodeWindow(start=minute() + timedelta(seconds=second), **{**defaults, **values})
 
 
 def batch(**values: Any) -> Batch:
@@ -252,6 +259,102 @@ def test_what_is_no_batch_is_refused_whole(
         answer = client.post("/api/v1/batches", content=body, headers={"Content-Type": MSGPACK, **headers})
     assert answer.status_code == status, answer.text
     assert words in answer.json()["detail"]
+
+
+def relayed(**changes: Any) -> bytes:
+    """Two nodes' batches as a relay sends them, with members of the whole replaced."""
+    nodes = [
+        batch(machine_id=name, packed_gpu_windows=pack([window(0, f"GPU-{name}-1"), window(10, f"GPU-{name}-2")]))
+        for name in ("a", "b")
+    ]
+    found: dict[str, Any] = msgspec.msgpack.decode(together(nodes))
+    return msgspec.msgpack.encode({**found, **changes})
+
+
+@pytest.mark.parametrize(
+    ("body", "words"),
+    [
+        (b"\x90", "not a relay's batches"),
+        (b"\x80", "batches"),
+        (relayed(surprise=1), "surprise"),
+        (relayed(gpu_rows=b""), "gpu_rows has 0 bytes, and 2 batches need 8"),
+        (relayed(gpu_rows=b"\2\0\0\0\3\0\0\0"), "gpu_rows add up to 5, and there are 4"),
+        (relayed(gpu_rows=b"\5\0\0\0\xff\xff\xff\xff"), "gpu_rows add up to 4"),
+        (relayed(gpu_rows=b"\xff\xff\xff\x7f" * 2), "gpu_rows add up to 4294967294"),
+        (relayed(gpus=b"\1\0\0\0\1\0\0\0"), "gpus add up to 2, and there are 4"),
+        (relayed(gpu_windows=None), "gpus add up to 4, and there are 0"),
+        (relayed(node_rows=b"\0\0\0\0\1\0\0\0"), "node_rows add up to 1"),
+        (relayed(gpu_windows=pack([window(0)] * 4)), "gpus add up to 4, and there are 1"),
+        (relayed(gpu_windows=msgspec.structs.replace(
+            pack([window(0, f"GPU-{it}") for it in range(4)]), columns={"start": b""})), "gpu_windows: its columns"),
+    ],
+    ids=itertools.count(),
+)  # fmt: skip
+def test_what_no_relay_sends_is_refused_whole(hostile_api: Api, body: bytes, words: str) -> None:
+    answer = post(hostile_api, body, BATCHES)
+    assert answer.status_code == 400, answer.text
+    assert words in answer.json()["detail"]
+
+
+def test_a_relays_bad_batch_and_bad_row_harm_no_other(api: Api, engine: Engine) -> None:
+    nodes = [
+        batch(machine_id=name, spool_id=name, seq=0, packed_gpu_windows=pack([window(0, uuid), window(10, uuid)]))
+        for name, uuid in (("a", "GPU-a"), ("b", "GPU-b"), ("c", "GPU-c"), ("d", "GPU-d"))
+    ]
+    found: dict[str, Any] = msgspec.msgpack.decode(together(nodes))
+    found["batches"][1]["machine_id"] = ""
+    energy = bytearray(found["gpu_windows"]["columns"]["energy_mj"])
+    # The second row of the third batch, and of the fourth a GPU that is the third's.
+    energy[4 * 5 : 4 * 6] = (-5).to_bytes(4, "little", signed=True)
+    found["gpu_windows"]["columns"]["energy_mj"] = bytes(energy)
+    gpu = bytearray(found["gpu_windows"]["gpu"])
+    gpu[4 * 6 : 4 * 7] = (-1).to_bytes(4, "little", signed=True)
+    found["gpu_windows"]["gpu"] = bytes(gpu)
+    response = post(api, msgspec.msgpack.encode(found), BATCHES)
+    assert response.status_code == 200, response.text
+    outcomes = msgspec.json.decode(response.content, type=list[Outcome])
+    assert [it.status for it in outcomes] == [200, 400, 200, 200]
+    receipts = [it.receipt for it in outcomes if it.receipt is not None]
+    assert [it.gpu_windows for it in receipts] == [2, 1, 1]
+    assert [[it.where for it in receipt.refused] for receipt in receipts] == [
+        [], ["packed_gpu_windows.columns.energy_mj[1]"], ["packed_gpu_windows.columns.gpu[0]"],
+    ]  # fmt: skip
+    # Sent again: the first is a duplicate, the others go on where they are.
+    again = msgspec.json.decode(post(api, msgspec.msgpack.encode(found), BATCHES).content, type=list[Outcome])
+    assert [it.receipt is not None and it.receipt.duplicate for it in again] == [True, False, True, True]
+    with engine.connect() as connection:
+        stored = connection.execute(
+            text("SELECT hostname, count(*) FROM report.gpu_windows GROUP BY 1 ORDER BY 1")
+        ).all()
+    assert [tuple(row) for row in stored] == [("a", 2), ("c", 1), ("d", 1)]
+
+
+def test_part_of_a_relays_batches_that_are_new_is_stored(api: Api, engine: Engine) -> None:
+    """Rows of batches that were stored before lie between those that are taken."""
+    nodes = [
+        batch(machine_id=name, spool_id=name, seq=0,
+              packed_gpu_windows=pack([window(0, f"GPU-{name}", energy_mj=1_000 + place, energy_method=1)]),
+              packed_node_windows=pack_nodes([node_window(gpu_power_mw=(place,) * (place + 1))]))
+        for place, name in enumerate("abcdef")
+    ]  # fmt: skip
+    accepted(post(api, msgspec.msgpack.encode(nodes[1])))
+    accepted(post(api, msgspec.msgpack.encode(nodes[4])))
+    response = post(api, together(nodes), BATCHES)
+    outcomes = msgspec.json.decode(response.content, type=list[Outcome])
+    assert [it.receipt is not None and it.receipt.duplicate for it in outcomes] == [
+        False, True, False, False, True, False,
+    ]  # fmt: skip
+    with engine.connect() as connection:
+        energies = connection.execute(
+            text("SELECT machine_id, energy_mj FROM expanded.gpu_window JOIN gigawatch.node USING (node_id) ORDER BY 1")
+        ).all()
+        ticks = connection.scalars(
+            text(
+                "SELECT gpu_power_mw FROM gigawatch.node_window JOIN gigawatch.node USING (node_id) ORDER BY machine_id"
+            )
+        ).all()
+    assert [tuple(row) for row in energies] == [(name, 1_000 + place) for place, name in enumerate("abcdef")]
+    assert ticks == [[place] * (place + 1) for place in range(6)]
 
 
 @pytest.fixture(scope="module")

@@ -3,10 +3,11 @@
 import os
 import random
 import signal
+import socket
 import threading
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
@@ -17,10 +18,12 @@ import pytest
 from sqlalchemy import Engine, text
 
 from gigawatch import database
+from gigawatch.connections import allow_open_files
 from gigawatch.embedded import EmbeddedServer, installations
 from gigawatch.records import EnergyMethod, Gpu, GpuWindow, Inventory, NodeWindow
 from gigawatch.wire import BATCHES, MSGPACK, Batch, Outcome, encode
 from migrations.run import migrate
+from tests.merged import together
 from tests.servers import Api, running_api
 
 GPUS = 2
@@ -116,7 +119,7 @@ def work_off(agents: list[Agent], apis: list[Api], seed: int) -> None:
                     assert answer is None or answer.status_code in {400, 503}, answer.text
                 case "merged":
                     chosen = chance.sample(open_agents, min(3, len(open_agents)))
-                    body = msgspec.msgpack.encode([msgspec.Raw(it.body(it.seq)) for it in chosen])
+                    body = together([msgspec.msgpack.decode(it.body(it.seq), type=Batch) for it in chosen])
                     answer = post(client, api, body, BATCHES)
                     if answer is not None and answer.status_code == 200:
                         for it, outcome in zip(
@@ -292,3 +295,18 @@ def worker_mib(api: Api) -> float:
         status = Path(f"/proc/{pid}/status").read_text(encoding="ascii")
         total_kib += int(status.partition("RssAnon:")[2].split()[0])
     return total_kib / 1024
+
+
+def test_each_of_many_agents_keeps_its_connection(database_url: str, tmp_path: Path) -> None:
+    """A server that holds a thousand connections at most would leave the next agents waiting for ever."""
+    agents = 1_500
+    allow_open_files()
+    with running_api(database_url, tmp_path / "api.log") as api, ExitStack() as kept:
+        connections = [
+            kept.enter_context(socket.create_connection(("127.0.0.1", api.port), timeout=10)) for _ in range(agents)
+        ]
+        for _ in range(2):
+            for connection in connections:
+                connection.sendall(b"GET /healthz HTTP/1.1\r\nHost: localhost\r\n\r\n")
+            for connection in connections:
+                assert connection.recv(1_000).startswith(b"HTTP/1.1 200")

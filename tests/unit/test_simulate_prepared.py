@@ -26,7 +26,7 @@ from collector.simulated import fleet, sending, traffic
 from collector.simulated.faults import Faults
 from collector.simulated.fleet import NODES_PER_ROUND, ROUNDS_PER_PAIR, Node
 from collector.simulated.machine import SimulatedNode
-from collector.simulated.prepared import MODELLED_ROUNDS, PreparedFleet, array_opening, numbered
+from collector.simulated.prepared import MODELLED_ROUNDS, PreparedFleet, body
 from collector.simulated.processes import figures, summed
 from collector.simulated.sending import Pace, Retry
 from collector.simulated.traffic import Meter, Plan, Tally, Traffic
@@ -34,6 +34,7 @@ from gigawatch.errors import GigawatchError
 from gigawatch.records import Inventory
 from gigawatch.settings import Agent
 from gigawatch.wire import BATCHES, MSGPACK, Batch, Outcome, Receipt, pack, pack_nodes
+from tests.merged import apart
 
 if sys.version_info >= (3, 14):
     from compression import zstd
@@ -70,10 +71,9 @@ def test_a_body_is_the_records_that_were_meant(
         seqs = [seq + turn + place % 3 for place in places]
         batches = made.windows(places, start_s)
         if is_relay:
-            body = array_opening(count) + numbered(batches, seqs, SENT_AT)
-            decoded = msgspec.msgpack.decode(body, type=list[Batch])
+            decoded = apart(body(batches, seqs, SENT_AT, is_relay=True))
         else:
-            bodies = [numbered([one], [its], SENT_AT) for one, its in zip(batches, seqs, strict=True)]
+            bodies = [body([one], [its], SENT_AT, is_relay=False) for one, its in zip(batches, seqs, strict=True)]
             decoded = [msgspec.msgpack.decode(one, type=Batch) for one in bodies]
         for batch, node, model, its in zip(decoded, nodes, models, seqs, strict=True):
             meant = model.window(start_s, window_s, 1)
@@ -118,7 +118,7 @@ def test_copies_keep_identity_place_and_site_and_the_api_refuses_nothing_of_them
 
 
 def numbered_all(made: PreparedFleet, start_s: int) -> list[bytes]:
-    return [numbered([one], [1], SENT_AT) for one in made.windows(range(len(made.nodes)), start_s)]
+    return [body([one], [1], SENT_AT, is_relay=False) for one in made.windows(range(len(made.nodes)), start_s)]
 
 
 def test_windows_change_with_time_and_are_forgotten_when_nobody_needs_them() -> None:
@@ -137,7 +137,7 @@ def test_each_node_says_what_it_is() -> None:
     nodes = fleet.of_nodes(40, seed=1, gpus_per_node=3)
     made = prepared(nodes)
     for node, one in zip(nodes, made.introductions(range(40), NOW_S), strict=True):
-        batch = msgspec.msgpack.decode(numbered([one], [0], SENT_AT), type=Batch)
+        batch = msgspec.msgpack.decode(body([one], [0], SENT_AT, is_relay=False), type=Batch)
         meant = SimulatedNode(node, Faults(now_s=0), 1).introduction(NOW_S)
         assert isinstance(batch.inventory, msgspec.Raw)
         assert msgspec.msgpack.decode(batch.inventory, type=Inventory) == meant.inventory
@@ -214,13 +214,11 @@ class Handler(BaseHTTPRequestHandler):
         self.answer(200, msgspec.json.encode(hello))
 
     def do_POST(self) -> None:
-        body = self.rfile.read(int(self.headers["Content-Length"]))
+        sent = self.rfile.read(int(self.headers["Content-Length"]))
         if self.headers["Content-Encoding"] == "zstd":
-            body = zstd.decompress(body)
+            sent = zstd.decompress(sent)
         is_relay = self.headers["Content-Type"] == BATCHES
-        kind: Any = list[Batch] if is_relay else Batch
-        decoded = msgspec.msgpack.decode(body, type=kind)
-        batches = decoded if is_relay else [decoded]
+        batches = apart(sent) if is_relay else [msgspec.msgpack.decode(sent, type=Batch)]
         store = self.store
         with store.lock:
             store.kinds.add(self.headers["Content-Type"])

@@ -1,6 +1,6 @@
 """The wire format: packed columns hold what the windows held."""
 
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 
 import msgspec
 import numpy as np
@@ -10,8 +10,9 @@ from hypothesis import strategies as st
 from sqlalchemy.dialects.postgresql import ARRAY
 
 from gigawatch import schema
-from gigawatch.records import EnergyMethod, Gpu, GpuWindow, Inventory
-from gigawatch.wire import Batch, columns, encode, pack
+from gigawatch.records import EnergyMethod, Gpu, GpuWindow, Inventory, NodeWindow
+from gigawatch.wire import Batch, PackedGpuWindows, PackedNodeWindows, columns, encode, fits, pack, pack_nodes
+from tests.merged import apart, together
 
 NOW = datetime(2026, 11, 23, 12, 0, tzinfo=UTC)
 
@@ -46,6 +47,36 @@ def test_packed_columns_hold_the_windows(windows: list[GpuWindow]) -> None:
             continue
         found = np.frombuffer(packed.columns[column.name], {"h": "<i2", "i": "<i4", "q": "<i8"}[column.typecode])
         assert [None if value == column.absent else value for value in found.tolist()] == expected
+
+
+@st.composite
+def packed_nodes(draw: st.DrawFn) -> PackedNodeWindows:
+    windows = [
+        NodeWindow(
+            start=NOW + timedelta(seconds=10 * number), covered_ms=10_000, tick_ms=1_000, cpu_energy_mj=cpu_energy_mj,
+            ticks_taken=10, ticks_expected=10, gpus_read=2, gpus_expected=2,
+            gpu_power_mw=tuple(draw(st.lists(st.none() | st.integers(0, 10**6), max_size=4))),
+        )
+        for number, cpu_energy_mj in enumerate(draw(st.lists(st.none() | st.integers(0, 9), min_size=1, max_size=4)))
+    ]  # fmt: skip
+    return pack_nodes(windows)
+
+
+@given(
+    st.lists(
+        st.tuples(st.none() | st.lists(gpu_windows(), min_size=1, max_size=4).map(pack), st.none() | packed_nodes()),
+        max_size=6,
+    )
+)
+def test_merged_batches_come_apart_as_they_were(
+    windows: list[tuple[PackedGpuWindows | None, PackedNodeWindows | None]],
+) -> None:
+    batches = [
+        Batch(machine_id=f"m{number}", sent_at=NOW, seq=number, packed_gpu_windows=gpus, packed_node_windows=nodes)
+        for number, (gpus, nodes) in enumerate(windows)
+    ]
+    assert all(fits(it) for pair in windows for it in pair if it is not None)
+    assert apart(together(batches)) == batches
 
 
 def test_a_batch_survives_the_journey() -> None:
