@@ -21,7 +21,7 @@ from dashboard.live import Digests
 from dashboard.pages import fleet, gpu, node, nodes, store, swings
 from dashboard.view import RANGES, View
 from gigawatch import database, readings, settings
-from gigawatch.errors import GigawatchError
+from gigawatch.serving import handed_down
 from gigawatch.settings import Settings
 from gigawatch.units import MILLISECONDS_PER_SECOND
 
@@ -66,9 +66,7 @@ def build(loaded: Settings) -> flask.Flask:
     Raises:
         GigawatchError: store.database_url is not set.
     """
-    url = loaded.store.database_url
-    if url is None:
-        raise GigawatchError("store.database_url is not set", "`gigawatch dashboard` sets it.")
+    url = handed_down(loaded.store)
     reader = database.engine(
         url,
         pool_size=loaded.store.pool_size,

@@ -363,6 +363,11 @@ class StoreTable(Struct, frozen=True, kw_only=True):
     oldest: datetime | None
     newest: datetime | None
     chunks: int
+    compressed_chunks: int
+    compressed_bytes: int
+    """What they take on disk."""
+    uncompressed_bytes: int | None
+    """What they took before."""
 
 
 class StoreJob(Struct, frozen=True, kw_only=True):

@@ -134,6 +134,16 @@ def _jobs(jobs: list[StoreJob]) -> html.Div:
     )
 
 
+def _chunks(table: StoreTable) -> Any:
+    if not table.chunks:
+        return quantities.UNKNOWN
+    if table.uncompressed_bytes is None:
+        return quantities.count(table.chunks)
+    packed = quantities.share(table.compressed_bytes / table.uncompressed_bytes)
+    said = f"{quantities.count(table.compressed_chunks)} compressed to {packed}"
+    return [quantities.count(table.chunks), html.Span(said, className="note")]
+
+
 def _tables(tables: list[StoreTable]) -> html.Div:
     greatest = max(it.total_bytes for it in tables)
 
@@ -151,7 +161,7 @@ def _tables(tables: list[StoreTable]) -> html.Div:
                 [quantities.size(it.total_bytes), bar(it)],
                 html.Time(quantities.moment(it.oldest)),
                 html.Time(quantities.moment(it.newest)),
-                quantities.count(it.chunks) if it.chunks else quantities.UNKNOWN,
+                _chunks(it),
             ]
             for it in tables
         ],

@@ -21,9 +21,9 @@ from dashboard import access
 from gigawatch import database, schema, tokens
 from gigawatch.embedded import EmbeddedServer, installations
 from migrations.run import migrate
-from tests.agents import GIGAWATCH, environment
+from tests.agents import environment
 from tests.browser import seed
-from tests.servers import free_port
+from tests.processes import GIGAWATCH, free_port
 
 CHROMIUM = "/usr/bin/chromium"
 QUIET = ["--no-sandbox", "--disable-gpu", "--disable-background-networking", "--disable-component-update",
