@@ -1,7 +1,7 @@
 """Compression of old chunks. Where the server cannot do it nothing happens; where it can, figures stay what they were.
 
-No system package has TimescaleDB's community edition, so that the tests which need it run where
-GIGAWATCH_TEST_COMMUNITY_URL names an empty database of such a server (the image of docker-compose.yml has one).
+No system package has TimescaleDB's community edition. The tests that need it are marked so and run when asked for, with
+GIGAWATCH_TEST_COMMUNITY_URL naming an empty database of such a server (the image of docker-compose.yml has one).
 """
 
 import os
@@ -160,9 +160,7 @@ MARKS = """
 @pytest.fixture(scope="module")
 def community() -> str:
     """URL of a migrated store with a columnstore, with thirty hours of windows that are folded."""
-    url = os.environ.get("GIGAWATCH_TEST_COMMUNITY_URL")
-    if url is None:
-        pytest.skip("GIGAWATCH_TEST_COMMUNITY_URL names no server with TimescaleDB's community edition")
+    url = os.environ["GIGAWATCH_TEST_COMMUNITY_URL"]
     with opened(url) as engine:
         change(engine, "DROP SCHEMA IF EXISTS gigawatch, report, expanded CASCADE")
     with opened(url) as engine:
@@ -229,6 +227,7 @@ def packed(url: str) -> dict[str, tuple[int, int]]:
     return {it.table_name: (it.chunks, it.compressed_chunks) for it in found if it.chunks}
 
 
+@pytest.mark.community
 def test_old_chunks_are_compressed_once_and_hold_what_they_held(community: str) -> None:
     with opened(community) as engine:
         before = figures(engine)
@@ -257,6 +256,7 @@ def test_old_chunks_are_compressed_once_and_hold_what_they_held(community: str) 
     assert size.rows is None or size.rows <= HOURS * 360 * NODES
 
 
+@pytest.mark.community
 def test_late_data_are_folded_into_compressed_rollups_and_compressed_with_the_rest(community: str) -> None:
     with opened(community) as engine:
         # By then even hours are folded and old.
@@ -281,6 +281,7 @@ def test_late_data_are_folded_into_compressed_rollups_and_compressed_with_the_re
     assert found["gpu_window"][0] == HOURS * 360 * NODES
 
 
+@pytest.mark.community
 def test_compressed_chunks_are_removed_when_they_are_old(community: str) -> None:
     with opened(community) as engine:
         compress(engine, AFTER, LATER)
