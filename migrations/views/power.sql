@@ -53,6 +53,50 @@ COMMENT ON COLUMN report.power.power_w IS 'Mean power: energy_j / covered_s, W';
 COMMENT ON COLUMN report.power.power_min_w IS 'Least polled power, W';
 COMMENT ON COLUMN report.power.power_max_w IS 'Greatest polled power, W';
 
+-- Starts of the buckets that begin in a period, none if it begins in infinity.
+CREATE FUNCTION expanded.buckets(start timestamptz, stop timestamptz, length interval) RETURNS SETOF timestamptz
+LANGUAGE sql STABLE PARALLEL SAFE
+BEGIN ATOMIC
+    SELECT bucket.start
+    FROM generate_series(
+        date_bin(length, start, '2000-01-01Z') + CASE WHEN date_bin(length, start, '2000-01-01Z') < start THEN length
+            ELSE '0 s' END,
+        stop - interval '1 us', length
+    ) AS bucket (start);
+END;
+
+-- The folded buckets of one rack. It is looked up bucket by bucket, since the index begins with the time: a range of it
+-- holds all racks.
+CREATE FUNCTION expanded.rack_buckets(
+    start timestamptz, stop timestamptz, level text, in_site_id integer, in_rack_id integer
+) RETURNS TABLE (
+    "time" timestamptz, gpu_model text, gpus bigint, gpus_known bigint, power_mw bigint, energy_mj bigint,
+    energy_ms bigint, gpu_util_pm_ms bigint, gpu_util_ms bigint, uncounted_mj bigint
+)
+LANGUAGE sql STABLE PARALLEL SAFE
+BEGIN ATOMIC
+    SELECT b.time, b.gpu_model, b.gpus, b.gpus_known, b.power_mw, b.energy_mj, b.energy_ms, b.gpu_util_pm_ms, b.gpu_util_ms,
+        b.energy_interpolated_mj + b.energy_integrated_mj + b.energy_estimated_mj
+    FROM expanded.buckets(
+        greatest(start, expanded.first_of('1m', level)), least(stop, expanded.beyond_of('1m')), '1 minute'
+    ) AS bucket (start)
+    JOIN gigawatch.rack_1m AS b ON b.time = bucket.start AND b.site_id = in_site_id AND b.rack_id = in_rack_id
+    UNION ALL
+    SELECT b.time, b.gpu_model, b.gpus, b.gpus_known, b.power_mw, b.energy_mj, b.energy_ms, b.gpu_util_pm_ms, b.gpu_util_ms,
+        b.energy_interpolated_mj + b.energy_integrated_mj + b.energy_estimated_mj
+    FROM expanded.buckets(
+        greatest(start, expanded.first_of('1h', level)), least(stop, expanded.beyond_of('1h')), '1 hour'
+    ) AS bucket (start)
+    JOIN gigawatch.rack_1h AS b ON b.time = bucket.start AND b.site_id = in_site_id AND b.rack_id = in_rack_id
+    UNION ALL
+    SELECT b.time, b.gpu_model, b.gpus, b.gpus_known, b.power_mw, b.energy_mj, b.energy_ms, b.gpu_util_pm_ms, b.gpu_util_ms,
+        b.energy_interpolated_mj + b.energy_integrated_mj + b.energy_estimated_mj
+    FROM expanded.buckets(
+        greatest(start, expanded.first_of('1d', level)), least(stop, expanded.beyond_of('1d')), '1 day'
+    ) AS bucket (start)
+    JOIN gigawatch.rack_1d AS b ON b.time = bucket.start AND b.site_id = in_site_id AND b.rack_id = in_rack_id;
+END;
+
 -- The buckets that a period is made of, by group: rollups as far as they are folded, then windows.
 CREATE FUNCTION expanded.group_buckets(
     start timestamptz, stop timestamptz, step interval, level text, group_by text, in_site text, in_rack text,
@@ -136,10 +180,9 @@ BEGIN ATOMIC
         FROM gigawatch.rack_1m AS b
         JOIN gigawatch.site USING (site_id)
         LEFT JOIN gigawatch.rack USING (rack_id)
-        WHERE (group_by = 'rack' OR in_rack IS NOT NULL) AND group_by <> 'node' AND in_node_id IS NULL
+        WHERE group_by = 'rack' AND in_rack IS NULL AND in_node_id IS NULL
             AND b.time >= greatest(start, expanded.first_of('1m', level)) AND b.time < least(stop, expanded.beyond_of('1m'))
             AND (in_site IS NULL OR site.name = in_site)
-            AND (in_rack IS NULL OR rack.name = in_rack)
             AND (in_gpu_model IS NULL OR b.gpu_model = in_gpu_model)
         UNION ALL
         SELECT
@@ -156,10 +199,9 @@ BEGIN ATOMIC
         FROM gigawatch.rack_1h AS b
         JOIN gigawatch.site USING (site_id)
         LEFT JOIN gigawatch.rack USING (rack_id)
-        WHERE (group_by = 'rack' OR in_rack IS NOT NULL) AND group_by <> 'node' AND in_node_id IS NULL
+        WHERE group_by = 'rack' AND in_rack IS NULL AND in_node_id IS NULL
             AND b.time >= greatest(start, expanded.first_of('1h', level)) AND b.time < least(stop, expanded.beyond_of('1h'))
             AND (in_site IS NULL OR site.name = in_site)
-            AND (in_rack IS NULL OR rack.name = in_rack)
             AND (in_gpu_model IS NULL OR b.gpu_model = in_gpu_model)
         UNION ALL
         SELECT
@@ -176,10 +218,25 @@ BEGIN ATOMIC
         FROM gigawatch.rack_1d AS b
         JOIN gigawatch.site USING (site_id)
         LEFT JOIN gigawatch.rack USING (rack_id)
-        WHERE (group_by = 'rack' OR in_rack IS NOT NULL) AND group_by <> 'node' AND in_node_id IS NULL
+        WHERE group_by = 'rack' AND in_rack IS NULL AND in_node_id IS NULL
             AND b.time >= greatest(start, expanded.first_of('1d', level)) AND b.time < least(stop, expanded.beyond_of('1d'))
             AND (in_site IS NULL OR site.name = in_site)
-            AND (in_rack IS NULL OR rack.name = in_rack)
+            AND (in_gpu_model IS NULL OR b.gpu_model = in_gpu_model)
+        UNION ALL
+        SELECT
+            b.time,
+            CASE group_by
+                WHEN 'site' THEN site.name
+                WHEN 'rack' THEN site.name || ' / ' || rack.name
+                WHEN 'gpu_model' THEN b.gpu_model
+                ELSE 'fleet'
+            END,
+            b.gpus, b.gpus_known, b.power_mw, b.energy_mj, b.energy_ms, b.gpu_util_pm_ms, b.gpu_util_ms, b.uncounted_mj
+        FROM gigawatch.rack
+        JOIN gigawatch.site USING (site_id)
+        CROSS JOIN LATERAL expanded.rack_buckets(start, stop, level, rack.site_id, rack.rack_id) AS b
+        WHERE rack.name = in_rack AND group_by <> 'node' AND in_node_id IS NULL
+            AND (in_site IS NULL OR site.name = in_site)
             AND (in_gpu_model IS NULL OR b.gpu_model = in_gpu_model)
         UNION ALL
         SELECT
@@ -312,6 +369,9 @@ BEGIN ATOMIC
             in_gpu_model) AS b
     ), members AS (
         SELECT buckets.label, max(buckets.gpus) AS gpus FROM buckets GROUP BY 1
+    ), known AS MATERIALIZED (
+        -- Asked once, not for each row.
+        SELECT expanded.known_until() AS until
     )
     SELECT
         buckets.bin,
@@ -321,12 +381,13 @@ BEGIN ATOMIC
         sum(buckets.energy_ms)::double precision / 1000,
         -- A bin at the edge of the period is as long as its part within it.
         sum(buckets.energy_ms)::double precision / 1000 / (members.gpus * nullif(extract(epoch FROM
-            least(buckets.bin + step, stop, expanded.known_until()) - greatest(buckets.bin, start)), 0))::double precision,
+            least(buckets.bin + step, stop, known.until) - greatest(buckets.bin, start)), 0))::double precision,
         max(buckets.gpus_known),
         sum(buckets.gpu_util_pm_ms)::double precision / nullif(sum(buckets.gpu_util_ms), 0) / 10
     FROM buckets
     JOIN members USING (label)
-    GROUP BY buckets.bin, buckets.label, members.gpus
+    CROSS JOIN known
+    GROUP BY buckets.bin, buckets.label, members.gpus, known.until
     ORDER BY 1, 2;
 END;
 COMMENT ON FUNCTION report.power_series IS
