@@ -523,7 +523,9 @@ def choices(connection: Connection) -> Choices:
         text("""
         SELECT
             ARRAY(SELECT DISTINCT site FROM report.racks ORDER BY 1) AS sites,
-            ARRAY(SELECT DISTINCT model FROM report.nodes, unnest(gpu_models) AS model ORDER BY 1) AS gpu_models""")
+            ARRAY(
+                SELECT DISTINCT unnest(gpu_models) FROM (SELECT DISTINCT gpu_models FROM report.nodes) AS kinds ORDER BY 1
+            ) AS gpu_models""")
     ).one()
     return Choices(**row._mapping)
 
@@ -746,19 +748,22 @@ def power_series(
     step: timedelta,
     where: Where = EVERYTHING,
     group_by: GroupBy = "fleet",
+    most_racks: int | None = None,
 ) -> list[PowerPoint]:
-    """Power over time of a part of the fleet, whole or by group."""
+    """Power over time of a part of the fleet, whole or by group; with most_racks of the racks with the most power."""
     return _all(
         connection,
         PowerPoint,
         """
         SELECT * FROM report.power_series(:start, :stop, :step, :group_by,
-            CAST(:site AS text), CAST(:rack AS text), CAST(:node_id AS integer), CAST(:gpu_model AS text))""",
+            CAST(:site AS text), CAST(:rack AS text), CAST(:node_id AS integer), CAST(:gpu_model AS text),
+            CAST(:most_racks AS integer))""",
         where,
         start=start,
         stop=stop,
         step=step,
         group_by=group_by,
+        most_racks=most_racks,
     )
 
 

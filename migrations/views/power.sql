@@ -66,7 +66,7 @@ BEGIN ATOMIC
 END;
 
 -- The folded buckets of one rack. It is looked up bucket by bucket, since the index begins with the time: a range of it
--- holds all racks.
+-- holds all racks. OFFSET 0 keeps the planner from reading that.
 CREATE FUNCTION expanded.rack_buckets(
     start timestamptz, stop timestamptz, level text, in_site_id integer, in_rack_id integer
 ) RETURNS TABLE (
@@ -80,21 +80,30 @@ BEGIN ATOMIC
     FROM expanded.buckets(
         greatest(start, expanded.first_of('1m', level)), least(stop, expanded.beyond_of('1m')), '1 minute'
     ) AS bucket (start)
-    JOIN gigawatch.rack_1m AS b ON b.time = bucket.start AND b.site_id = in_site_id AND b.rack_id = in_rack_id
+    CROSS JOIN LATERAL (
+        SELECT it.* FROM gigawatch.rack_1m AS it
+        WHERE it.time = bucket.start AND it.site_id = in_site_id AND it.rack_id = in_rack_id OFFSET 0
+    ) AS b
     UNION ALL
     SELECT b.time, b.gpu_model, b.gpus, b.gpus_known, b.power_mw, b.energy_mj, b.energy_ms, b.gpu_util_pm_ms, b.gpu_util_ms,
         b.energy_interpolated_mj + b.energy_integrated_mj + b.energy_estimated_mj
     FROM expanded.buckets(
         greatest(start, expanded.first_of('1h', level)), least(stop, expanded.beyond_of('1h')), '1 hour'
     ) AS bucket (start)
-    JOIN gigawatch.rack_1h AS b ON b.time = bucket.start AND b.site_id = in_site_id AND b.rack_id = in_rack_id
+    CROSS JOIN LATERAL (
+        SELECT it.* FROM gigawatch.rack_1h AS it
+        WHERE it.time = bucket.start AND it.site_id = in_site_id AND it.rack_id = in_rack_id OFFSET 0
+    ) AS b
     UNION ALL
     SELECT b.time, b.gpu_model, b.gpus, b.gpus_known, b.power_mw, b.energy_mj, b.energy_ms, b.gpu_util_pm_ms, b.gpu_util_ms,
         b.energy_interpolated_mj + b.energy_integrated_mj + b.energy_estimated_mj
     FROM expanded.buckets(
         greatest(start, expanded.first_of('1d', level)), least(stop, expanded.beyond_of('1d')), '1 day'
     ) AS bucket (start)
-    JOIN gigawatch.rack_1d AS b ON b.time = bucket.start AND b.site_id = in_site_id AND b.rack_id = in_rack_id;
+    CROSS JOIN LATERAL (
+        SELECT it.* FROM gigawatch.rack_1d AS it
+        WHERE it.time = bucket.start AND it.site_id = in_site_id AND it.rack_id = in_rack_id OFFSET 0
+    ) AS b;
 END;
 
 -- The buckets that a period is made of, by group: rollups as far as they are folded, then windows.
@@ -356,17 +365,43 @@ CREATE FUNCTION report.power_series(
     in_site text DEFAULT NULL,
     in_rack text DEFAULT NULL,
     in_node_id integer DEFAULT NULL,
-    in_gpu_model text DEFAULT NULL
+    in_gpu_model text DEFAULT NULL,
+    most_racks integer DEFAULT NULL
 ) RETURNS TABLE (
     "time" timestamptz, label text, power_w double precision, energy_j double precision,
     covered_s double precision, coverage double precision, gpus bigint, gpu_util_pct double precision
 )
 LANGUAGE sql STABLE PARALLEL SAFE SECURITY DEFINER SET search_path = pg_catalog
 BEGIN ATOMIC
-    WITH buckets AS MATERIALIZED (
+    WITH top AS (
+        SELECT last.site_id, last.rack_id FROM (
+            SELECT b.site_id, b.rack_id, b.gpu_model, b.power_mw FROM gigawatch.rack_1m AS b
+            WHERE expanded.level_for(step) = '1m'
+                AND b.time = (SELECT max(m.time) FROM gigawatch.rack_1m AS m WHERE m.time >= start AND m.time < stop)
+            UNION ALL
+            SELECT b.site_id, b.rack_id, b.gpu_model, b.power_mw FROM gigawatch.rack_1h AS b
+            WHERE expanded.level_for(step) <> '1m'
+                AND b.time = (SELECT max(h.time) FROM gigawatch.rack_1h AS h WHERE h.time >= start AND h.time < stop)
+        ) AS last
+        WHERE last.rack_id IS NOT NULL
+            AND (in_site IS NULL OR last.site_id = (SELECT site.site_id FROM gigawatch.site WHERE site.name = in_site))
+            AND (in_gpu_model IS NULL OR last.gpu_model = in_gpu_model)
+        GROUP BY 1, 2 ORDER BY sum(last.power_mw) DESC, 1, 2 LIMIT most_racks
+    ), buckets AS MATERIALIZED (
         SELECT date_bin(step, b.time, '2000-01-01Z') AS bin, b.*
         FROM expanded.group_buckets(start, stop, step, expanded.level_for(step), group_by, in_site, in_rack, in_node_id,
             in_gpu_model) AS b
+        WHERE most_racks IS NULL
+        UNION ALL
+        SELECT date_bin(step, b.time, '2000-01-01Z'), b.time, site.name || ' / ' || rack.name, sum(b.gpus)::bigint,
+            sum(b.gpus_known)::bigint, sum(b.power_mw)::bigint, sum(b.energy_mj)::bigint, sum(b.energy_ms)::bigint,
+            sum(b.gpu_util_pm_ms)::bigint, sum(b.gpu_util_ms)::bigint, sum(b.uncounted_mj)::bigint
+        FROM top
+        JOIN gigawatch.rack USING (rack_id)
+        JOIN gigawatch.site ON site.site_id = top.site_id
+        CROSS JOIN LATERAL expanded.rack_buckets(start, stop, expanded.level_for(step), top.site_id, top.rack_id) AS b
+        WHERE most_racks IS NOT NULL AND (in_gpu_model IS NULL OR b.gpu_model = in_gpu_model)
+        GROUP BY b.time, 3
     ), members AS (
         SELECT buckets.label, max(buckets.gpus) AS gpus FROM buckets GROUP BY 1
     ), known AS MATERIALIZED (
@@ -392,7 +427,8 @@ BEGIN ATOMIC
 END;
 COMMENT ON FUNCTION report.power_series IS
     'Power (W), energy (J), covered GPU-time (s), coverage (0..1), reporting GPUs and mean utilisation (%) '
-    'from start to stop, by step and by fleet, site, rack, node or gpu_model';
+    'from start to stop, by step and by fleet, site, rack, node or gpu_model; with most_racks of so many racks alone, '
+    'those with the most power at the end';
 
 CREATE FUNCTION report.fleet_energy(
     start timestamptz,
