@@ -20,6 +20,7 @@ from gigawatch.readings import (
     EventRow,
     GpuNow,
     GpuPoint,
+    LoadBin,
     LoadSwing,
     NodePoint,
     PowerPoint,
@@ -479,6 +480,12 @@ _HEATS: Mapping[Heat, tuple[str, str]] = {
     "utilisation": ("Utilisation, %", "%"),
 }
 
+_RANGES: Mapping[Heat, tuple[float, float]] = {
+    "power": (0.0, 100.0), "temperature": (30.0, 95.0), "utilisation": (0.0, 100.0),
+}  # fmt: skip
+LOAD_STEP = 5.0
+"""Width of a bin of load, in its unit."""
+
 
 def heat_map_gpus(gpus: Sequence[GpuNow], heat: Heat, links: Callable[[GpuNow], str], theme: Theme) -> Chart:
     """Each GPU a cell, each rack a row, a space between nodes; what does not report is crossed out."""
@@ -524,6 +531,60 @@ def heat_map_racks(
     )  # fmt: skip
 
 
+def heat_map_loads(
+    bins: Sequence[LoadBin], heat: Heat, links: Callable[[str], str], theme: Theme, most_sites: int = 30
+) -> Chart:
+    """How many nodes of each site are how loaded: for fleets of more racks than one can look at."""
+    title, unit = _HEATS[heat]
+    least, most = _RANGES[heat]
+    columns = round((most - least) / LOAD_STEP)
+    counts: dict[str, list[int]] = {}
+    for found in bins:
+        cells = counts.setdefault(found.site, [0] * (columns + 1))
+        # The first column is for those that tell nothing; what is beyond the range counts with its end.
+        place = 0 if found.low is None else 1 + min(columns - 1, max(0, int((found.low - least) // LOAD_STEP)))
+        cells[place] += found.nodes
+    sites = sorted(counts, key=lambda site: -sum(counts[site]))
+    shown = sites[:most_sites]
+    names = ["no data", *(f"{least + LOAD_STEP * place:g}" for place in range(columns))]
+    spans = ["no data", *(f"{float(name):g} to {float(name) + LOAD_STEP:g} {unit}" for name in names[1:])]
+    figure = _figure(theme, None, height=max(170, 96 + 34 * len(shown)))
+    colours = theme.heat if heat == "temperature" else theme.sequence
+    figure.add_heatmap(
+        x=list(range(columns + 1)), y=shown, xgap=1.5, ygap=3, zmin=0,
+        # Shares of the site, their root: a few nodes at an end are what one looks for.
+        z=[[math.sqrt(cell / sum(counts[site])) if cell else None for cell in counts[site]] for site in shown],
+        colorscale=[[number / (len(colours) - 1), colour] for number, colour in enumerate(colours)], showscale=False,
+        hoverongaps=False, customdata=[[links(site)] * (columns + 1) for site in shown],
+        text=[[_brief(cell) if cell else "" for cell in counts[site]] for site in shown], texttemplate="%{text}",
+        textfont={"size": 11},
+        hovertext=[
+            [f"<b>{site}</b><br>{quantities.count(cell)} of {quantities.count(sum(counts[site]))} nodes<br>{span}"
+             for cell, span in zip(counts[site], spans, strict=True)]
+            for site in shown
+        ],
+        hovertemplate="%{hovertext}<extra></extra>",
+    )  # fmt: skip
+    figure.update_layout(
+        xaxis={"tickmode": "array", "tickvals": [0, *(place + 0.5 for place in range(0, columns, 2))],
+               "ticktext": ["no data", *names[1::2]], "title": {"text": f"{title} of the node"}, "fixedrange": True},
+        yaxis={"autorange": "reversed", "showgrid": False, "fixedrange": True, "tickfont": {"size": 12}, "ticks": ""},
+        hovermode="closest", margin={"l": 8, "r": 8, "t": 8, "b": 6},
+    )  # fmt: skip
+    rest = f" Not shown: {len(sites) - len(shown)} smaller sites." if len(sites) > len(shown) else ""
+    said = "; ".join(
+        f"{site}: {quantities.count(sum(counts[site]))} nodes, most at {spans[counts[site].index(max(counts[site]))]}, "
+        f"{quantities.count(counts[site][0])} without data"
+        for site in shown
+    )
+    return Chart(figure, f"{title}, nodes by site and load. {said}.{rest}")
+
+
+def _brief(number: int) -> str:
+    """A count in a cell: 1.2k."""
+    return str(number) if number < 1_000 else f"{number / 1_000:.3g}k"
+
+
 def heat_value(cell: GpuNow | RackNow, heat: Heat) -> float | None:
     """What a cell is coloured by."""
     if heat == "temperature":
@@ -558,7 +619,7 @@ def _heat_map(
     flat = [known for found in values for known in found if known is not None]
     title, unit = _HEATS[heat]
     colours = theme.heat if heat == "temperature" else theme.sequence
-    least, most = (30.0, 95.0) if heat == "temperature" else (0.0, 100.0)
+    least, most = _RANGES[heat]
     figure = _figure(theme, None, height=max(130, 70 + 26 * len(rows)))
     shared = {
         "x": _edges(padded, width), "y": names, "xgap": 1.5, "ygap": 3, "hovertext": texts, "customdata": targets,

@@ -423,6 +423,7 @@ class StoreJob(Struct, frozen=True, kw_only=True):
     took_s: float | None
     progress: str | None
     error: str | None
+    """Why it failed when it last ended."""
 
 
 class StoreStatus(Struct, frozen=True, kw_only=True):
@@ -524,7 +525,8 @@ def choices(connection: Connection) -> Choices:
         SELECT
             ARRAY(SELECT DISTINCT site FROM report.racks ORDER BY 1) AS sites,
             ARRAY(
-                SELECT DISTINCT unnest(gpu_models) FROM (SELECT DISTINCT gpu_models FROM report.nodes) AS kinds ORDER BY 1
+                SELECT DISTINCT unnest(gpu_models) FROM (SELECT DISTINCT gpu_models FROM report.nodes) AS kinds
+                ORDER BY 1
             ) AS gpu_models""")
     ).one()
     return Choices(**row._mapping)
@@ -629,9 +631,12 @@ def gpus_now(
 
 def count_racks(connection: Connection, where: Where = EVERYTHING) -> int:
     """How many racks a part of the fleet has, of whatever GPU model."""
-    return connection.scalar(
-        text(f"SELECT count(rack) FROM report.racks WHERE {_PLACE}"), {"site": where.site, "rack": where.rack}
-    ) or 0
+    return (
+        connection.scalar(
+            text(f"SELECT count(rack) FROM report.racks WHERE {_PLACE}"), {"site": where.site, "rack": where.rack}
+        )
+        or 0
+    )
 
 
 def load_bins(connection: Connection, load: Load, width: float, where: Where = EVERYTHING) -> list[LoadBin]:
@@ -997,7 +1002,7 @@ _GPUS = f"{_AT} AND (CAST(:gpu_model AS text) IS NULL OR gpu_model = :gpu_model)
 
 
 def _of_nodes(where: Where) -> str:
-    """The view of nodes for a Where, with its conditions: that with a row for each model only where the model matters."""
+    """The view of nodes for a Where, with its conditions: a row for each model only where the model matters."""
     return f"report.nodes_now WHERE {_GPUS}" if where.gpu_model else f"report.nodes WHERE {_AT}"
 
 

@@ -3,18 +3,17 @@
 from datetime import datetime, timedelta
 from typing import Any
 
-import msgspec
 from dash import html
 from sqlalchemy import Connection
 
-from dashboard import components, figures, quantities, view
+from dashboard import components, figures, quantities, recent, view
 from dashboard.components import GOOD_COVERAGE, card, chart, panel
 from dashboard.figures import Peak
 from dashboard.pages.fleet import BOUNDARY
 from dashboard.theme import Theme
 from dashboard.view import View
 from gigawatch import readings
-from gigawatch.readings import LoadSwingSummary
+from gigawatch.readings import LoadSwingSummary, Where
 from gigawatch.units import WATTS_PER_MEGAWATT
 
 LONGEST = timedelta(hours=6)
@@ -26,7 +25,7 @@ OVER = timedelta(seconds=10)
 
 def render(connection: Connection, asked: View, theme: Theme, now: datetime) -> Any:
     """The page."""
-    if not readings.fleet_summary(connection, msgspec.structs.replace(asked.where, rack=None, gpu_model=None)).gpus:
+    if not recent.read(readings.fleet_summary, connection, Where(site=asked.site)).gpus:
         return components.nothing(asked)
     whole = view.period(asked, now, lambda _start, _stop: 60.0)
     cut = whole.stop - whole.start > LONGEST + whole.step
