@@ -772,6 +772,12 @@ def power_series(
     )
 
 
+def known_until(connection: Connection) -> datetime:
+    """Up to when power_series() and energy() know a fleet: now, or in large ones up to where minutes are folded."""
+    known: datetime = connection.execute(text("SELECT report.known_until()")).scalar_one()
+    return known
+
+
 def gpu_series(
     connection: Connection,
     start: datetime,

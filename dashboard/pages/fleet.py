@@ -13,7 +13,7 @@ from dashboard.components import GOOD_COVERAGE, card, chart, choice, panel, tabl
 from dashboard.theme import Theme
 from dashboard.view import Group, Heat, Period, View
 from gigawatch import readings
-from gigawatch.readings import Energy, FleetSummary, GpuNow, NodeNow, PowerPoint
+from gigawatch.readings import Energy, FleetSummary, GpuNow, NodeNow
 
 T = TypeVar("T")
 
@@ -39,6 +39,7 @@ def render(connection: Connection, asked: View, theme: Theme, now: datetime) -> 
     today = view.today(now)
     racks = read(readings.count_racks, asked.where)
     top_racks = figures.MOST_GROUPS if asked.group == "rack" and racks > MOST_GROUPS and not asked.rack else None
+    known = read(readings.known_until)
     power = read(
         readings.power_series, period.start, period.stop, period.step, asked.where, asked.group, most_racks=top_racks
     )
@@ -56,6 +57,7 @@ def render(connection: Connection, asked: View, theme: Theme, now: datetime) -> 
     throttled: list[GpuNow] = []
     if summary.gpus_throttled:
         throttled = read(readings.gpus_now, asked.where, "temperature", MOST_ROWS, throttled=True)
+    heat_title, heat_map, heat_note = _heat_map(connection, asked, theme, summary.gpus, racks)
     energy = read(readings.energy, today.start, today.stop, asked.where)
     return html.Div(
         [
@@ -65,8 +67,8 @@ def render(connection: Connection, asked: View, theme: Theme, now: datetime) -> 
             _cards(summary, energy, hottest[0] if hottest else None, query),
             panel(
                 "Power",
-                chart(figures.power(power, period, theme), "fleet-power"),
-                note=_about_power(power, period, top_racks and racks),
+                chart(figures.power(power, period, theme, known), "fleet-power"),
+                note=_about_power(period, known, top_racks and racks),
                 control=choice(
                     "Group by",
                     {label: view.query(asked, group=key) for key, label in GROUPS.items()},
@@ -75,7 +77,9 @@ def render(connection: Connection, asked: View, theme: Theme, now: datetime) -> 
                 wide=True,
             ),
             panel(
-                *_heat_map(connection, asked, theme, summary.gpus, racks),
+                heat_title,
+                heat_map,
+                note=heat_note,
                 control=choice(
                     "Colour by", {label: view.query(asked, heat=key) for key, label in HEATS.items()}, HEATS[asked.heat]
                 ),
@@ -207,8 +211,9 @@ def _cards(summary: FleetSummary, energy: Energy, hottest: GpuNow | None, query:
             ),
             card(
                 "GPUs reporting",
-                f"{quantities.count(summary.gpus_reporting)}{quantities.SPACE}of {quantities.count(summary.gpus)}",
-                f"{summary.gpus_missing} missing · {summary.gpus_silent} on silent nodes" if absent else "all of them",
+                quantities.count(summary.gpus_reporting),
+                f"of {quantities.count(summary.gpus)}: {quantities.count(summary.gpus_missing)} missing, "
+                f"{quantities.count(summary.gpus_silent)} on silent nodes" if absent else "all of them",
                 tone="bad" if absent else "", share=reporting,
             ),
             card(
@@ -244,20 +249,20 @@ def _heat_map(connection: Connection, asked: View, theme: Theme, gpus: int, rack
         )  # fmt: skip
         return "Racks", chart(drawn, "fleet-heat"), "a cell is a rack; × does not report"
     drawn = figures.heat_map_loads(
-        recent.read(readings.load_bins, connection, asked.heat, figures.LOAD_STEP, asked.where), asked.heat,
+        recent.read(readings.load_bins, connection, asked.heat, figures.LOAD_BINS[asked.heat][2], asked.where),
+        asked.heat,
         lambda site: f"/nodes{view.query(asked, site=site, sort=asked.heat, descending=True)}", theme,
     )  # fmt: skip
     return "Nodes by load", chart(drawn, "fleet-heat"), f"a cell counts nodes; racks: {quantities.count(racks)}"
 
 
-def _about_power(power: list[PowerPoint], period: Period, racks: int | None) -> str:
+def _about_power(period: Period, known: datetime, racks: int | None) -> str:
     """What qualifies the chart of power: which racks it shows, and where it ends before the period does."""
     said = "strip: coverage; gaps: no data"
     if racks:
         said = f"the {figures.MOST_GROUPS} with the most power, of {quantities.count(racks)} racks · {said}"
-    known = max((point.time for point in power), default=period.start) + period.step
-    if power and period.stop - known >= period.step:
-        said += f" · known up to {quantities.clock(known)}, then not summed yet"
+    if known < period.stop - timedelta(seconds=1):
+        said += f" · summed up to {quantities.clock(known)}, the rest is to come"
     return said
 
 

@@ -49,7 +49,6 @@ def render(connection: Connection, asked: View, _: Theme, __: datetime) -> Any:
         connection, asked.where, find=asked.find, state=asked.state, order=asked.sort, descending=asked.descending,
         limit=PAGE_ROWS, offset=(page - 1) * PAGE_ROWS,
     )  # fmt: skip
-    pager = _pager(asked, page, pages, found)
     return html.Div(
         [
             html.Div(
@@ -77,8 +76,9 @@ def render(connection: Connection, asked: View, _: Theme, __: datetime) -> Any:
             ),
             html.Section(
                 [
-                    _table(rows, asked) if rows else html.P(_none(asked), className="empty", role="status"),
-                    pager,
+                    _pager("Pages of the list", asked, page, pages, found),
+                    _table(rows, asked) if rows else html.P(_none(asked), className="empty"),
+                    _pager("Pages of the list, once more", asked, page, pages, found) if rows else None,
                 ],
                 id="live-nodes",
                 className="panel nodes-list",
@@ -89,7 +89,7 @@ def render(connection: Connection, asked: View, _: Theme, __: datetime) -> Any:
 
 def _states(asked: View, counts: NodeCounts) -> list[Any]:
     """Each state with the number of its nodes, to choose from; a state that no node is in is left out."""
-    shown = [("all", None, counts.nodes)]
+    shown: list[tuple[str, NodeState | None, int]] = [("all", None, counts.nodes)]
     shown += [(words, state, getattr(counts, state)) for state, (words, _) in STATES.items()]
     return [
         choice_link(
@@ -145,7 +145,7 @@ def _cells(node: NodeNow, query: str) -> list[Any]:
     ]  # fmt: skip
 
 
-def _pager(asked: View, page: int, pages: int, found: int) -> html.Nav:
+def _pager(label: str, asked: View, page: int, pages: int, found: int) -> html.Nav:
     """Where in the list this is, and the way to its other pages."""
     first = (page - 1) * PAGE_ROWS + 1
     last = min(found, page * PAGE_ROWS)
@@ -162,5 +162,5 @@ def _pager(asked: View, page: int, pages: int, found: int) -> html.Nav:
             ],
         ],
         className="pager",
-        **{"aria-label": "Pages of the list"},
+        **{"aria-label": label},
     )

@@ -31,15 +31,15 @@ def render(connection: Connection, asked: View, theme: Theme, now: datetime) -> 
     cut = whole.stop - whole.start > LONGEST + whole.step
     start = (whole.stop - LONGEST).replace(second=0, microsecond=0) if cut else whole.start
     period = view.Period(start, whole.stop, timedelta(minutes=1))
-    summary = readings.load_swing_summary(connection, period.start, period.stop, asked.site, OVER)
-    lines = readings.load_spectrum(connection, period.start, period.stop, asked.site)
+    summary = recent.read(readings.load_swing_summary, connection, period.start, period.stop, asked.site, OVER)
+    lines = recent.read(readings.load_spectrum, connection, period.start, period.stop, asked.site)
     peak = figures.peak_of(lines)
     if period.stop - period.start <= BY_SECOND + period.step:
-        seconds = readings.site_seconds(connection, period.start, period.stop, asked.site)
+        seconds = recent.read(readings.site_seconds, connection, period.start, period.stop, asked.site)
         power, ramp = figures.seconds_power(seconds, period, theme), figures.seconds_ramp(seconds, period, theme)
         power_note, ramp_note = "second by second; gaps: no data", "from one second to the next, with as many nodes"
     else:
-        minutes = readings.load_swings(connection, period.start, period.stop, asked.site)
+        minutes = recent.read(readings.load_swings, connection, period.start, period.stop, asked.site)
         power, ramp = figures.minutes_power(minutes, period, theme), figures.minutes_ramp(minutes, period, theme)
         power_note = "by site and minute: mean, and band from the least to the greatest second"
         ramp_note = "by site and minute: greatest rise and fall from one second to the next"

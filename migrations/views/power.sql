@@ -470,6 +470,14 @@ COMMENT ON FUNCTION report.fleet_energy IS
     'Energy (J) of a part of the fleet from start to stop, covered GPU-time (s), GPUs, coverage (0..1) and the part of '
     'the energy that is a difference of counters (0..1)';
 
+CREATE FUNCTION report.known_until() RETURNS timestamptz
+LANGUAGE sql STABLE PARALLEL SAFE SECURITY DEFINER SET search_path = pg_catalog
+BEGIN ATOMIC
+    SELECT expanded.known_until();
+END;
+COMMENT ON FUNCTION report.known_until IS
+    'Up to when power_series() and fleet_energy() know a fleet: now, or beyond 2,000 nodes up to where minutes are folded';
+
 CREATE FUNCTION report.longest_window_s(
     start timestamptz, stop timestamptz, in_node_id integer DEFAULT NULL
 ) RETURNS double precision
