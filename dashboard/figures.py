@@ -554,8 +554,8 @@ def heat_map_loads(
         x=list(range(columns + 1)), y=shown, xgap=1.5, ygap=3, zmin=0,
         # Shares of the site, their root: a few nodes at an end are what one looks for.
         z=[[math.sqrt(cell / sum(counts[site])) if cell else None for cell in counts[site]] for site in shown],
-        colorscale=[[number / (len(theme.sequence) - 1), colour] for number, colour in enumerate(theme.sequence)], showscale=False,
-        hoverongaps=False, customdata=[[links(site)] * (columns + 1) for site in shown],
+        colorscale=[[number / (len(theme.sequence) - 1), colour] for number, colour in enumerate(theme.sequence)],
+        showscale=False, hoverongaps=False, customdata=[[links(site)] * (columns + 1) for site in shown],
         text=[[_brief(cell) if cell else "" for cell in counts[site]] for site in shown], texttemplate="%{text}",
         textfont={"size": 10},
         hovertext=[
