@@ -297,7 +297,7 @@ def _add_callbacks(app: dash.Dash, reader: sqlalchemy.Engine) -> None:
         try:
             with reader.connect() as connection:
                 content = _render(connection, path or "/", asked, theme.named(theme_name), now)
-                summary = recent.read(readings.fleet_summary, connection)
+                summary = recent.read(readings.fleet_summary, connection, readings.EVERYTHING)
         except (sqlalchemy.exc.DBAPIError, sqlalchemy.exc.TimeoutError) as error:
             log.warning("%s: %s", path, str(getattr(error, "orig", error)).partition("\n")[0])
             return _failed(error, kept=held is not None, now=now)

@@ -583,7 +583,7 @@ def fleet_summary(connection: Connection, where: Where = EVERYTHING) -> FleetSum
             count(*) FILTER (WHERE silent) AS nodes_silent,
             count(*) FILTER (WHERE NOT clock_ok) AS nodes_clock_off,
             coalesce(sum(gpus) FILTER (WHERE simulated), 0)::bigint AS simulated_gpus,
-            max(time) AS newest
+            max(window_time) AS newest
         FROM {_of_nodes(where)}""",
         where,
     )

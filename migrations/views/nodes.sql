@@ -39,7 +39,7 @@ SELECT
     CASE WHEN silent.yes THEN 0 WHEN fresh.yes THEN greatest(node.gpus - now.gpus, 0) ELSE node.gpus END AS gpus_missing,
     CASE WHEN silent.yes THEN node.gpus ELSE 0 END AS gpus_silent,
     CASE WHEN fresh.yes THEN now.gpus_throttled ELSE 0 END AS gpus_throttled,
-    CASE WHEN fresh.yes THEN now.time END AS time,
+    CASE WHEN fresh.yes THEN now.time END AS window_time,
     CASE WHEN fresh.yes THEN now.power_mw / 1000.0::double precision END AS power_w,
     CASE WHEN fresh.yes THEN nullif(now.power_limit_mw, 0) / 1000.0::double precision END AS power_limit_w,
     CASE WHEN fresh.yes THEN now.gpu_util_pm / 10.0::double precision / nullif(now.gpu_util_gpus, 0) END
@@ -82,7 +82,7 @@ COMMENT ON COLUMN report.nodes.gpus_reporting IS 'Those with a window now';
 COMMENT ON COLUMN report.nodes.gpus_missing IS 'Those without one, while the node reports';
 COMMENT ON COLUMN report.nodes.gpus_silent IS 'Those of a node that is silent';
 COMMENT ON COLUMN report.nodes.gpus_throttled IS 'Those held down by power cap, slowdown or power brake';
-COMMENT ON COLUMN report.nodes.time IS 'Start of the newest window, UTC';
+COMMENT ON COLUMN report.nodes.window_time IS 'Start of the newest window, UTC';
 COMMENT ON COLUMN report.nodes.power_w IS 'Mean power of the GPUs over the newest window, W';
 COMMENT ON COLUMN report.nodes.power_limit_w IS 'Enforced power limits of the GPUs together, W';
 COMMENT ON COLUMN report.nodes.gpu_util_pct IS 'Mean utilisation, %';

@@ -373,7 +373,7 @@ def long_list(browser: Browser, embedded_server: Any, tmp_path: Path) -> Iterato
     url = embedded_server.create()
     engine = database.engine(url)
     with engine.begin() as connection:
-        seed.seed(connection, datetime.now(UTC), nodes_per_rack=32, gpus_per_node=1, history=timedelta(minutes=11))
+        seed.seed(connection, datetime.now(UTC), nodes_per_rack=32, gpus_per_node=1, history=timedelta(hours=1))
     engine.dispose()
     served = Dashboard(url, tmp_path / "log", GIGAWATCH_DASHBOARD__OPEN_ACCESS="true")
     watched = Watched(browser, served.url, viewport={"width": 1440, "height": 900})
@@ -426,10 +426,11 @@ def test_nodes_are_searched_and_chosen_by_state_and_a_refresh_keeps_that(long_li
     page.go_back()
     expect(rows).to_have_count(4)
     expect(box).to_have_value("N07")
-    long_list.go("/nodes")
-    page.get_by_role("navigation", name="State").get_by_role("link", name="silent 1").click()
-    expect(rows).to_have_count(1)
-    rows.get_by_role("link", name=seed.SILENT).click()
+    long_list.go("/nodes?sort=-silent")
+    page.get_by_role("navigation", name="State").get_by_role("link", name=re.compile("^silent ")).click()
+    expect(page).to_have_url(re.compile("state=silent"))
+    # On a slow machine others may be silent by now as well, but none for so long.
+    rows.first.get_by_role("link", name=seed.SILENT).click()
     expect(page).to_have_url(re.compile(r"/nodes/\d+$"))
     assert long_list.problems == []
 
