@@ -114,13 +114,14 @@ class Scheduler:
 
     def _run(self, name: str, work: Callable[[], str]) -> None:
         """Do a job and note how it went, for people to see."""
-        self._note(name, "started = now(), finished = NULL, error = NULL")
+        # What failed last stays to be seen until a run succeeds.
+        self._note(name, "started = now(), finished = NULL")
         try:
             done = work()
         except Exception as error:
             self._note(name, "finished = now(), error = :text", str(error).partition("\n")[0][:500])
             raise
-        self._note(name, "finished = now(), progress = :text", done)
+        self._note(name, "finished = now(), progress = :text, error = NULL", done)
 
     def _tell(self, progress: str) -> None:
         log.debug("folding %s", progress)

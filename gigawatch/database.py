@@ -82,6 +82,8 @@ def engine(
     if role is not None:
         # Views over many chunks or partitions gain nothing from compiled plans, and short reads lose.
         options.append(f"-c role={role} -c default_transaction_read_only=on -c jit=off")
+        # What is read often is prepared, and then planned for any values: for all nodes where one was asked for.
+        options.append("-c plan_cache_mode=force_custom_plan")
     return sqlalchemy.create_engine(
         _parse(url),
         pool_size=pool_size,

@@ -112,7 +112,7 @@ def _rollups(rollups: list[StoreRollup]) -> html.Div:
 def _jobs(jobs: list[StoreJob]) -> html.Div:
     def state(job: StoreJob) -> html.Span:
         if job.error is not None:
-            return badge("failed", "bad")
+            return badge("failed" if job.finished else "failed, runs again", "bad")
         return badge("runs") if job.finished is None else badge("done", "ok")
 
     return table(

@@ -203,4 +203,4 @@ COMMENT ON COLUMN report.store_jobs.started IS 'When its last run began, UTC';
 COMMENT ON COLUMN report.store_jobs.finished IS 'When that run ended, UTC; NULL while it runs';
 COMMENT ON COLUMN report.store_jobs.took_s IS 'How long it took, s';
 COMMENT ON COLUMN report.store_jobs.progress IS 'What it did';
-COMMENT ON COLUMN report.store_jobs.error IS 'Why it failed; NULL where it did not';
+COMMENT ON COLUMN report.store_jobs.error IS 'Why it failed when it last ended; NULL once it succeeded';
