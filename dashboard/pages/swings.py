@@ -38,11 +38,15 @@ def render(connection: Connection, asked: View, theme: Theme, now: datetime) -> 
         seconds = recent.read(readings.site_seconds, connection, period.start, period.stop, asked.site)
         power, ramp = figures.seconds_power(seconds, period, theme), figures.seconds_ramp(seconds, period, theme)
         power_note, ramp_note = "second by second; gaps: no data", "from one second to the next, with as many nodes"
+        last = seconds[-1].time if seconds else None
     else:
         minutes = recent.read(readings.load_swings, connection, period.start, period.stop, asked.site)
         power, ramp = figures.minutes_power(minutes, period, theme), figures.minutes_ramp(minutes, period, theme)
+        last = minutes[-1].time + period.step if minutes else None
         power_note = "by site and minute: mean, and band from the least to the greatest second"
         ramp_note = "by site and minute: greatest rise and fall from one second to the next"
+    if last is not None and period.stop - last > period.step:
+        power_note += f" · summed up to {quantities.clock(last)}"
     return html.Div(
         [
             html.Div(

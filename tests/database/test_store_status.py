@@ -20,8 +20,10 @@ from api.commands import db
 from api.counts import NAMES, Counts
 from api.metrics import Metrics
 from api.rollups import Folder
+from api.scheduler import Scheduler
 from gigawatch import database, readings
 from gigawatch.readings import StoreStatus, StoreTable
+from gigawatch.settings import Retention
 from tests.agents import wait_for
 from tests.browser import seed
 from tests.servers import running_api
@@ -316,3 +318,25 @@ def test_counters_are_there_while_the_database_is_away(metrics: Metrics) -> None
     assert sum(name == "gigawatch_ingest_batches_total" for name, _ in values) == 1
     assert not any(name.startswith("gigawatch_rollup") for name, _ in values)
     assert samples(metrics.text())["gigawatch_store_reachable", ""] == 1
+
+
+def test_a_job_s_last_error_stays_until_a_run_succeeds(engine: Engine) -> None:
+    scheduler = Scheduler(engine, Retention())
+
+    def seen() -> tuple[str | None, bool]:
+        with engine.connect() as connection:
+            (job,) = readings.store_jobs(connection)
+        return job.error, job.finished is not None
+
+    def fails() -> str:
+        raise OSError("no room")
+
+    def works() -> str:
+        assert seen() == ("no room", False)
+        return "all done"
+
+    with pytest.raises(OSError, match="no room"):
+        scheduler._run("fold", fails)
+    assert seen() == ("no room", True)
+    scheduler._run("fold", works)
+    assert seen() == (None, True)
