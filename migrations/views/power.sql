@@ -5,6 +5,8 @@
 -- Missing data: a GPU without energy in a bucket has no share in it; coverage is covered GPU-time over the time of as
 -- many GPUs as the group showed at most in a bucket of the period, so that a silent GPU lowers it. What is not
 -- folded yet comes from the windows; in fleets beyond 2,000 nodes it is not there yet, and no time is due for it.
+-- The functions here are planned for the values asked each time they are called (plpgsql does, SQL does not): of a dozen
+-- parts then those are left that the values need, and one node is looked up by its index.
 -- needs: expanded
 CREATE VIEW report.power AS
 SELECT
@@ -371,8 +373,11 @@ CREATE FUNCTION report.power_series(
     "time" timestamptz, label text, power_w double precision, energy_j double precision,
     covered_s double precision, coverage double precision, gpus bigint, gpu_util_pct double precision
 )
-LANGUAGE sql STABLE PARALLEL SAFE SECURITY DEFINER SET search_path = pg_catalog
-BEGIN ATOMIC
+LANGUAGE plpgsql STABLE PARALLEL SAFE SECURITY DEFINER SET search_path = pg_catalog SET plan_cache_mode = force_custom_plan
+AS $$
+#variable_conflict use_column
+BEGIN
+    RETURN QUERY
     WITH top AS (
         SELECT last.site_id, last.rack_id FROM (
             SELECT b.site_id, b.rack_id, b.gpu_model, b.power_mw FROM gigawatch.rack_1m AS b
@@ -424,7 +429,8 @@ BEGIN ATOMIC
     CROSS JOIN known
     GROUP BY buckets.bin, buckets.label, members.gpus, known.until
     ORDER BY 1, 2;
-END;
+END
+$$;
 COMMENT ON FUNCTION report.power_series IS
     'Power (W), energy (J), covered GPU-time (s), coverage (0..1), reporting GPUs and mean utilisation (%) '
     'from start to stop, by step and by fleet, site, rack, node or gpu_model; with most_racks of so many racks alone, '
@@ -441,8 +447,11 @@ CREATE FUNCTION report.fleet_energy(
     energy_j double precision, covered_s double precision, gpus bigint, coverage double precision,
     counter_share double precision
 )
-LANGUAGE sql STABLE PARALLEL SAFE SECURITY DEFINER SET search_path = pg_catalog
-BEGIN ATOMIC
+LANGUAGE plpgsql STABLE PARALLEL SAFE SECURITY DEFINER SET search_path = pg_catalog SET plan_cache_mode = force_custom_plan
+AS $$
+#variable_conflict use_column
+BEGIN
+    RETURN QUERY
     WITH edges AS (
         -- Whole hours within the period, and what is before and after them.
         SELECT least(date_bin('1 hour', start + interval '1 hour' - interval '1 us', '2000-01-01Z'), stop) AS first,
@@ -465,7 +474,8 @@ BEGIN ATOMIC
             * nullif(extract(epoch FROM least(stop, expanded.known_until()) - start), 0))::double precision,
         1 - sum(parts.energy_uncounted_mj)::double precision / nullif(sum(parts.energy_mj), 0)
     FROM parts;
-END;
+END
+$$;
 COMMENT ON FUNCTION report.fleet_energy IS
     'Energy (J) of a part of the fleet from start to stop, covered GPU-time (s), GPUs, coverage (0..1) and the part of '
     'the energy that is a difference of counters (0..1)';
@@ -483,10 +493,14 @@ CREATE FUNCTION report.longest_window_s(
 ) RETURNS double precision
 LANGUAGE sql STABLE PARALLEL SAFE SECURITY DEFINER SET search_path = pg_catalog
 BEGIN ATOMIC
-    SELECT CASE WHEN in_node_id IS NULL AND expanded.is_large() THEN 60 ELSE (
-        SELECT max(w.covered_ms) / 1000.0 FROM gigawatch.gpu_window AS w
-        WHERE w.time >= start AND w.time < stop AND (in_node_id IS NULL OR w.node_id = in_node_id)
-    ) END;
+    SELECT CASE
+        WHEN in_node_id IS NOT NULL THEN (
+            SELECT max(w.covered_ms) / 1000.0 FROM gigawatch.gpu_window AS w
+            WHERE w.time >= start AND w.time < stop AND w.node_id = in_node_id
+        )
+        WHEN expanded.is_large() THEN 60
+        ELSE (SELECT max(w.covered_ms) / 1000.0 FROM gigawatch.gpu_window AS w WHERE w.time >= start AND w.time < stop)
+    END;
 END;
 COMMENT ON FUNCTION report.longest_window_s IS
     'Length (s) of the longest window from start to stop; 60 for a whole fleet beyond 2,000 nodes';
