@@ -22,7 +22,7 @@ test: $(VENV)/.dev ## Run all tests: the README's second command
 	tests/install-system-packages
 	$(BIN)/python -m pytest
 
-lint: $(VENV)/.dev ## Check style, types and the rooms' imports
+lint: $(VENV)/.dev ## Check style, types (of tests and benches, too) and the rooms' imports
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy

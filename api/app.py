@@ -17,6 +17,7 @@ from starlette.exceptions import HTTPException
 from starlette.responses import PlainTextResponse, Response
 
 from api.access import Access, require
+from api.counts import Counts
 from api.documents import Greeting, Problem, answers, describe
 from api.ingest import RETRY_SOON, Ingest
 from api.metrics import CONTENT_TYPE, Metrics
@@ -26,6 +27,7 @@ from api.writer import Writer
 from gigawatch import __version__, database, settings
 from gigawatch.errors import GigawatchError
 from gigawatch.schema import require_revision
+from gigawatch.serving import handed_down
 from gigawatch.settings import Settings
 from gigawatch.tokens import Role
 from gigawatch.units import BYTES_PER_MIB, MILLISECONDS_PER_SECOND
@@ -53,9 +55,7 @@ def build(loaded: Settings) -> FastAPI:
     Raises:
         GigawatchError: store.database_url is not set.
     """
-    url = loaded.store.database_url
-    if url is None:
-        raise GigawatchError("store.database_url is not set", "`gigawatch serve` sets it.")
+    url = handed_down(loaded.store)
 
     @asynccontextmanager
     async def life(app: FastAPI) -> AsyncIterator[None]:
@@ -67,6 +67,7 @@ def build(loaded: Settings) -> FastAPI:
             role=database.REPORT_ROLE,
             application="gigawatch serve, reads",
         )
+        counts = Counts.of_environment()
         kept_d = loaded.retention.windows_d
         writer = Writer(
             engine,
@@ -74,6 +75,7 @@ def build(loaded: Settings) -> FastAPI:
             loaded.server.max_waiting_mib * BYTES_PER_MIB,
             # What is to be removed within the hour is no longer taken: it must be folded before.
             LONGEST if kept_d is None else timedelta(days=kept_d) - timedelta(hours=1),
+            counts,
         )
         scheduler = Scheduler(engine, loaded.retention) if loaded.server.scheduler else None
         # The writer gives up the interpreter at each of its round trips, and the loop holds it for the usual 5 ms.
@@ -86,7 +88,7 @@ def build(loaded: Settings) -> FastAPI:
         app.state.settings = loaded
         app.state.access = Access(engine)
         app.state.writer = writer
-        app.state.metrics = Metrics(report_engine, writer)
+        app.state.metrics = Metrics(report_engine, counts)
         app.state.engine = engine
         app.state.report_engine = report_engine
         yield
@@ -144,7 +146,7 @@ def _add_metrics(app: FastAPI) -> None:
         tags=["health"],
     )
     def metrics(request: Request) -> Response:
-        """What this process counted, and how far the store is, for Prometheus."""
+        """What the processes of this server counted, and how far the store is, for Prometheus."""
         found: Metrics = request.app.state.metrics
         return Response(found.text(), media_type=CONTENT_TYPE)
 

@@ -1,17 +1,15 @@
 """Counters and the store's progress for Prometheus, in its text format 0.0.4."""
 
-import os
 import threading
 import time
 from collections.abc import Iterator, Mapping
 from typing import Literal
 
-import msgspec
 import sqlalchemy
 from msgspec import Struct
 from sqlalchemy import Engine
 
-from api.writer import Writer
+from api.counts import WAITING_BYTES, Counts
 from gigawatch import readings
 from gigawatch.readings import StoreJob, StoreRollup
 
@@ -28,7 +26,7 @@ COUNTERS: Mapping[str, tuple[str, str]] = {
     "failed": ("failed_transactions", "Transactions that the database did not take"),
     "turned_away": ("turned_away", "Requests that were to come again, since too much waited"),
 }
-"""Of the writer's counts: what each is called here, and what it says."""
+"""Of the counts: what each is called here, and what it says."""
 
 
 class Sample(Struct, frozen=True):
@@ -48,16 +46,16 @@ class Family(Struct, frozen=True):
 
 
 class Metrics:
-    """What this process counts, and how the store is doing.
+    """What the serving processes count, and how the store is doing.
 
     Args:
         engine: of the report role.
-        writer: of this process.
+        counts: those of this process and the others.
     """
 
-    def __init__(self, engine: Engine, writer: Writer) -> None:
+    def __init__(self, engine: Engine, counts: Counts) -> None:
         self._engine = engine
-        self._writer = writer
+        self._counts = counts
         self._lock = threading.Lock()
         self._until_s = 0.0
         self._reachable = False
@@ -71,7 +69,7 @@ class Metrics:
             if time.monotonic() >= self._until_s:
                 self._read()
                 self._until_s = time.monotonic() + READ_EVERY_S
-            families = [*self._of_process(), *self._of_store()]
+            families = [*self._of_processes(), *self._of_store()]
         return "".join(_lines(family) for family in families)
 
     def _read(self) -> None:
@@ -79,7 +77,7 @@ class Metrics:
             with self._engine.connect() as connection:
                 self._rollups, self._jobs = readings.store_rollups(connection), readings.store_jobs(connection)
         except (sqlalchemy.exc.DBAPIError, sqlalchemy.exc.TimeoutError):
-            # What this process counts matters most when the database is away.
+            # What was counted matters most when the database is away.
             self._reachable, self._rollups, self._jobs = False, [], []
             return
         self._reachable = True
@@ -88,14 +86,13 @@ class Metrics:
             if job.finished is not None and job.error is None:
                 self._succeeded[job.name] = job.finished.timestamp()
 
-    def _of_process(self) -> Iterator[Family]:
-        worker = {"worker": str(os.getpid())}
-        for field, value in msgspec.structs.asdict(self._writer.counts).items():
-            name, words = COUNTERS[field]
-            yield Family(f"gigawatch_ingest_{name}_total", "counter", words, [Sample(worker, value)])
+    def _of_processes(self) -> Iterator[Family]:
+        totals = self._counts.totals()
+        for field, (name, words) in COUNTERS.items():
+            yield Family(f"gigawatch_ingest_{name}_total", "counter", words, [Sample({}, totals[field])])
         yield Family(
             "gigawatch_ingest_waiting_bytes", "gauge", "Size of the batches that wait to be stored",
-            [Sample(worker, self._writer.waiting_bytes)],
+            [Sample({}, totals[WAITING_BYTES])],
         )  # fmt: skip
 
     def _of_store(self) -> Iterator[Family]:

@@ -13,7 +13,7 @@ from starlette.responses import Response
 from api.access import require
 from api.documents import answers
 from gigawatch import readings
-from gigawatch.readings import GpuOrder, GroupBy, Where
+from gigawatch.readings import GpuOrder, GroupBy, NodeOrder, NodeState, Where
 
 MOST_POINTS = 5_000
 DEFAULT_PERIOD = timedelta(hours=1)
@@ -23,6 +23,7 @@ router = APIRouter(prefix="/api/v1", dependencies=[Depends(require("viewer"))], 
 
 Limit = Annotated[int, Query(ge=1, le=10_000, description="Most rows to answer")]
 Offset = Annotated[int, Query(ge=0, le=10_000_000, description="Rows to pass over")]
+Find = Annotated[str, Query(max_length=64, description="Text in the host name or the rack")]
 GpuUuid = Annotated[str, Query(max_length=96)]
 
 
@@ -103,13 +104,28 @@ def sites(request: Request) -> Response:
 
 @router.get("/nodes", responses=answers(list[readings.NodeNow]))
 def nodes(
-    request: Request, where: WhereQuery, silent: bool = False, limit: Limit = 1_000, offset: Offset = 0
+    request: Request,
+    where: WhereQuery,
+    find: Find = "",
+    state: NodeState | None = None,
+    order: NodeOrder = "place",
+    descending: bool = False,
+    limit: Limit = 1_000,
+    offset: Offset = 0,
 ) -> Response:
-    """Nodes as they are now; with silent only those not heard of for 60 s."""
+    """Nodes as they are now; with state only those in it, with find those whose host name or rack contains it."""
     return _read(
         request,
-        lambda connection: readings.nodes_now(connection, where, silent=silent, limit=limit, offset=offset),
+        lambda connection: readings.nodes_now(
+            connection, where, find=find, state=state, order=order, descending=descending, limit=limit, offset=offset
+        ),
     )
+
+
+@router.get("/nodes/counts", responses=answers(readings.NodeCounts))
+def node_counts(request: Request, where: WhereQuery, find: Find = "") -> Response:
+    """How many nodes there are, and in which state; with find of those whose host name or rack contains it."""
+    return _read(request, lambda connection: readings.node_counts(connection, where, find))
 
 
 @router.get("/nodes/{node_id}", responses=answers(readings.NodeNow))
@@ -137,10 +153,17 @@ def node_ticks(request: Request, node_id: int, period: PeriodQuery) -> Response:
 
 @router.get("/gpus", responses=answers(list[readings.GpuNow]))
 def gpus(
-    request: Request, where: WhereQuery, order: GpuOrder = "place", limit: Limit = 1_000, offset: Offset = 0
+    request: Request,
+    where: WhereQuery,
+    order: GpuOrder = "place",
+    throttled: bool = False,
+    limit: Limit = 1_000,
+    offset: Offset = 0,
 ) -> Response:
-    """GPUs as they are now."""
-    return _read(request, lambda connection: readings.gpus_now(connection, where, order, limit, offset))
+    """GPUs as they are now; with throttled only those that are held down."""
+    return _read(
+        request, lambda connection: readings.gpus_now(connection, where, order, limit, offset, throttled=throttled)
+    )
 
 
 @router.get("/gpus/{gpu_uuid}", responses=answers(readings.GpuFacts))
@@ -216,9 +239,11 @@ def energy_hourly(request: Request, where: WhereQuery, period: PeriodQuery) -> R
 
 
 @router.get("/health/gpus", responses=answers(list[readings.GpuHealthNow]))
-def gpu_health(request: Request, where: WhereQuery, gpu_uuid: GpuUuid | None = None) -> Response:
+def gpu_health(
+    request: Request, where: WhereQuery, gpu_uuid: GpuUuid | None = None, limit: Limit = 1_000, offset: Offset = 0
+) -> Response:
     """Latest slow readings of GPUs, the worst first: memory errors, row remap, XIDs."""
-    return _read(request, lambda connection: readings.gpu_health(connection, where, gpu_uuid))
+    return _read(request, lambda connection: readings.gpu_health(connection, where, gpu_uuid, limit, offset))
 
 
 @router.get("/events", responses=answers(list[readings.EventRow]))

@@ -8,7 +8,7 @@ from datetime import datetime, timedelta
 
 from sqlalchemy import Connection, Engine, text
 
-from gigawatch.database import capabilities
+from gigawatch.database import hypertables
 from gigawatch.settings import Retention
 
 CHUNK_BYTES = 2 * 1024**3
@@ -33,16 +33,7 @@ def retain(engine: Engine, kept: Retention, now: datetime) -> str:
     with engine.connect() as connection:
         marks = connection.execute(text("SELECT level, folded FROM gigawatch.rollup"))
         folded: dict[str, datetime] = {row.level: row.folded for row in marks}
-        chunked = set()
-        if capabilities(connection).hypertables:
-            chunked = set(
-                connection.scalars(
-                    text(
-                        "SELECT hypertable_name FROM timescaledb_information.hypertables"
-                        " WHERE hypertable_schema = 'gigawatch'"
-                    )
-                )
-            )
+        chunked = hypertables(connection)
     for table in CHUNKED.keys() & chunked:
         removed += _fit_chunks(engine, table)
     for table, days, above in bounds:

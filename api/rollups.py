@@ -11,7 +11,8 @@ leader goes on there, and nothing is folded twice.
 """
 
 import logging
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from datetime import UTC, datetime, timedelta
 from typing import Any, Literal
 
@@ -23,6 +24,8 @@ from gigawatch.schema import LEVELS
 
 CLOSE_LOCK = 0x6769_6763
 """Held shared by each transaction that writes windows, and exclusively to close minutes."""
+COMPRESS_LOCK = 0x6769_6770
+"""Held exclusively while a chunk is compressed, and shared while late data are folded."""
 SETTLED = timedelta(seconds=20)
 """A minute is closed so long after its end: by then windows of 10 s have come, and few have to be folded again."""
 MOST_BUCKETS = 4_000
@@ -306,13 +309,17 @@ def seconds_sql(windows: str) -> str:
         nodes = ARRAY(SELECT a + b FROM unnest(site_second.nodes, excluded.nodes) AS added (a, b))"""
 
 
+# OFFSET 0 keeps the planner from turning a look-up by index for each key into a join with the whole history.
 WINDOWS_OF_KEYS = """
     SELECT w.* FROM ({keys}) AS keys CROSS JOIN LATERAL (
         SELECT * FROM gigawatch.node_window AS w
-        WHERE w.node_id = keys.node_id AND w.time >= keys.time AND w.time < keys.time + %(width)s
+        WHERE w.node_id = keys.node_id AND w.time >= keys.time AND w.time < keys.time + %(width)s OFFSET 0
     ) AS w"""
 WINDOWS_MARKED = f"""
-    SELECT w.* FROM ({MARKED}) AS marked JOIN gigawatch.node_window AS w USING (node_id, time)"""
+    SELECT w.* FROM ({MARKED}) AS marked CROSS JOIN LATERAL (
+        SELECT * FROM gigawatch.node_window AS w
+        WHERE w.node_id = marked.node_id AND w.time = marked.time OFFSET 0
+    ) AS w"""
 
 
 class Mark(Struct, frozen=True):
@@ -336,8 +343,11 @@ class Folder:
         self._tell = tell
         connection.isolation_level = IsolationLevel.REPEATABLE_READ
         # Sums over a few thousand buckets fit; plans are for index look-ups, whatever the statistics say at the moment.
+        # A step of late data may have to unpack all that it changes, however many rows are compressed with it; where
+        # there is no TimescaleDB, its setting is a name like any other.
         for setting in ("jit = off", "work_mem = '256MB'", "max_parallel_workers_per_gather = 0",
-                        "synchronous_commit = off", "enable_mergejoin = off"):  # fmt: skip
+                        "synchronous_commit = off", "enable_mergejoin = off",
+                        "timescaledb.max_tuples_decompressed_per_dml_transaction = 0"):  # fmt: skip
             connection.execute(f"SET {setting}")
 
     def run(self, now: datetime, stopping: Callable[[], bool] = lambda: False) -> int:
@@ -444,24 +454,43 @@ class Folder:
         """Fold again what data came late for."""
         buckets = 0
         while not stopping():
-            with self._connection.transaction():
-                pairs = self._take_marked(level)
-                if pairs:
-                    values = {
-                        "times": [it[0] for it in pairs],
-                        "node_ids": [it[1] for it in pairs],
-                        "width": LEVELS[level],
-                    }
-                    self._tell(f"{level} again: {len(pairs)} buckets from {min(pairs)[0]:%Y-%m-%d %H:%M} on")
-                    buckets += self._fold(level, MARKED, values, None)
-                    self._mark_above(level, pairs)
-                late = self._take_marked("1s") if level == "1m" else []
-                if late:
-                    seconds = {"times": [it[0] for it in late], "node_ids": [it[1] for it in late]}
-                    self._connection.execute(seconds_sql(WINDOWS_MARKED), seconds)
+            with self._uncompressing() as free:
+                if not free:
+                    # Late data wait for the next time; new data do not.
+                    break
+                with self._connection.transaction():
+                    pairs = self._take_marked(level)
+                    if pairs:
+                        values = {
+                            "times": [it[0] for it in pairs],
+                            "node_ids": [it[1] for it in pairs],
+                            "width": LEVELS[level],
+                        }
+                        self._tell(f"{level} again: {len(pairs)} buckets from {min(pairs)[0]:%Y-%m-%d %H:%M} on")
+                        buckets += self._fold(level, MARKED, values, None)
+                        self._mark_above(level, pairs)
+                    late = self._take_marked("1s") if level == "1m" else []
+                    if late:
+                        seconds = {"times": [it[0] for it in late], "node_ids": [it[1] for it in late]}
+                        self._connection.execute(seconds_sql(WINDOWS_MARKED), seconds)
             if not pairs and not late:
                 break
         return buckets
+
+    @contextmanager
+    def _uncompressing(self) -> Iterator[bool]:
+        """Let no chunk be compressed meanwhile; False: one is being compressed now.
+
+        Compression puts rows elsewhere: to a snapshot from before, they would be neither here nor there. Only what came
+        late is folded from and into chunks so old.
+        """
+        taken = self._connection.execute("SELECT pg_try_advisory_lock_shared(%s)", [COMPRESS_LOCK]).fetchone()
+        free = taken is not None and bool(taken[0])
+        try:
+            yield free
+        finally:
+            if free:
+                self._connection.execute("SELECT pg_advisory_unlock_shared(%s)", [COMPRESS_LOCK])
 
     def _take_marked(self, level: str) -> list[tuple[datetime, int]]:
         """Some of what is marked in buckets that are folded; it is no longer marked if this transaction commits."""

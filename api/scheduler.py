@@ -1,4 +1,4 @@
-"""What the server does by the clock: folding and retention, by one leader among all API processes of a store."""
+"""What the server does by the clock: folding, retention, compression; by one leader among a store's API processes."""
 
 import logging
 import os
@@ -6,7 +6,7 @@ import socket
 import threading
 import time
 from collections.abc import Callable
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import psycopg
@@ -14,7 +14,7 @@ import sqlalchemy
 from apscheduler.schedulers.background import BackgroundScheduler
 from sqlalchemy import Engine, text
 
-from api import retention
+from api import columnstore, retention
 from api.rollups import Folder
 from gigawatch.settings import Retention
 
@@ -75,9 +75,17 @@ class Scheduler:
         if self._folder is None:
             return
         try:
-            self._run("retain", lambda: retention.retain(self._engine, self._kept, datetime.now(UTC)))
+            self._run("retain", self._keep_within_bounds)
         except (psycopg.Error, sqlalchemy.exc.SQLAlchemyError) as error:
-            log.warning("old data were not removed: %s", str(error).partition("\n")[0])
+            log.warning("old data were not removed or compressed: %s", str(error).partition("\n")[0])
+
+    def _keep_within_bounds(self) -> str:
+        """Remove what is old, then compress what is not new: a chunk that goes need not be compressed first."""
+        now = datetime.now(UTC)
+        removed = retention.retain(self._engine, self._kept, now)
+        after = timedelta(hours=self._kept.compress_after_h)
+        compressed = columnstore.compress(self._engine, after, now, self._stopping.is_set)
+        return f"{removed}, {compressed}" if compressed else removed
 
     def _lead(self) -> bool:
         """Whether this process is the leader; it becomes so if nobody is."""
@@ -106,13 +114,14 @@ class Scheduler:
 
     def _run(self, name: str, work: Callable[[], str]) -> None:
         """Do a job and note how it went, for people to see."""
-        self._note(name, "started = now(), finished = NULL, error = NULL")
+        # What failed last stays to be seen until a run succeeds.
+        self._note(name, "started = now(), finished = NULL")
         try:
             done = work()
         except Exception as error:
             self._note(name, "finished = now(), error = :text", str(error).partition("\n")[0][:500])
             raise
-        self._note(name, "finished = now(), progress = :text", done)
+        self._note(name, "finished = now(), progress = :text, error = NULL", done)
 
     def _tell(self, progress: str) -> None:
         log.debug("folding %s", progress)

@@ -52,7 +52,7 @@ def text(status: Status) -> str:
     ]  # fmt: skip
     tables = [
         (it.table_name, _number(it.rows), _number(it.total_bytes / BYTES_PER_MIB, 1), _moment(it.oldest),
-         _moment(it.newest), _number(it.chunks))
+         _moment(it.newest), _number(it.chunks), _packed(it))
         for it in status.tables
     ]  # fmt: skip
     size_mib = sum(it.total_bytes for it in status.tables) / BYTES_PER_MIB
@@ -65,13 +65,21 @@ def text(status: Status) -> str:
             *(_table(("job", "leader", "last run", "took, s", "result"), jobs, numbers={3}) if jobs
               else ["No job ran yet: `gigawatch serve` runs them."]),
             "",
-            *_table(("table", "rows, about", "size, MiB", "oldest", "newest", "chunks"), tables, numbers={1, 2, 5}),
+            *_table(("table", "rows, about", "size, MiB", "oldest", "newest", "chunks", "of them compressed"),
+                     tables, numbers={1, 2, 5}),
         ]
     )  # fmt: skip
 
 
 def _moment(value: datetime | None) -> str:
     return UNKNOWN if value is None else f"{value:%Y-%m-%d %H:%M:%S}"
+
+
+def _packed(table: StoreTable) -> str:
+    """How many of a table's chunks are compressed, and to how much."""
+    if table.uncompressed_bytes is None:
+        return ""
+    return f"{table.compressed_chunks:,}, to {table.compressed_bytes / table.uncompressed_bytes:.0%}"
 
 
 def _number(value: float | None, decimals: int = 0) -> str:

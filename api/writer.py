@@ -12,9 +12,9 @@ from typing import NamedTuple
 
 import psycopg
 import sqlalchemy
-from msgspec import Struct
 from sqlalchemy import Engine
 
+from api.counts import WAITING_BYTES, Counts
 from api.decode import Parcel
 from api.store import Outcome, Store
 from gigawatch.units import BYTES_PER_MIB
@@ -37,32 +37,6 @@ class StoreUnreachable(Exception):
     """The database cannot be reached; nothing of the batch is acknowledged."""
 
 
-class Counts(Struct):
-    """What the writer did since it began."""
-
-    batches: int = 0
-    duplicates: int = 0
-    gpu_windows: int = 0
-    node_windows: int = 0
-    refused: int = 0
-    """Items that were not stored."""
-    transactions: int = 0
-    failed: int = 0
-    """Transactions that the database did not take."""
-    turned_away: int = 0
-    """Requests that were to come again, since too much waited."""
-
-    def count(self, outcomes: list[Outcome]) -> None:
-        """Add what these say."""
-        for outcome in outcomes:
-            if isinstance(outcome, Receipt):
-                self.batches += 1
-                self.duplicates += outcome.duplicate
-                self.gpu_windows += outcome.gpu_windows
-                self.node_windows += outcome.node_windows
-                self.refused += sum(refusal.count for refusal in outcome.refused)
-
-
 class _Waiting(NamedTuple):
     parcels: list[Parcel]
     rows: int
@@ -79,9 +53,10 @@ class Writer:
         gather_s: how long to wait for more once a parcel is there.
         most_bytes: of batches that wait to be stored; beyond it requests are turned away, so that memory stays bounded.
         keep: how old a window may be to be taken.
+        counts: where to count what is done.
     """
 
-    def __init__(self, engine: Engine, gather_s: float, most_bytes: int, keep: timedelta) -> None:
+    def __init__(self, engine: Engine, gather_s: float, most_bytes: int, keep: timedelta, counts: Counts) -> None:
         self._store = Store(engine, keep)
         self._gather_s = gather_s
         self._most_bytes = most_bytes
@@ -90,7 +65,7 @@ class Writer:
         self._came = threading.Event()
         self._is_ending = False
         self._thread = threading.Thread(target=self._work, name="writer")
-        self.counts = Counts()
+        self.counts = counts
 
     def start(self) -> None:
         """Begin."""
@@ -101,11 +76,6 @@ class Writer:
         self._is_ending = True
         self._came.set()
         self._thread.join()
-
-    @property
-    def waiting_bytes(self) -> int:
-        """Size of the batches that wait, and of those that are being stored."""
-        return self._waiting_bytes
 
     async def store(self, parcels: list[Parcel], size_bytes: int) -> list[Outcome]:
         """The outcomes of storing the parcels of one request, after the commit.
@@ -120,9 +90,9 @@ class Writer:
         """
         # One request is always taken, however large. The event loop alone changes the sum.
         if self._waiting_bytes and self._waiting_bytes + size_bytes > self._most_bytes:
-            self.counts.turned_away += 1
+            self.counts.add("turned_away", 1)
             raise Busy(f"{self._waiting_bytes / BYTES_PER_MIB:.0f} MiB wait to be stored")
-        self._waiting_bytes += size_bytes
+        self._wait(size_bytes)
         loop = asyncio.get_running_loop()
         answer: asyncio.Future[list[Outcome]] = loop.create_future()
         rows = sum([packed.rows for parcel in parcels for packed in parcel.gpu_windows])
@@ -131,6 +101,10 @@ class Writer:
             self._came.set()
         # A client that went away does not take its batch out of the queue: it is answered to nobody.
         return await answer
+
+    def _wait(self, size_bytes: int) -> None:
+        self._waiting_bytes += size_bytes
+        self.counts.set(WAITING_BYTES, self._waiting_bytes)
 
     def _work(self) -> None:
         were_several = False
@@ -161,18 +135,26 @@ class Writer:
             outcomes = self._store.store([parcel for waiting in gathered for parcel in waiting.parcels])
         except (psycopg.OperationalError, psycopg.InterfaceError, sqlalchemy.exc.DBAPIError) as error:
             log.warning("the database cannot be reached: %s", str(error).splitlines()[0])
-            self.counts.failed += 1
+            self.counts.add("failed", 1)
             self._fail(gathered, StoreUnreachable("The database cannot be reached"))
         except Exception as error:
             # One batch that we did not foresee must not end the thread that all others need.
             log.exception("batches cannot be stored")
-            self.counts.failed += 1
+            self.counts.add("failed", 1)
             self._fail(gathered, error)
         else:
-            self.counts.transactions += 1
-            self.counts.count(outcomes)
+            self.counts.add("transactions", 1)
+            self._count(outcomes)
             left = iter(outcomes)
             self._settle(gathered, [list(islice(left, len(waiting.parcels))) for waiting in gathered])
+
+    def _count(self, outcomes: Sequence[Outcome]) -> None:
+        receipts = [it for it in outcomes if isinstance(it, Receipt)]
+        self.counts.add("batches", len(receipts))
+        self.counts.add("duplicates", sum(it.duplicate for it in receipts))
+        self.counts.add("gpu_windows", sum(it.gpu_windows for it in receipts))
+        self.counts.add("node_windows", sum(it.node_windows for it in receipts))
+        self.counts.add("refused", sum(refusal.count for it in receipts for refusal in it.refused))
 
     def _fail(self, gathered: Sequence[_Waiting], error: Exception) -> None:
         self._settle(gathered, [error] * len(gathered))
@@ -182,7 +164,7 @@ class Writer:
 
         def settle() -> None:
             for waiting, result in zip(gathered, results, strict=True):
-                self._waiting_bytes -= waiting.size_bytes
+                self._wait(-waiting.size_bytes)
                 if waiting.answer.done():
                     continue
                 if isinstance(result, Exception):

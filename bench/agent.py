@@ -22,7 +22,8 @@ from gigawatch.embedded import EmbeddedServer
 from migrations.run import migrate
 from tests.agents import environment, running_agent
 from tests.nvml import standin as nvml
-from tests.servers import free_port, running_api
+from tests.processes import free_port
+from tests.servers import running_api
 
 GPUS = 8
 WARM_UP_S = 15

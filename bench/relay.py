@@ -108,7 +108,8 @@ def main() -> None:
     parser.add_argument("--post", type=int, nargs=3, help=argparse.SUPPRESS)
     options = parser.parse_args()
     if options.post:
-        post(*options.post[:2], options.post[2], AGENTS // POSTERS, options.seconds)
+        port, connections, first = options.post
+        post(port, connections, first, AGENTS // POSTERS, options.seconds)
         return
     upstream = Swallowing()
     upstream.start()

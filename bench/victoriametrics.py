@@ -33,7 +33,7 @@ from numpy.typing import NDArray
 
 from bench.load import GPUS, METRICS, MODEL, WINDOW_S, WINDOWS, Load, Round, hostname, make, site, uuids
 from bench.loader import Sent, cpu_s, lanes, request, send_apart
-from tests.servers import free_port
+from tests.processes import free_port
 
 if sys.version_info >= (3, 14):
     from compression import zstd

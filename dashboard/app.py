@@ -14,14 +14,14 @@ import sqlalchemy
 from dash import ClientsideFunction, Input, Output, State, dcc, html
 from msgspec import Struct
 
-from dashboard import components, live, quantities, theme, view
+from dashboard import components, live, quantities, recent, theme, view
 from dashboard.access import Access, add_headers
 from dashboard.compress import add_compression
 from dashboard.live import Digests
 from dashboard.pages import fleet, gpu, node, nodes, store, swings
 from dashboard.view import RANGES, View
 from gigawatch import database, readings, settings
-from gigawatch.errors import GigawatchError
+from gigawatch.serving import handed_down
 from gigawatch.settings import Settings
 from gigawatch.units import MILLISECONDS_PER_SECOND
 
@@ -66,9 +66,7 @@ def build(loaded: Settings) -> flask.Flask:
     Raises:
         GigawatchError: store.database_url is not set.
     """
-    url = loaded.store.database_url
-    if url is None:
-        raise GigawatchError("store.database_url is not set", "`gigawatch dashboard` sets it.")
+    url = handed_down(loaded.store)
     reader = database.engine(
         url,
         pool_size=loaded.store.pool_size,
@@ -224,10 +222,25 @@ def _add_callbacks(app: dash.Dash, reader: sqlalchemy.Engine) -> None:
         asked, _ = view.parse(search)
         try:
             with reader.connect() as connection:
-                choices = readings.choices(connection, asked.site)
-        except sqlalchemy.exc.DBAPIError:
-            choices = readings.Choices(sites=[], racks=[], gpu_models=[])
-        return _filters(path or "/", asked, choices), _navigation(path or "/", asked)
+                choices = recent.read(readings.choices, connection)
+                racks = recent.read(readings.racks, connection, asked.site)
+        except (sqlalchemy.exc.DBAPIError, sqlalchemy.exc.TimeoutError):
+            choices, racks = readings.Choices(sites=[], gpu_models=[]), []
+        return _filters(path or "/", asked, choices, racks), _navigation(path or "/", asked)
+
+    @app.callback(  # type: ignore[untyped-decorator]
+        Output("rack", "options"),
+        Input("rack", "search_value"), State("rack", "value"), State("url", "search"), prevent_initial_call=True,
+    )  # fmt: skip
+    def find_racks(typed: str | None, chosen: str | None, search: str | None) -> Any:
+        # A site has more racks than a list should: those that contain what is typed come from the store.
+        asked, _ = view.parse(search)
+        try:
+            with reader.connect() as connection:
+                found = recent.read(readings.racks, connection, asked.site, (typed or "")[: view.LONGEST_FIND])
+        except (sqlalchemy.exc.DBAPIError, sqlalchemy.exc.TimeoutError):
+            return dash.no_update
+        return _with(found, chosen)
 
     @app.callback(  # type: ignore[untyped-decorator]
         Output("url", "search"),
@@ -238,7 +251,16 @@ def _add_callbacks(app: dash.Dash, reader: sqlalchemy.Engine) -> None:
         asked, _ = view.parse(search)
         if (site, rack, model) == (asked.site, asked.rack, asked.model):
             return dash.no_update
-        return view.query(asked, site=site, rack=rack, model=model)
+        return view.query(asked, site=site, rack=rack, model=model, page=1)
+
+    @app.callback(  # type: ignore[untyped-decorator]
+        Output("url", "search", allow_duplicate=True),
+        Input("find", "value"), State("url", "search"), prevent_initial_call=True,
+    )  # fmt: skip
+    def find(typed: str | None, search: str | None) -> Any:
+        asked, _ = view.parse(search)
+        wanted = (typed or "").strip()
+        return dash.no_update if wanted == asked.find else view.query(asked, find=wanted, page=1)
 
     @app.callback(  # type: ignore[untyped-decorator]
         Output("url", "search", allow_duplicate=True),
@@ -273,7 +295,7 @@ def _add_callbacks(app: dash.Dash, reader: sqlalchemy.Engine) -> None:
         try:
             with reader.connect() as connection:
                 content = _render(connection, path or "/", asked, theme.named(theme_name), now)
-                summary = readings.fleet_summary(connection)
+                summary = recent.read(readings.fleet_summary, connection, readings.EVERYTHING)
         except (sqlalchemy.exc.DBAPIError, sqlalchemy.exc.TimeoutError) as error:
             log.warning("%s: %s", path, str(getattr(error, "orig", error)).partition("\n")[0])
             return _failed(error, kept=held is not None, now=now)
@@ -348,7 +370,7 @@ def _live(summary: readings.FleetSummary, now: datetime) -> Any:
 
 
 def _navigation(path: str, asked: View) -> list[Any]:
-    query = view.query(asked)
+    query = view.elsewhere(asked)
     return [
         components.choice_link(
             [html.Span(className=f"icon {page.icon}"), page.title], f"{page.link}{query}", chosen=path == page.link
@@ -358,19 +380,25 @@ def _navigation(path: str, asked: View) -> list[Any]:
     ]
 
 
-def _filters(path: str, asked: View, choices: readings.Choices) -> list[Any]:
+def _with(options: list[str], chosen: str | None) -> list[str]:
+    return options if chosen is None or chosen in options else [*options, chosen]
+
+
+def _filters(path: str, asked: View, choices: readings.Choices, racks: list[str]) -> list[Any]:
     if any(page.link == path and not page.filtered for page in PAGES):
         return []
 
     def dropdown(identity: str, label: str, options: list[str], value: str | None) -> html.Label:
-        known = options if value is None or value in options else [*options, value]
         return html.Label(
             [
                 html.Span(label, className="screen-reader"),
-                dcc.Dropdown(id=identity, options=known, value=value, placeholder=f"All {label}s", clearable=True),
+                dcc.Dropdown(
+                    id=identity, options=_with(options, value), value=value, placeholder=f"All {label}s",
+                    clearable=True,
+                ),
             ],
             className="filter",
-        )
+        )  # fmt: skip
 
     ranges = html.Nav(
         [
@@ -390,7 +418,7 @@ def _filters(path: str, asked: View, choices: readings.Choices) -> list[Any]:
         *(
             [
                 dropdown("site", "site", choices.sites, asked.site),
-                dropdown("rack", "rack", choices.racks, asked.rack),
+                dropdown("rack", "rack", racks, asked.rack),
                 dropdown("model", "GPU model", choices.gpu_models, asked.model),
             ]
             if whole

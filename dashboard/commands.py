@@ -1,23 +1,17 @@
 """The verb `gigawatch dashboard`."""
 
 import ipaddress
-import os
 from pathlib import Path
 
 import click
-import msgspec
 
-from gigawatch import database, settings
-from gigawatch.embedded import EmbeddedServer
+from gigawatch import serving, settings
 from gigawatch.errors import ExitCode, GigawatchError
-from gigawatch.ports import require_free
-from gigawatch.schema import require_revision
-from gigawatch.settings import Settings
+from gigawatch.serving import store_flags
 
 
 @click.command()
-@click.option("--database-url", help="The database; by default the embedded one in the data directory.")
-@click.option("--data-dir", help="Folder of the embedded database.")
+@store_flags
 @click.option("--host", help="Address to listen on; default 127.0.0.1.")
 @click.option("--port", type=int, help="Port to listen on; default 8601.")
 @click.option("--open-access", is_flag=True, default=None, help="Need no token; on a loopback address only.")
@@ -54,12 +48,16 @@ def dashboard(
             "Leave out open_access, or listen on 127.0.0.1.",
             ExitCode.CONFIGURATION,
         )
-    require_free(loaded.dashboard.host, loaded.dashboard.port, "dashboard.port", "--port")
-    if loaded.store.database_url is not None:
-        _run(loaded, loaded.store.database_url)
-    else:
-        with EmbeddedServer(Path(loaded.store.data_dir)) as server:
-            _run(loaded, server.url)
+    serving.serve(
+        "dashboard.app:create",
+        loaded,
+        "dashboard",
+        "The dashboard is at {address}/",
+        interface="wsgi",
+        # One process, whose threads wait for the database.
+        workers=1,
+        blocking_threads=4,
+    )
 
 
 def _is_loopback(host: str) -> bool:
@@ -67,39 +65,3 @@ def _is_loopback(host: str) -> bool:
         return host == "localhost" or ipaddress.ip_address(host).is_loopback
     except ValueError:
         return False
-
-
-def _run(loaded: Settings, url: str) -> None:
-    from granian import Granian  # noqa: PLC0415 # only a server needs it
-    from granian.constants import Interfaces  # noqa: PLC0415
-    from granian.log import LogLevels  # noqa: PLC0415
-
-    engine = database.engine(url, pool_size=1)
-    with database.border(url), engine.connect() as connection:
-        require_revision(connection)
-    engine.dispose()
-    # The serving process reads its settings from the environment.
-    os.environ["GIGAWATCH_STORE__DATABASE_URL"] = url
-    os.environ["GIGAWATCH_STORE__DATA_DIR"] = loaded.store.data_dir
-    os.environ["GIGAWATCH_STORE__STATEMENT_TIMEOUT_S"] = str(loaded.store.statement_timeout_s)
-    os.environ["GIGAWATCH_STORE__POOL_SIZE"] = str(loaded.store.pool_size)
-    os.environ["GIGAWATCH_DASHBOARD__OPEN_ACCESS"] = str(loaded.dashboard.open_access).lower()
-    os.environ["GIGAWATCH_DASHBOARD__REFRESH_S"] = str(loaded.dashboard.refresh_s)
-    for field, value in msgspec.structs.asdict(loaded.retention).items():
-        if value is not None:
-            os.environ[f"GIGAWATCH_RETENTION__{field.upper()}"] = str(value)
-    click.echo(f"The dashboard is at http://{loaded.dashboard.host}:{loaded.dashboard.port}/", err=True)
-    Granian(
-        "dashboard.app:create",
-        factory=True,
-        address=loaded.dashboard.host,
-        port=loaded.dashboard.port,
-        interface=Interfaces.WSGI,
-        # One process, whose threads wait for the database.
-        workers=1,
-        blocking_threads=4,
-        respawn_failed_workers=True,
-        workers_kill_timeout=10,
-        log_level=LogLevels.warning,
-        websockets=False,
-    ).serve()

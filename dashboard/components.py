@@ -96,7 +96,13 @@ def chart(drawn: Chart, identity: str) -> html.Div:
 
 
 def table(
-    caption: str, header: Sequence[str], rows: Sequence[Sequence[Child]], empty: str, *, numbers: Sequence[int] = ()
+    caption: str,
+    header: Sequence[Child],
+    rows: Sequence[Sequence[Child]],
+    empty: str,
+    *,
+    numbers: Sequence[int] = (),
+    sorted_by: tuple[int, bool] | None = None,
 ) -> html.Div:
     """A small table.
 
@@ -106,17 +112,22 @@ def table(
         rows: cells.
         empty: what to say where there is no row.
         numbers: columns of numbers, which stand right.
+        sorted_by: the column that the rows are sorted by, and whether the greatest come first.
     """
     if not rows:
         return html.P(empty, className="empty")
     classes = ["number" if number in numbers else "" for number in range(len(header))]
+    order = {sorted_by[0]: "descending" if sorted_by[1] else "ascending"} if sorted_by else {}
     return html.Div(
         html.Table(
             [
                 html.Caption(caption, className="screen-reader"),
                 html.Thead(
                     html.Tr(
-                        [html.Th(name, scope="col", className=it) for name, it in zip(header, classes, strict=True)]
+                        [
+                            html.Th(name, scope="col", className=it, **_sort(order.get(number)))
+                            for number, (name, it) in enumerate(zip(header, classes, strict=True))
+                        ]
                     )
                 ),
                 html.Tbody(
@@ -132,6 +143,10 @@ def table(
         role="region",
         **{"aria-label": caption},
     )
+
+
+def _sort(order: str | None) -> dict[str, str]:
+    return {"aria-sort": order} if order else {}
 
 
 def facts(pairs: Sequence[tuple[str, Child]]) -> html.Dl:

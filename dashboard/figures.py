@@ -20,6 +20,7 @@ from gigawatch.readings import (
     EventRow,
     GpuNow,
     GpuPoint,
+    LoadBin,
     LoadSwing,
     NodePoint,
     PowerPoint,
@@ -49,8 +50,8 @@ class Series(Struct, frozen=True):
     values: Values
 
 
-def power(rows: Sequence[PowerPoint], period: Period, theme: Theme) -> Chart:
-    """Power over time by group, stacked, with the coverage of each bin below it."""
+def power(rows: Sequence[PowerPoint], period: Period, theme: Theme, known: datetime | None = None) -> Chart:
+    """Power over time by group, stacked, with the coverage of each bin below it, as far as it can be known yet."""
     times = bins(period)
     series = by_label(rows, times, lambda row: row.power_w)
     greatest = max((value or 0 for value in totals(series)), default=0)
@@ -71,8 +72,9 @@ def power(rows: Sequence[PowerPoint], period: Period, theme: Theme) -> Chart:
         base = upper
     if not rows:
         _say_empty(figure, theme)
-    coverage = coverages(rows, times)
-    _coverage(figure, times, period.step, coverage, theme)
+    due = [time for time in times if known is None or time < known]
+    coverage = coverages(rows, due)
+    _coverage(figure, due, period.step, coverage, theme)
     figure.update_layout(
         yaxis={"title": {"text": unit}, "rangemode": "tozero", "tickformat": "~g"},
         yaxis2={"domain": [0, 0.055], "range": [0, 1], "visible": False, "fixedrange": True},
@@ -479,6 +481,11 @@ _HEATS: Mapping[Heat, tuple[str, str]] = {
     "utilisation": ("Utilisation, %", "%"),
 }
 
+LOAD_BINS: Mapping[Heat, tuple[float, float, float]] = {
+    "power": (0.0, 100.0, 10.0), "temperature": (45.0, 95.0, 5.0), "utilisation": (0.0, 100.0, 10.0),
+}  # fmt: skip
+"""Where the bins of load begin and end, and how wide they are, in the load's unit."""
+
 
 def heat_map_gpus(gpus: Sequence[GpuNow], heat: Heat, links: Callable[[GpuNow], str], theme: Theme) -> Chart:
     """Each GPU a cell, each rack a row, a space between nodes; what does not report is crossed out."""
@@ -522,6 +529,60 @@ def heat_map_racks(
         f" · {quantities.percent(rack.gpu_util_pct)} · {quantities.celsius(rack.gpu_temp_max_c)}",
         links, theme, "rack",
     )  # fmt: skip
+
+
+def heat_map_loads(
+    bins: Sequence[LoadBin], heat: Heat, links: Callable[[str], str], theme: Theme, most_sites: int = 30
+) -> Chart:
+    """How many nodes of each site are how loaded: for fleets of more racks than one can look at."""
+    title, unit = _HEATS[heat]
+    least, most, step = LOAD_BINS[heat]
+    columns = round((most - least) / step)
+    counts: dict[str, list[int]] = {}
+    for found in bins:
+        cells = counts.setdefault(found.site, [0] * (columns + 1))
+        # The first column is for those that tell nothing; what is beyond the range counts with its end.
+        place = 0 if found.low is None else 1 + min(columns - 1, max(0, int((found.low - least) // step)))
+        cells[place] += found.nodes
+    sites = sorted(counts, key=lambda site: -sum(counts[site]))
+    shown = sites[:most_sites]
+    edges = [f"{least + step * place:g}" for place in range(columns + 1)]
+    between = [f"{low} to {high} {unit}" for low, high in pairwise(edges[1:-1])]
+    spans = ["no data", f"less than {edges[1]} {unit}", *between, f"{edges[-2]} {unit} or more"]
+    figure = _figure(theme, None, height=max(170, 96 + 34 * len(shown)))
+    figure.add_heatmap(
+        x=list(range(columns + 1)), y=shown, xgap=1.5, ygap=3, zmin=0,
+        # Shares of the site, their root: a few nodes at an end are what one looks for.
+        z=[[math.sqrt(cell / sum(counts[site])) if cell else None for cell in counts[site]] for site in shown],
+        colorscale=[[number / (len(theme.sequence) - 1), colour] for number, colour in enumerate(theme.sequence)],
+        showscale=False, hoverongaps=False, customdata=[[links(site)] * (columns + 1) for site in shown],
+        text=[[_brief(cell) if cell else "" for cell in counts[site]] for site in shown], texttemplate="%{text}",
+        textfont={"size": 10},
+        hovertext=[
+            [f"<b>{site}</b><br>{quantities.count(cell)} of {quantities.count(sum(counts[site]))} nodes<br>{span}"
+             for cell, span in zip(counts[site], spans, strict=True)]
+            for site in shown
+        ],
+        hovertemplate="%{hovertext}<extra></extra>",
+    )  # fmt: skip
+    figure.update_layout(
+        xaxis={"tickmode": "array", "tickvals": [0, *(place + 0.5 for place in range(1, columns))], "tickangle": 0,
+               "ticktext": ["–", *edges[1:-1]], "title": {"text": f"{title}; –: no data"}, "fixedrange": True},
+        yaxis={"autorange": "reversed", "showgrid": False, "fixedrange": True, "tickfont": {"size": 12}, "ticks": ""},
+        hovermode="closest", margin={"l": 8, "r": 8, "t": 8, "b": 6},
+    )  # fmt: skip
+    rest = f" Not shown: {len(sites) - len(shown)} smaller sites." if len(sites) > len(shown) else ""
+    said = "; ".join(
+        f"{site}: {quantities.count(sum(counts[site]))} nodes, most at {spans[counts[site].index(max(counts[site]))]}, "
+        f"{quantities.count(counts[site][0])} without data"
+        for site in shown
+    )
+    return Chart(figure, f"{title}, nodes by site and load. {said}.{rest}")
+
+
+def _brief(number: int) -> str:
+    """A count in a cell: 1.2k."""
+    return str(number) if number < 1_000 else f"{number / 1_000:.3g}k"
 
 
 def heat_value(cell: GpuNow | RackNow, heat: Heat) -> float | None:

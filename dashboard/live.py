@@ -1,7 +1,7 @@
 """What of a page changes while one looks at it, so that a refresh sends that alone.
 
 To replace a page as a whole would throw away the reader's zoom, scroll position and focus. A page's live parts are
-its figures, its grids, and what has an id that begins with `live-`; a refresh compares their digests with those
+its figures, and what has an id that begins with `live-`; a refresh compares their digests with those
 that the browser holds and sends the parts that differ.
 """
 
@@ -9,7 +9,6 @@ import hashlib
 from collections.abc import Iterator
 from typing import Any
 
-import dash_ag_grid as dag
 from dash import Patch, dcc, set_props
 from dash.development.base_component import Component
 from plotly.io.json import to_json_plotly
@@ -29,8 +28,6 @@ def parts(content: Any) -> dict[str, dict[str, Any]]:
             continue
         if isinstance(component, dcc.Graph):
             found[identity] = {"figure": component.figure}
-        elif isinstance(component, dag.AgGrid):
-            found[identity] = {"rowData": component.rowData}
         elif identity.startswith(PREFIX):
             found[identity] = {"children": component.children}
     return found

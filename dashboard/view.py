@@ -11,7 +11,7 @@ from urllib.parse import parse_qsl, urlencode
 import msgspec
 from msgspec import Struct
 
-from gigawatch.readings import Where, step_for
+from gigawatch.readings import NodeOrder, NodeState, Where, step_for
 
 Range = Literal["15m", "1h", "6h", "24h", "7d", "30d"]
 Group = Literal["fleet", "site", "rack", "gpu_model"]
@@ -29,6 +29,8 @@ LONGEST = timedelta(days=366)
 POINTS = 300
 SHORT = timedelta(minutes=30)
 """A period so short is shown by less than a minute, if its windows are."""
+LONGEST_FIND = 64
+MOST_PAGES = 100_000
 SETTLED_S = 20
 """Windows of 10 s are in the store by then: a period ends so long ago, or its last bin would lack late nodes."""
 
@@ -45,6 +47,12 @@ class View(Struct, frozen=True, kw_only=True):
     stop: datetime | None = None
     group: Group = "site"
     heat: Heat = "power"
+    find: str = ""
+    """Of the list of nodes, as are those below: a text in the host name or the rack."""
+    state: NodeState | None = None
+    sort: NodeOrder = "place"
+    descending: bool = False
+    page: int = 1
 
     @property
     def where(self) -> Where:
@@ -75,12 +83,19 @@ def parse(search: str | None) -> tuple[View, list[str]]:
     given: dict[str, str] = {}
     notices: list[str] = []
     for key, value in parse_qsl((search or "").removeprefix("?")[:4_000])[:50]:
-        if key not in {"site", "rack", "model", "range", "from", "to", "group", "heat"}:
+        if key not in _KNOWN:
             notices.append(f"{key[:30]!r} is not a parameter of this page")
         else:
             given[key] = value[:200].replace("\0", "")
     known: dict[str, Any] = {key: given[key] for key in ("site", "rack", "model") if key in given}
-    for key, kind in (("range", Range), ("group", Group), ("heat", Heat)):
+    known["find"] = given.get("find", "").strip()[:LONGEST_FIND]
+    if given.get("sort", "").startswith("-"):
+        known["descending"], given["sort"] = True, given["sort"][1:]
+    try:
+        known["page"] = _page(given.get("page", "1"))
+    except ValueError as error:
+        notices.append(str(error))
+    for key, kind in (("range", Range), ("group", Group), ("heat", Heat), ("state", NodeState), ("sort", NodeOrder)):
         if key in given:
             if given[key] in get_args(kind):
                 known[key] = given[key]
@@ -92,6 +107,13 @@ def parse(search: str | None) -> tuple[View, list[str]]:
         except ValueError as error:
             notices.append(str(error))
     return View(**known), notices
+
+
+def _page(given: str) -> int:
+    number = int(given) if given.isascii() and given.isdigit() else 0
+    if not 0 < number <= MOST_PAGES:
+        raise ValueError(f"page={given[:30]!r} is not the number of a page")
+    return number
 
 
 def _period(start: str | None, stop: str | None) -> tuple[datetime, datetime]:
@@ -126,13 +148,21 @@ def query(view: View, **changes: Any) -> str:
         value = getattr(changed, field)
         if value is not None and value != getattr(usual, field):
             parts[key] = f"{value:%Y-%m-%dT%H:%MZ}" if isinstance(value, datetime) else str(value)
+    if changed.descending:
+        parts["sort"] = f"-{changed.sort}"
     return f"?{urlencode(parts)}" if parts else ""
 
 
 _KEYS: Mapping[str, str] = {
     "site": "site", "rack": "rack", "model": "model", "range": "range", "start": "from", "stop": "to",
-    "group": "group", "heat": "heat",
+    "group": "group", "heat": "heat", "find": "find", "state": "state", "sort": "sort", "page": "page",
 }  # fmt: skip
+_KNOWN = frozenset(_KEYS.values())
+
+
+def elsewhere(view: View) -> str:
+    """The query of a link to another page: the same part of the fleet and period, and nothing of the list of nodes."""
+    return query(view, find="", state=None, sort="place", descending=False, page=1)
 
 
 def period(view: View, now: datetime, longest_window_s: Callable[[datetime, datetime], float]) -> Period:

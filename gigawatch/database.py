@@ -45,8 +45,8 @@ class Capabilities(Struct, frozen=True):
 
     @property
     def columnstore(self) -> bool:
-        """Chunks can be compressed, by policy."""
-        return self.edition is Edition.TIMESCALEDB_COMMUNITY
+        """Chunks can be compressed, by the names that this has had since TimescaleDB 2.18."""
+        return self.edition is Edition.TIMESCALEDB_COMMUNITY and _numbers(self.timescaledb) >= (2, 18)
 
     def __str__(self) -> str:
         """As people read it, e.g. in `gigawatch doctor`."""
@@ -82,6 +82,8 @@ def engine(
     if role is not None:
         # Views over many chunks or partitions gain nothing from compiled plans, and short reads lose.
         options.append(f"-c role={role} -c default_transaction_read_only=on -c jit=off")
+        # What is read often is prepared, and then planned for any values: for all nodes where one was asked for.
+        options.append("-c plan_cache_mode=force_custom_plan")
     return sqlalchemy.create_engine(
         _parse(url),
         pool_size=pool_size,
@@ -127,16 +129,25 @@ def capabilities(connection: Connection) -> Capabilities:
     extension = connection.scalar(text("SELECT extversion FROM pg_extension WHERE extname = 'timescaledb'"))
     if extension is None:
         return Capabilities(major, None, Edition.POSTGRESQL)
-    # The module with compression is loaded under the Timescale licence only.
-    license_ = connection.scalar(text("SELECT current_setting('timescaledb.license', true)"))
-    community = license_ == "timescale" and connection.scalar(
-        text(
-            "SELECT count(*) > 0 FROM pg_proc WHERE proname = 'add_columnstore_policy'"
-            " AND probin LIKE '%tsl%' OR proname = 'compress_chunk'"
-        )
-    )
+    # The Apache edition has the functions of the columnstore as well, and refuses to run them.
+    community = connection.scalar(text("SELECT current_setting('timescaledb.license', true)")) == "timescale"
     edition = Edition.TIMESCALEDB_COMMUNITY if community else Edition.TIMESCALEDB_APACHE
     return Capabilities(major, extension, edition)
+
+
+def hypertables(connection: Connection) -> set[str]:
+    """Names of our tables that are hypertables."""
+    if not capabilities(connection).hypertables:
+        return set()
+    names = text(
+        "SELECT hypertable_name FROM timescaledb_information.hypertables WHERE hypertable_schema = 'gigawatch'"
+    )
+    return set(connection.scalars(names))
+
+
+def _numbers(version: str | None) -> tuple[int, ...]:
+    """Of a version like 2.29.2 or 2.23.0-dev, those that are compared: (2, 29)."""
+    return tuple(int(number) for number in (version or "0.0").split(".")[:2])
 
 
 @contextmanager

@@ -14,9 +14,14 @@ from sqlalchemy import Connection, text
 T = TypeVar("T", bound=Struct)
 GroupBy = Literal["fleet", "site", "rack", "node", "gpu_model"]
 GpuOrder = Literal["power", "temperature", "throttled", "utilisation", "place"]
+NodeState = Literal["reporting", "gpus_missing", "clock_off", "silent"]
+NodeOrder = Literal[
+    "place", "hostname", "state", "gpu_model", "reporting", "power", "utilisation", "temperature", "throttled", "silent"
+]
+Load = Literal["power", "temperature", "utilisation"]
 STEPS_S = (10, 20, 30, 60, 120, 300, 600, 900, 1_800, 3_600, 7_200, 14_400, 43_200, 86_400)
 MOST_ROWS = 1_000_000
-MOST_CHOICES = 1_000
+MOST_CHOICES = 100
 MOST_LAG_S = {"1m": 300, "1h": 3_900, "1d": 86_700}
 """A level folded later than this, while newer windows are there, is behind: its bucket and minutes of grace."""
 
@@ -33,6 +38,27 @@ _GPU_ORDERS: Mapping[GpuOrder, tuple[str, str]] = {
     ),
     "utilisation": ("gpu_util_pct DESC NULLS LAST", "gpu_util_max_pct DESC NULLS LAST"),
     "place": ("site, rack NULLS FIRST, hostname, gpu_index", "site, rack NULLS FIRST, hostname"),
+}
+
+# Each with what is not known last, and the greatest first where that is what people look for.
+_NODE_ORDERS: Mapping[NodeOrder, tuple[str, ...]] = {
+    "place": ("site", "rack", "hostname"),
+    "hostname": ("hostname",),
+    "state": ("array_position(ARRAY['silent', 'clock_off', 'gpus_missing', 'reporting'], state)", "hostname"),
+    "gpu_model": ("gpu_models", "hostname"),
+    "reporting": ("gpus_reporting",),
+    "power": ("power_w",),
+    "utilisation": ("gpu_util_pct",),
+    "temperature": ("gpu_temp_max_c",),
+    "throttled": ("gpus_throttled",),
+    "silent": ("silent_s",),
+}
+# What a state implies and is told by node_now alone: it spares the join with all nodes.
+_IMPLIED: Mapping[NodeState, str] = {"silent": "silent_s > 60", "clock_off": "NOT clock_ok"}
+_LOADS: Mapping[Load, str] = {
+    "power": "100 * power_w / power_limit_w",
+    "temperature": "gpu_temp_max_c",
+    "utilisation": "gpu_util_pct",
 }
 
 
@@ -52,7 +78,6 @@ class Choices(Struct, frozen=True, kw_only=True):
     """What a filter can be set to."""
 
     sites: list[str]
-    racks: list[str]
     gpu_models: list[str]
 
 
@@ -143,6 +168,25 @@ class RackNow(Struct, frozen=True, kw_only=True):
     gpu_temp_max_c: int | None
 
 
+class LoadBin(Struct, frozen=True, kw_only=True):
+    """Nodes of a site whose load is in one bin."""
+
+    site: str
+    low: float | None
+    """Where the bin begins, in the load's unit; None: nodes whose load is not known now."""
+    nodes: int
+
+
+class NodeCounts(Struct, frozen=True, kw_only=True):
+    """How many nodes there are, and in which state."""
+
+    nodes: int
+    reporting: int
+    gpus_missing: int
+    clock_off: int
+    silent: int
+
+
 class NodeNow(Struct, frozen=True, kw_only=True):
     """One node now."""
 
@@ -162,11 +206,14 @@ class NodeNow(Struct, frozen=True, kw_only=True):
     silent_s: float
     clock_offset_s: float | None
     clock_ok: bool | None
+    state: NodeState
+    """The worst that holds."""
     gpus: int
     gpus_reporting: int
     gpus_throttled: int
     gpu_models: list[str]
     power_w: float | None
+    power_limit_w: float | None
     gpu_util_pct: float | None
     gpu_temp_max_c: int | None
 
@@ -363,6 +410,11 @@ class StoreTable(Struct, frozen=True, kw_only=True):
     oldest: datetime | None
     newest: datetime | None
     chunks: int
+    compressed_chunks: int
+    compressed_bytes: int
+    """What they take on disk."""
+    uncompressed_bytes: int | None
+    """What they took before."""
 
 
 class StoreJob(Struct, frozen=True, kw_only=True):
@@ -376,6 +428,7 @@ class StoreJob(Struct, frozen=True, kw_only=True):
     took_s: float | None
     progress: str | None
     error: str | None
+    """Why it failed when it last ended."""
 
 
 class StoreStatus(Struct, frozen=True, kw_only=True):
@@ -470,19 +523,30 @@ def longest_window_s(connection: Connection, start: datetime, stop: datetime, no
     return 60.0 if longest is None else float(longest)
 
 
-def choices(connection: Connection, site: str | None = None) -> Choices:
-    """What sites, racks of a site (of all sites, without one) and GPU models there are; up to MOST_CHOICES racks."""
+def choices(connection: Connection) -> Choices:
+    """What sites and GPU models there are."""
     row = connection.execute(
         text("""
         SELECT
-            ARRAY(SELECT DISTINCT site FROM report.nodes ORDER BY 1) AS sites,
-            ARRAY(SELECT DISTINCT rack FROM report.nodes
-                WHERE rack IS NOT NULL AND (CAST(:site AS text) IS NULL OR site = :site)
-                ORDER BY 1 LIMIT :most) AS racks,
-            ARRAY(SELECT DISTINCT gpu_model FROM report.nodes_now ORDER BY 1) AS gpu_models"""),
-        {"site": site, "most": MOST_CHOICES},
+            ARRAY(SELECT DISTINCT site FROM report.racks ORDER BY 1) AS sites,
+            ARRAY(
+                SELECT DISTINCT unnest(gpu_models) FROM (SELECT DISTINCT gpu_models FROM report.nodes) AS kinds
+                ORDER BY 1
+            ) AS gpu_models""")
     ).one()
     return Choices(**row._mapping)
+
+
+def racks(connection: Connection, site: str | None = None, find: str = "", limit: int = MOST_CHOICES) -> list[str]:
+    """Names of racks of a site (of all sites, without one) that contain a text; up to a limit."""
+    rows = connection.execute(
+        text(f"""
+        SELECT DISTINCT rack FROM report.racks
+        WHERE rack IS NOT NULL AND (CAST(:site AS text) IS NULL OR site = :site) AND {_contains("rack")}
+        ORDER BY 1 LIMIT :limit"""),
+        {"site": site, "find": find, "limit": limit},
+    )
+    return list(rows.scalars())
 
 
 def sites_now(connection: Connection) -> list[SiteNow]:
@@ -491,16 +555,16 @@ def sites_now(connection: Connection) -> list[SiteNow]:
         connection,
         SiteNow,
         """
-        SELECT site, coalesce(array_agg(DISTINCT rack) FILTER (WHERE rack IS NOT NULL), '{}') AS racks,
-            count(*) AS nodes, count(*) FILTER (WHERE silent_s > 60) AS nodes_silent,
-            coalesce(sum(now.gpus), 0)::bigint AS gpus, coalesce(sum(now.reporting), 0)::bigint AS gpus_reporting,
-            sum(now.power_w) AS power_w, bool_or(simulated) AS simulated
-        FROM report.nodes
-        LEFT JOIN (
-            SELECT node_id, sum(gpus) AS gpus, sum(gpus_reporting) AS reporting, sum(power_w) AS power_w
-            FROM report.nodes_now GROUP BY node_id
-        ) AS now USING (node_id)
-        GROUP BY site ORDER BY site""",
+        SELECT now.*, ARRAY(
+                SELECT rack FROM report.racks WHERE racks.site = now.site AND rack IS NOT NULL ORDER BY 1
+            ) AS racks
+        FROM (
+            SELECT site, count(*) AS nodes, count(*) FILTER (WHERE silent_s > 60) AS nodes_silent,
+                sum(gpus) AS gpus, sum(gpus_reporting) AS gpus_reporting, sum(power_w) AS power_w,
+                bool_or(simulated) AS simulated
+            FROM report.nodes GROUP BY site
+        ) AS now
+        ORDER BY site""",
     )
 
 
@@ -520,16 +584,12 @@ def fleet_summary(connection: Connection, where: Where = EVERYTHING) -> FleetSum
             coalesce(sum(gpus_missing), 0)::bigint AS gpus_missing,
             coalesce(sum(gpus_silent), 0)::bigint AS gpus_silent,
             coalesce(sum(gpus_throttled), 0)::bigint AS gpus_throttled,
-            nodes.nodes, nodes.nodes_silent, nodes.nodes_clock_off,
+            count(*) AS nodes,
+            count(*) FILTER (WHERE silent) AS nodes_silent,
+            count(*) FILTER (WHERE NOT clock_ok) AS nodes_clock_off,
             coalesce(sum(gpus) FILTER (WHERE simulated), 0)::bigint AS simulated_gpus,
-            max(time) AS newest
-        FROM (
-            SELECT count(*) AS nodes, count(*) FILTER (WHERE silent_s > 60) AS nodes_silent,
-                count(*) FILTER (WHERE NOT clock_ok) AS nodes_clock_off
-            FROM report.nodes WHERE {_NODES}
-        ) AS nodes
-        LEFT JOIN report.nodes_now ON {_GPUS}
-        GROUP BY nodes.nodes, nodes.nodes_silent, nodes.nodes_clock_off""",
+            max(window_time) AS newest
+        FROM {_of_nodes(where)}""",
         where,
     )
     assert now is not None
@@ -553,20 +613,47 @@ def gpus_now(
     order: GpuOrder = "place",
     limit: int = MOST_ROWS,
     offset: int = 0,
+    *,
+    throttled: bool = False,
 ) -> list[GpuNow]:
-    """GPUs as they are now."""
+    """GPUs as they are now; with throttled only those that are held down."""
     of_gpus, of_nodes = _GPU_ORDERS[order]
     return _all(
         connection,
         GpuNow,
         f"""
-        SELECT * FROM report.fleet_now WHERE {_GPUS} AND node_id = ANY (ARRAY(
-            SELECT node_id FROM report.nodes_now WHERE {_GPUS} ORDER BY {of_nodes}, node_id LIMIT :nodes))
+        SELECT * FROM report.fleet_now WHERE {_GPUS} AND (NOT :throttled OR throttled) AND node_id = ANY (ARRAY(
+            SELECT node_id FROM {_of_nodes(where)} AND (NOT :throttled OR gpus_throttled > 0)
+            ORDER BY {of_nodes}, node_id LIMIT :nodes))
         ORDER BY {of_gpus}, gpu_uuid LIMIT :limit OFFSET :offset""",
         where,
+        throttled=throttled,
         nodes=limit + offset,
         limit=limit,
         offset=offset,
+    )
+
+
+def count_racks(connection: Connection, where: Where = EVERYTHING) -> int:
+    """How many racks a part of the fleet has, of whatever GPU model."""
+    return (
+        connection.scalar(
+            text(f"SELECT count(rack) FROM report.racks WHERE {_PLACE}"), {"site": where.site, "rack": where.rack}
+        )
+        or 0
+    )
+
+
+def load_bins(connection: Connection, load: Load, width: float, where: Where = EVERYTHING) -> list[LoadBin]:
+    """How many nodes of each site are how loaded, in bins so wide."""
+    return _all(
+        connection,
+        LoadBin,
+        f"""
+        SELECT site, floor({_LOADS[load]} / :width) * :width AS low, count(*) AS nodes
+        FROM {_of_nodes(where)} GROUP BY 1, 2 ORDER BY 1, 2 NULLS FIRST""",
+        where,
+        width=width,
     )
 
 
@@ -584,7 +671,7 @@ def racks_now(connection: Connection, where: Where = EVERYTHING) -> list[RackNow
             sum(power_limit_w) AS power_limit_w,
             sum(gpu_util_pct * gpu_util_gpus) / nullif(sum(gpu_util_gpus), 0) AS gpu_util_pct,
             max(gpu_temp_max_c) AS gpu_temp_max_c
-        FROM report.nodes_now WHERE {_GPUS} GROUP BY site, rack ORDER BY site, rack NULLS FIRST""",
+        FROM {_of_nodes(where)} GROUP BY site, rack ORDER BY site, rack NULLS FIRST""",
         where,
     )
 
@@ -593,8 +680,10 @@ def nodes_now(
     connection: Connection,
     where: Where = EVERYTHING,
     *,
-    silent: bool = False,
-    clock_off: bool = False,
+    find: str = "",
+    state: NodeState | None = None,
+    order: NodeOrder = "place",
+    descending: bool = False,
     limit: int = MOST_ROWS,
     offset: int = 0,
 ) -> list[NodeNow]:
@@ -603,40 +692,48 @@ def nodes_now(
     Args:
         connection: of the report role.
         where: what part of the fleet.
-        silent: only those not heard of for 60 s, the longest silent first.
-        clock_off: only those whose clock is off by more than 2 s.
+        find: only those whose host name or rack contains this text.
+        state: only those in this state.
+        order: what to sort by; what is not known comes last.
+        descending: the greatest first.
         limit: rows at most.
         offset: rows to pass over.
     """
+    keys = [f"{key} {'DESC' if descending else 'ASC'} NULLS LAST" for key in _NODE_ORDERS[order]]
+    sorted_by = ", ".join([*keys, "node_id"])
+    # The nodes of this page first: to sort all with all that is known of them takes twice as long.
     return _all(
         connection,
         NodeNow,
         f"""
-        SELECT nodes.node_id, nodes.hostname, nodes.machine_id, nodes.site, nodes.rack, nodes.simulated, nodes.labels,
-            nodes.agent_version, nodes.driver_version, nodes.cuda_version, nodes.cpu_model, nodes.first_seen,
-            nodes.last_seen, nodes.silent_s, nodes.clock_offset_s, nodes.clock_ok, nodes.gpus,
-            coalesce(now.reporting, 0) AS gpus_reporting,
-            coalesce(now.throttled, 0) AS gpus_throttled,
-            coalesce(now.gpu_models, '{{}}') AS gpu_models,
-            now.power_w, now.gpu_util_pct, now.gpu_temp_max_c
-        FROM report.nodes
-        LEFT JOIN (
-            SELECT node_id, sum(gpus_reporting) AS reporting, sum(gpus_throttled) AS throttled,
-                array_agg(gpu_model ORDER BY gpu_model) AS gpu_models, sum(power_w) AS power_w,
-                sum(gpu_util_pct * gpu_util_gpus) / nullif(sum(gpu_util_gpus), 0) AS gpu_util_pct,
-                max(gpu_temp_max_c) AS gpu_temp_max_c
-            FROM report.nodes_now GROUP BY node_id
-        ) AS now USING (node_id)
-        WHERE (NOT :silent OR silent_s > 60) AND (NOT :clock_off OR NOT clock_ok) AND {_NODES}
-            AND (CAST(:gpu_model AS text) IS NULL OR :gpu_model = ANY (now.gpu_models))
-        ORDER BY CASE WHEN :silent THEN silent_s END DESC NULLS LAST, site, rack NULLS FIRST, hostname, node_id
-        LIMIT :limit OFFSET :offset""",
+        SELECT {", ".join(NodeNow.__struct_fields__)} FROM report.nodes WHERE node_id = ANY (ARRAY(
+            SELECT node_id FROM report.nodes WHERE {_found(state)} ORDER BY {sorted_by} LIMIT :limit OFFSET :offset))
+        ORDER BY {sorted_by}""",
         where,
-        silent=silent,
-        clock_off=clock_off,
+        find=find,
+        state=state,
         limit=limit,
         offset=offset,
     )
+
+
+def node_counts(connection: Connection, where: Where = EVERYTHING, find: str = "") -> NodeCounts:
+    """How many nodes nodes_now() has, by state."""
+    found = _one(
+        connection,
+        NodeCounts,
+        f"""
+        SELECT count(*) AS nodes,
+            count(*) FILTER (WHERE state = 'reporting') AS reporting,
+            count(*) FILTER (WHERE state = 'gpus_missing') AS gpus_missing,
+            count(*) FILTER (WHERE state = 'clock_off') AS clock_off,
+            count(*) FILTER (WHERE state = 'silent') AS silent
+        FROM (SELECT state FROM report.nodes WHERE {_found(None)} OFFSET 0) AS found""",
+        where,
+        find=find,
+    )
+    assert found is not None
+    return found
 
 
 def node_now(connection: Connection, node_id: int) -> NodeNow | None:
@@ -661,20 +758,29 @@ def power_series(
     step: timedelta,
     where: Where = EVERYTHING,
     group_by: GroupBy = "fleet",
+    most_racks: int | None = None,
 ) -> list[PowerPoint]:
-    """Power over time of a part of the fleet, whole or by group."""
+    """Power over time of a part of the fleet, whole or by group; with most_racks of the racks with the most power."""
     return _all(
         connection,
         PowerPoint,
         """
         SELECT * FROM report.power_series(:start, :stop, :step, :group_by,
-            CAST(:site AS text), CAST(:rack AS text), CAST(:node_id AS integer), CAST(:gpu_model AS text))""",
+            CAST(:site AS text), CAST(:rack AS text), CAST(:node_id AS integer), CAST(:gpu_model AS text),
+            CAST(:most_racks AS integer))""",
         where,
         start=start,
         stop=stop,
         step=step,
         group_by=group_by,
+        most_racks=most_racks,
     )
+
+
+def known_until(connection: Connection) -> datetime:
+    """Up to when power_series() and energy() know a fleet: now, or in large ones up to where minutes are folded."""
+    known: datetime = connection.execute(text("SELECT report.known_until()")).scalar_one()
+    return known
 
 
 def gpu_series(
@@ -727,16 +833,25 @@ def node_ticks(connection: Connection, node_id: int, start: datetime, stop: date
     )
 
 
-def gpu_health(connection: Connection, where: Where = EVERYTHING, gpu_uuid: str | None = None) -> list[GpuHealthNow]:
+def gpu_health(
+    connection: Connection,
+    where: Where = EVERYTHING,
+    gpu_uuid: str | None = None,
+    limit: int = MOST_ROWS,
+    offset: int = 0,
+) -> list[GpuHealthNow]:
     """Latest slow readings, the worst first."""
     return _all(
         connection,
         GpuHealthNow,
         f"""
         SELECT * FROM report.gpu_health WHERE {_GPUS} AND (CAST(:uuid AS text) IS NULL OR gpu_uuid = :uuid)
-        ORDER BY array_position(ARRAY['failed', 'degraded', 'ok', 'unknown'], state), site, hostname, gpu_index""",
+        ORDER BY array_position(ARRAY['failed', 'degraded', 'ok', 'unknown'], state), site, hostname, gpu_index
+        LIMIT :limit OFFSET :offset""",
         where,
         uuid=gpu_uuid,
+        limit=limit,
+        offset=offset,
     )
 
 
@@ -754,7 +869,7 @@ def events(
         EventRow,
         f"""
         SELECT * FROM report.events
-        WHERE time >= :start AND time < :stop AND {_NODES}
+        WHERE time >= :start AND time < :stop AND {_AT}
             AND (CAST(:uuid AS text) IS NULL OR gpu_uuid = :uuid)
         ORDER BY time DESC LIMIT :limit""",
         where,
@@ -890,10 +1005,29 @@ def load_spectrum(
     )
 
 
-# Conditions of a Where, on a view of nodes and on one of GPUs.
-_NODES = """(CAST(:site AS text) IS NULL OR site = :site) AND (CAST(:rack AS text) IS NULL OR rack = :rack)
-    AND (CAST(:node_id AS integer) IS NULL OR node_id = :node_id)"""
-_GPUS = f"{_NODES} AND (CAST(:gpu_model AS text) IS NULL OR gpu_model = :gpu_model)"
+# Conditions of a Where: on a view of racks, of nodes in places, of nodes with all their models, of GPUs.
+_PLACE = "(CAST(:site AS text) IS NULL OR site = :site) AND (CAST(:rack AS text) IS NULL OR rack = :rack)"
+_AT = f"{_PLACE} AND (CAST(:node_id AS integer) IS NULL OR node_id = :node_id)"
+_NODES = f"{_AT} AND (CAST(:gpu_model AS text) IS NULL OR :gpu_model = ANY (gpu_models))"
+_GPUS = f"{_AT} AND (CAST(:gpu_model AS text) IS NULL OR gpu_model = :gpu_model)"
+
+
+def _of_nodes(where: Where) -> str:
+    """The view of nodes for a Where, with its conditions: a row for each model only where the model matters."""
+    return f"report.nodes_now WHERE {_GPUS}" if where.gpu_model else f"report.nodes WHERE {_AT}"
+
+
+def _contains(column: str) -> str:
+    """Whether a column contains the text to find. Not LIKE, whose signs would mean something."""
+    return f"strpos(lower({column}), lower(CAST(:find AS text))) > 0"
+
+
+def _found(state: NodeState | None) -> str:
+    """Conditions on report.nodes of a Where, a text to find, and a state."""
+    parts = [_NODES, f"(:find = '' OR {_contains('hostname')} OR {_contains('rack')})"]
+    if state is not None:
+        parts += ["state = :state", *([_IMPLIED[state]] if state in _IMPLIED else [])]
+    return " AND ".join(parts)
 
 
 def _values(where: Where) -> dict[str, Any]:

@@ -566,14 +566,20 @@ def require_revision(connection: Connection) -> None:
     present = connection.scalar(text("SELECT version_num FROM gigawatch.alembic_version")) if known else None
     if present == REVISION:
         return
-    if present is not None and present > REVISION:
-        raise GigawatchError(
-            f"The database's schema is of a newer Gigawatch (revision {present!r}, this one knows {REVISION!r})",
-            "Install that version or a newer one here, or name another database.",
-            ExitCode.SCHEMA,
-        )
+    if present is not None:
+        refuse_newer(present)
     raise GigawatchError(
         f"The database's schema is {'missing' if present is None else f'older (revision {present!r})'}",
         "Run `gigawatch migrate` once.",
         ExitCode.SCHEMA,
     )
+
+
+def refuse_newer(revision: str) -> None:
+    """Raise GigawatchError if a database's revision is one that this version does not know."""
+    if revision > REVISION:
+        raise GigawatchError(
+            f"The database's schema is of a newer Gigawatch (revision {revision!r}, this one knows {REVISION!r})",
+            "Install that version or a newer one here, or name another database.",
+            ExitCode.SCHEMA,
+        )

@@ -125,6 +125,9 @@ class Retention(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """Rollups by the day."""
     events_d: Annotated[float, Meta(ge=1, le=36_525)] | None = None
     """Events and slow readings."""
+    compress_after_h: Annotated[float, Meta(ge=1, le=876_600)] = 6.0
+    """When windows and rollups are compressed, hours after the end of their chunk, where the database can do it
+    (TimescaleDB, community edition). Data that come later are taken, at more cost."""
 
 
 class Settings(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):

@@ -10,7 +10,6 @@ import sqlalchemy
 from alembic import command
 from alembic.config import Config
 from alembic.migration import MigrationContext
-from alembic.script import ScriptDirectory
 from sqlalchemy import Connection, Engine, text
 
 from gigawatch import schema
@@ -36,10 +35,12 @@ def migrate(engine: Engine) -> None:
                 connection.execute(text(f"SET LOCAL lock_timeout = '{LOCK_TIMEOUT_S}s'"))
                 connection.execute(text("SELECT pg_advisory_xact_lock(:lock)"), {"lock": LOCK})
                 connection.execute(text("CREATE SCHEMA IF NOT EXISTS gigawatch"))
-                _refuse_newer(connection)
+                present = _revision(connection)
+                if present is not None:
+                    schema.refuse_newer(present)
                 config = _config()
                 config.attributes["connection"] = connection
-                if _revision(connection) != schema.REVISION:
+                if present != schema.REVISION:
                     # Views hold on to the tables that are to change; they are made again below.
                     _drop_views(connection)
                 command.upgrade(config, "head")
@@ -53,19 +54,6 @@ def migrate(engine: Engine) -> None:
                     ExitCode.UNREACHABLE,
                 ) from error
             raise
-
-
-def _refuse_newer(connection: Connection) -> None:
-    """Raise GigawatchError if the database's schema is one that this version does not know."""
-    script = ScriptDirectory.from_config(_config())
-    present = _revision(connection)
-    known = {revision.revision for revision in script.walk_revisions()}
-    if present is not None and present not in known:
-        raise GigawatchError(
-            f"The database's schema is of a newer Gigawatch (revision {present!r})",
-            "Install that version or a newer one here, or name another database.",
-            ExitCode.SCHEMA,
-        )
 
 
 def _revision(connection: Connection) -> str | None:

@@ -2,9 +2,7 @@
 
 import functools
 import os
-import signal
 import subprocess
-import sys
 import tempfile
 import time
 from collections.abc import Iterator
@@ -20,8 +18,7 @@ from collector.spool import Spool
 from gigawatch import wire
 from gigawatch.records import Event, GpuHealth, Inventory, NodeWindow
 from tests.nvml import standin
-
-GIGAWATCH = [sys.executable, "-m", "gigawatch"]
+from tests.processes import GIGAWATCH, Process
 
 
 @functools.cache
@@ -56,45 +53,15 @@ def running_agent(scenario: Path | None, data_dir: Path, *options: str, **settin
         agent.stop()
 
 
-class Agent:
-    """An agent's process, to be killed and started again."""
+class Agent(Process):
+    """`gigawatch collect`."""
 
     def __init__(
         self, scenario: Path | None, data_dir: Path, options: tuple[str, ...], settings: dict[str, str]
     ) -> None:
-        self.log = data_dir / "agent.log"
-        self._command = [*GIGAWATCH, "-v", "collect", "--data-dir", str(data_dir), *options]
-        self._environment = environment(scenario, **settings)
-        self._process: subprocess.Popen[bytes] | None = None
         data_dir.mkdir(parents=True, exist_ok=True)
-
-    def start(self) -> None:
-        with self.log.open("ab") as log:
-            self._process = subprocess.Popen(self._command, env=self._environment, stdout=log, stderr=log)
-
-    @property
-    def process(self) -> "subprocess.Popen[bytes]":
-        assert self._process is not None
-        return self._process
-
-    def kill(self) -> None:
-        """SIGKILL, as the kernel's out-of-memory killer does."""
-        self.process.kill()
-        self.process.wait()
-
-    def stop(self) -> int:
-        """SIGTERM, as systemd does; returns the exit status."""
-        if self.process.poll() is None:
-            self.process.send_signal(signal.SIGTERM)
-        try:
-            return self.process.wait(30)
-        except subprocess.TimeoutExpired:
-            self.kill()
-            raise
-
-    def words(self) -> str:
-        """What it has said."""
-        return self.log.read_text(encoding="utf-8")
+        arguments = ["collect", "--data-dir", str(data_dir), *options]
+        super().__init__(data_dir / "agent.log", arguments, environment(scenario, **settings))
 
 
 @dataclass

@@ -1,10 +1,7 @@
 """Runs the real relay as a process of its own, and an HTTP server that answers it as the API's contract says."""
 
 import hashlib
-import os
-import signal
 import socket
-import subprocess
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -18,9 +15,9 @@ import msgspec
 
 from collector.client import zstd
 from gigawatch.wire import BATCHES, Batch, Outcome, Receipt
-from tests.agents import GIGAWATCH, environment
+from tests.agents import environment
 from tests.merged import apart
-from tests.servers import READY_TIMEOUT_S, free_port
+from tests.processes import Answering, free_port
 
 TOKENS = {"relay-secret": "agent", "agent-secret": "agent", "viewer-secret": "viewer", "admin-secret": "admin"}
 
@@ -154,64 +151,27 @@ def running_upstream() -> Iterator[Upstream]:
         upstream.stop()
 
 
-class Relay:
-    """`gigawatch collect --relay`, to be killed and started again."""
+class Relay(Answering):
+    """`gigawatch collect --relay`."""
 
     def __init__(self, data_dir: Path, server_url: str, token: str, settings: dict[str, str]) -> None:
-        self.port = free_port()
-        self.url = f"http://127.0.0.1:{self.port}"
         self.data_dir = data_dir
-        self.log = data_dir / "relay.log"
-        self._environment = environment(
-            None,
-            **{
-                "GIGAWATCH_STORE__DATA_DIR": str(data_dir),
-                "GIGAWATCH_AGENT__SERVER_URL": server_url,
-                "GIGAWATCH_AGENT__TOKEN": token,
-                "GIGAWATCH_RELAY__PORT": str(self.port),
-                **settings,
-            },
-        )
-        self.process: subprocess.Popen[bytes] | None = None
         data_dir.mkdir(parents=True, exist_ok=True)
-
-    def start(self) -> None:
-        """Start it and wait until it answers."""
-        with self.log.open("ab") as log:
-            self.process = subprocess.Popen(
-                [*GIGAWATCH, "-v", "collect", "--relay"], env=self._environment, stdout=log, stderr=log,
-                start_new_session=True,
-            )  # fmt: skip
-        deadline = time.monotonic() + READY_TIMEOUT_S
-        while True:
-            try:
-                httpx.get(f"{self.url}/healthz", timeout=1).raise_for_status()
-                return
-            except httpx.HTTPError:
-                if self.process.poll() is not None or time.monotonic() > deadline:
-                    raise AssertionError(f"the relay does not start: {self.words()}") from None
-                time.sleep(0.05)
-
-    def kill(self) -> None:
-        """SIGKILL to all its processes at once."""
-        assert self.process is not None
-        os.killpg(self.process.pid, signal.SIGKILL)
-        self.process.wait()
-
-    def stop(self) -> int:
-        """SIGTERM; the exit status."""
-        assert self.process is not None
-        if self.process.poll() is None:
-            self.process.terminate()
-        try:
-            return self.process.wait(20)
-        except subprocess.TimeoutExpired:
-            self.kill()
-            raise
+        of_relay = {
+            "GIGAWATCH_STORE__DATA_DIR": str(data_dir),
+            "GIGAWATCH_AGENT__SERVER_URL": server_url,
+            "GIGAWATCH_AGENT__TOKEN": token,
+        }
+        super().__init__(
+            data_dir / "relay.log",
+            ["collect", "--relay"],
+            environment(None, **of_relay, **settings),
+            "GIGAWATCH_RELAY__PORT",
+        )
 
     def client(self, secret: str = "agent-secret") -> httpx.Client:
         """A client with this token."""
-        return httpx.Client(base_url=self.url, headers={"Authorization": f"Bearer {secret}"}, timeout=30)
+        return self.client_with(secret)
 
     def figures(self) -> dict[str, float]:
         """What it says at /metrics."""
@@ -219,10 +179,6 @@ class Relay:
             lines = client.get("/metrics").raise_for_status().text.splitlines()
         pairs = [line.removeprefix("gigawatch_relay_").split() for line in lines if not line.startswith("#")]
         return {name: float(value) for name, value in pairs}
-
-    def words(self) -> str:
-        """What it has said."""
-        return self.log.read_text(encoding="utf-8")
 
 
 @contextmanager

@@ -1,5 +1,5 @@
 // Sets the theme before anything is drawn; then what pages do without the server: the theme's and the pause's
-// buttons, links within figures and grids, the age of the figures, and what is said when the server is away.
+// buttons, links within figures, the age of the figures, and what is said when the server is away.
 (function () {
     "use strict";
     const root = document.documentElement;
@@ -35,16 +35,6 @@
                 return target || window.dash_clientside.no_update;
             },
         },
-    });
-
-    // Links in a grid lead on without loading everything anew.
-    document.addEventListener("click", (event) => {
-        const link = event.target.closest && event.target.closest(".nodes-grid a[href^='/']");
-        if (!link || event.button || event.metaKey || event.ctrlKey || event.shiftKey) return;
-        event.preventDefault();
-        history.pushState({}, "", link.getAttribute("href"));
-        window.dispatchEvent(new CustomEvent("_dashprivate_pushstate"));
-        window.scrollTo(0, 0);
     });
 
     // What a refresh replaces may hold the focus: it goes to what came in its place.

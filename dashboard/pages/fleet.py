@@ -1,20 +1,28 @@
 """The fleet: what draws power now, what is hot, held down, idle or silent."""
 
+from collections.abc import Callable
 from datetime import datetime, timedelta
-from typing import Any
+from functools import partial
+from typing import Any, TypeVar
 
-from dash import html
+from dash import dcc, html
 from sqlalchemy import Connection
 
-from dashboard import components, figures, quantities, view
+from dashboard import components, figures, quantities, recent, view
 from dashboard.components import GOOD_COVERAGE, card, chart, choice, panel, table
 from dashboard.theme import Theme
-from dashboard.view import Group, Heat, View
+from dashboard.view import Group, Heat, Period, View
 from gigawatch import readings
 from gigawatch.readings import Energy, FleetSummary, GpuNow, NodeNow
 
+T = TypeVar("T")
+
 MOST_CELLS = 2_000
 """GPUs that a heat map shows one by one; beyond, a cell is a rack."""
+MOST_RACKS = 1_000
+"""Racks that it shows one by one; beyond, a cell is the nodes of a site that are as loaded."""
+MOST_GROUPS = 200
+"""Racks whose power is read to show the greatest and the sum of the others; beyond, the greatest alone."""
 MOST_ROWS = 8
 GROUPS: dict[Group, str] = {"fleet": "Total", "site": "Site", "rack": "Rack", "gpu_model": "GPU model"}
 HEATS: dict[Heat, str] = {"power": "Power", "temperature": "Temperature", "utilisation": "Utilisation"}
@@ -23,21 +31,34 @@ BOUNDARY = "GPUs only (boundary: gpu): without CPUs, network, cooling and losses
 
 def render(connection: Connection, asked: View, theme: Theme, now: datetime) -> Any:
     """The page."""
-    summary = readings.fleet_summary(connection, asked.where)
+    read = partial(_read, connection)
+    summary = read(readings.fleet_summary, asked.where)
     if not summary.gpus:
         return components.nothing(asked)
     period = view.period(asked, now, lambda start, stop: readings.longest_window_s(connection, start, stop))
     today = view.today(now)
-    power = readings.power_series(connection, period.start, period.stop, period.step, asked.where, asked.group)
-    query = view.query(asked)
-    events = readings.events(connection, now - timedelta(days=1), now, asked.where, limit=MOST_ROWS)
-    silent = readings.nodes_now(connection, asked.where, silent=True, limit=MOST_ROWS)
-    clocks_off = (
-        readings.nodes_now(connection, asked.where, clock_off=True, limit=MOST_ROWS) if summary.nodes_clock_off else []
+    racks = read(readings.count_racks, asked.where)
+    top_racks = figures.MOST_GROUPS if asked.group == "rack" and racks > MOST_GROUPS and not asked.rack else None
+    known = read(readings.known_until)
+    power = read(
+        readings.power_series, period.start, period.stop, period.step, asked.where, asked.group, most_racks=top_racks
     )
-    hottest = readings.gpus_now(connection, asked.where, "temperature", MOST_ROWS)
-    throttled = [gpu for gpu in readings.gpus_now(connection, asked.where, "throttled", MOST_ROWS) if gpu.throttled]
-    energy = readings.energy(connection, today.start, today.stop, asked.where)
+    query = view.elsewhere(asked)
+    events = readings.events(connection, now - timedelta(days=1), now, asked.where, limit=MOST_ROWS)
+    longest_silent: list[NodeNow] = []
+    if summary.nodes_silent:
+        longest_silent = read(
+            readings.nodes_now, asked.where, state="silent", order="silent", descending=True, limit=MOST_ROWS
+        )
+    clocks_off: list[NodeNow] = []
+    if summary.nodes_clock_off:
+        clocks_off = read(readings.nodes_now, asked.where, state="clock_off", limit=MOST_ROWS)
+    hottest = read(readings.gpus_now, asked.where, "temperature", MOST_ROWS)
+    throttled: list[GpuNow] = []
+    if summary.gpus_throttled:
+        throttled = read(readings.gpus_now, asked.where, "temperature", MOST_ROWS, throttled=True)
+    heat_title, heat_map, heat_note = _heat_map(connection, asked, theme, summary.gpus, racks)
+    energy = read(readings.energy, today.start, today.stop, asked.where)
     return html.Div(
         [
             html.Div(
@@ -46,8 +67,8 @@ def render(connection: Connection, asked: View, theme: Theme, now: datetime) -> 
             _cards(summary, energy, hottest[0] if hottest else None, query),
             panel(
                 "Power",
-                chart(figures.power(power, period, theme), "fleet-power"),
-                note="strip: coverage; gaps: no data",
+                chart(figures.power(power, period, theme, known), "fleet-power"),
+                note=_about_power(period, known, top_racks and racks),
                 control=choice(
                     "Group by",
                     {label: view.query(asked, group=key) for key, label in GROUPS.items()},
@@ -56,16 +77,26 @@ def render(connection: Connection, asked: View, theme: Theme, now: datetime) -> 
                 wide=True,
             ),
             panel(
-                "Racks",
-                _heat_map(connection, asked, theme, summary.gpus),
-                note="× does not report",
+                heat_title,
+                heat_map,
+                note=heat_note,
                 control=choice(
                     "Colour by", {label: view.query(asked, heat=key) for key, label in HEATS.items()}, HEATS[asked.heat]
                 ),
                 wide=True,
             ),
-            panel("Hottest GPUs", _hottest(hottest, query), note="by margin to slowdown"),
-            panel("Throttled GPUs", _throttled(throttled, query), note=f"{summary.gpus_throttled} now"),
+            panel(
+                "Hottest GPUs",
+                _hottest(hottest, query),
+                note="by margin to slowdown",
+                control=_more("By node", asked, sort="temperature", descending=True),
+            ),
+            panel(
+                "Throttled GPUs",
+                _throttled(throttled, query),
+                note=f"{quantities.count(summary.gpus_throttled)} now",
+                control=_more("By node", asked, sort="throttled", descending=True),
+            ),
             panel(
                 "Utilisation",
                 chart(figures.utilisation(power, period, theme), "fleet-utilisation"),
@@ -73,9 +104,10 @@ def render(connection: Connection, asked: View, theme: Theme, now: datetime) -> 
             ),
             panel(
                 "Silent nodes",
-                _silent(silent, query),
+                _silent(longest_silent, query),
                 *_clocks_off(clocks_off, query),
-                note=f"{summary.nodes_silent} of {summary.nodes}",
+                note=f"{quantities.count(summary.nodes_silent)} of {quantities.count(summary.nodes)}",
+                control=_more("All of them", asked, state="silent") if summary.nodes_silent > MOST_ROWS else None,
             ),
             panel("Events of the last day", events_table(events, query), wide=True),
         ],
@@ -179,8 +211,9 @@ def _cards(summary: FleetSummary, energy: Energy, hottest: GpuNow | None, query:
             ),
             card(
                 "GPUs reporting",
-                f"{quantities.count(summary.gpus_reporting)}{quantities.SPACE}of {quantities.count(summary.gpus)}",
-                f"{summary.gpus_missing} missing · {summary.gpus_silent} on silent nodes" if absent else "all of them",
+                quantities.count(summary.gpus_reporting),
+                f"of {quantities.count(summary.gpus)}: {quantities.count(summary.gpus_missing)} missing, "
+                f"{quantities.count(summary.gpus_silent)} on silent nodes" if absent else "all of them",
                 tone="bad" if absent else "", share=reporting,
             ),
             card(
@@ -202,17 +235,44 @@ def _cards(summary: FleetSummary, energy: Energy, hottest: GpuNow | None, query:
     )  # fmt: skip
 
 
-def _heat_map(connection: Connection, asked: View, theme: Theme, gpus: int) -> Any:
+def _heat_map(connection: Connection, asked: View, theme: Theme, gpus: int, racks: int) -> tuple[str, Any, str]:
+    """Title, figure and note: a cell for a GPU, a rack, or the nodes of a site that are as loaded."""
     query = view.query(asked)
     if gpus <= MOST_CELLS:
         cells = readings.gpus_now(connection, asked.where)
         drawn = figures.heat_map_gpus(cells, asked.heat, lambda gpu: f"/gpus/{gpu.gpu_uuid}{query}", theme)
-    else:
-        racks = readings.racks_now(connection, asked.where)
+        return "Racks", chart(drawn, "fleet-heat"), "a cell is a GPU; × does not report"
+    if racks <= MOST_RACKS:
         drawn = figures.heat_map_racks(
-            racks, asked.heat, lambda rack: view.query(asked, site=rack.site, rack=rack.rack), theme
-        )
-    return chart(drawn, "fleet-heat")
+            recent.read(readings.racks_now, connection, asked.where), asked.heat,
+            lambda rack: view.query(asked, site=rack.site, rack=rack.rack), theme,
+        )  # fmt: skip
+        return "Racks", chart(drawn, "fleet-heat"), "a cell is a rack; × does not report"
+    drawn = figures.heat_map_loads(
+        recent.read(readings.load_bins, connection, asked.heat, figures.LOAD_BINS[asked.heat][2], asked.where),
+        asked.heat,
+        lambda site: f"/nodes{view.query(asked, site=site, sort=asked.heat, descending=True)}", theme,
+    )  # fmt: skip
+    return "Nodes by load", chart(drawn, "fleet-heat"), f"a cell counts nodes; racks: {quantities.count(racks)}"
+
+
+def _about_power(period: Period, known: datetime, racks: int | None) -> str:
+    """What qualifies the chart of power: which racks it shows, and where it ends before the period does."""
+    said = "strip: coverage; gaps: no data"
+    if racks:
+        said = f"the {figures.MOST_GROUPS} with the most power, of {quantities.count(racks)} racks · {said}"
+    if known < period.stop - timedelta(seconds=1):
+        said += f" · summed up to {quantities.clock(known)}, the rest is to come"
+    return said
+
+
+def _more(words: str, asked: View, **changes: Any) -> dcc.Link:
+    """To the list of nodes, as this panel sorts or chooses them."""
+    return dcc.Link(words, href=f"/nodes{view.query(asked, **changes)}", className="more")
+
+
+def _read(connection: Connection, what: Callable[..., T], *args: Any, **given: Any) -> T:
+    return recent.read(what, connection, *args, **given)
 
 
 def _hottest(gpus: list[GpuNow], query: str) -> Any:

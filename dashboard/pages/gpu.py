@@ -24,7 +24,7 @@ def render(connection: Connection, asked: View, theme: Theme, now: datetime, nam
     period = view.period(
         asked, now, lambda start, stop: readings.longest_window_s(connection, start, stop, gpu.node_id)
     )
-    query = view.query(asked)
+    query = view.elsewhere(asked)
     current = readings.gpu_now(connection, gpu.gpu_uuid)
     rows = readings.gpu_series(connection, period.start, period.stop, period.step, gpu_uuid=gpu.gpu_uuid)
     events = readings.events(connection, period.start, now, gpu_uuid=gpu.gpu_uuid, limit=50)

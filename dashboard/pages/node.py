@@ -26,7 +26,7 @@ def render(connection: Connection, asked: View, theme: Theme, now: datetime, nam
     period = view.period(
         asked, now, lambda start, stop: readings.longest_window_s(connection, start, stop, node.node_id)
     )
-    query = view.query(asked)
+    query = view.elsewhere(asked)
     gpus = readings.gpus_now(connection, where)
     series = readings.gpu_series(connection, period.start, period.stop, period.step, node_id=node.node_id)
     parts = readings.node_series(connection, node.node_id, period.start, period.stop, period.step)

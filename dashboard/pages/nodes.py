@@ -1,128 +1,166 @@
-"""All nodes, to sort and to search."""
+"""The list of nodes: by page, sorted and searched in the store, since a fleet has more than a browser can hold."""
 
 from datetime import datetime
 from typing import Any
 
-import dash_ag_grid as dag
-from dash import html
+from dash import dcc, html
 from sqlalchemy import Connection
 
-from dashboard import components, quantities, view
+from dashboard import components, quantities, recent, view
+from dashboard.components import badge, choice_link
+from dashboard.quantities import UNKNOWN
 from dashboard.theme import Theme
 from dashboard.view import View
 from gigawatch import readings
-from gigawatch.readings import NodeNow
+from gigawatch.readings import NodeCounts, NodeNow, NodeOrder, NodeState
 
-MOST_ROWS = 5_000
-"""Beyond, a page would take seconds; a filter brings the rest."""
-RIGHT = {"type": "rightAligned", "cellClass": "ag-right-aligned-cell number", "minWidth": 100}
-NUMBER = {**RIGHT, "filter": "agNumberColumnFilter"}
-COLUMNS = [
-    {"field": "node", "headerName": "Node", "cellRenderer": "markdown", "minWidth": 165, "pinned": "left"},
-    {"field": "state", "headerName": "State", "minWidth": 148, "cellClassRules": {
-        "is-ok": "params.value == 'reporting'", "is-warn": "params.value == '▲ clock off'",
-        "is-bad": "params.value == '▲ silent' || params.value == '▲ GPUs missing'",
-    }},
-    {"field": "site", "headerName": "Site", "minWidth": 80},
-    {"field": "rack", "headerName": "Rack", "minWidth": 70},
-    {"field": "models", "headerName": "GPU model", "minWidth": 165},
-    {"field": "reporting", "headerName": "Reporting", **RIGHT},
-    {"field": "power_kw", "headerName": "Power, kW", **NUMBER, "minWidth": 104},
-    {"field": "util_pct", "headerName": "Utilisation, %", **NUMBER, "minWidth": 122},
-    {"field": "temp_c", "headerName": "Hottest, °C", **NUMBER, "minWidth": 112},
-    {"field": "throttled", "headerName": "Throttled", **NUMBER,
-     "cellClassRules": {"is-warn": "params.value > 0"}},
-    {"field": "heard_s", "headerName": "Silent, s", **NUMBER,
-     "cellClassRules": {"is-bad": "params.value > 60"}},
-]  # fmt: skip
-GRID_THEME = (
-    "themeQuartz.withParams({backgroundColor: 'var(--surface)', foregroundColor: 'var(--text)',"
-    " headerBackgroundColor: 'var(--surface-raised)', headerTextColor: 'var(--text-muted)',"
-    " borderColor: 'var(--border)', accentColor: 'var(--accent)', chromeBackgroundColor: 'var(--surface-raised)',"
-    " rowHoverColor: 'var(--surface-raised)', fontFamily: 'var(--font)', fontSize: 13, wrapperBorderRadius: 12,"
-    " headerFontWeight: 550, spacing: 7})"
+PAGE_ROWS = 100
+STATES: dict[NodeState, tuple[str, str]] = {
+    "reporting": ("reporting", "ok"),
+    "gpus_missing": ("GPUs missing", "bad"),
+    "clock_off": ("clock off", "warn"),
+    "silent": ("silent", "bad"),
+}
+# Heading, what it sorts by, whether the greatest come first at the first click.
+COLUMNS: tuple[tuple[str, NodeOrder, bool], ...] = (
+    ("Node", "hostname", False),
+    ("State", "state", False),
+    ("Site, rack", "place", False),
+    ("GPU model", "gpu_model", False),
+    ("Reporting", "reporting", False),
+    ("Power", "power", True),
+    ("Utilisation", "utilisation", True),
+    ("Hottest", "temperature", True),
+    ("Throttled", "throttled", True),
+    ("Silent for", "silent", True),
 )
+NUMBERS = range(4, 10)
 
 
-def render(connection: Connection, asked: View, theme: Theme, _: datetime) -> Any:
+def render(connection: Connection, asked: View, _: Theme, __: datetime) -> Any:
     """The page."""
-    nodes = readings.nodes_now(connection, asked.where, limit=MOST_ROWS + 1)
-    if not nodes:
+    counts = recent.read(readings.node_counts, connection, asked.where, asked.find)
+    if not counts.nodes and not asked.find:
         return components.nothing(asked)
-    query = view.query(asked)
-    shown = nodes[:MOST_ROWS]
-    silent = sum(node.silent_s > 60 for node in shown)
-    said = (
-        f"The first {quantities.count(MOST_ROWS)}: choose a site or a rack for the others."
-        if len(nodes) > MOST_ROWS
-        else f"{quantities.count(len(shown))} nodes, {silent} silent. Power is that of the GPUs (boundary: gpu)."
-    )
+    found = counts.nodes if asked.state is None else getattr(counts, asked.state)
+    pages = max(1, -(-found // PAGE_ROWS))
+    page = min(asked.page, pages)
+    rows = readings.nodes_now(
+        connection, asked.where, find=asked.find, state=asked.state, order=asked.sort, descending=asked.descending,
+        limit=PAGE_ROWS, offset=(page - 1) * PAGE_ROWS,
+    )  # fmt: skip
     return html.Div(
         [
             html.Div(
-                [html.H1("Nodes"), html.P(said, className="boundary")],
-                id="live-head",
+                [
+                    html.H1("Nodes"),
+                    html.P("Power is that of the GPUs (boundary: gpu). Times are UTC.", className="boundary"),
+                ],
                 className="title",
             ),
             html.Div(
-                dag.AgGrid(
-                    id="nodes",
-                    rowData=[_row(node, query) for node in shown],
-                    columnDefs=COLUMNS,
-                    defaultColDef={
-                        "sortable": True,
-                        "filter": True,
-                        "resizable": True,
-                        "flex": 1,
-                        "minWidth": 90,
-                        "floatingFilter": True,
-                        "suppressHeaderFilterButton": True,
-                        "suppressHeaderMenuButton": True,
-                        "suppressFloatingFilterButton": True,
-                    },
-                    getRowId="params.data.id",
-                    dashGridOptions={
-                        "animateRows": False,
-                        "suppressColumnVirtualisation": True,
-                        "theme": {"function": GRID_THEME},
-                    },
-                    style={"height": "100%"},
-                ),
-                className="nodes-grid",
-                role="region",
-                # The attribute by which AG Grid's theme is told.
-                **{"data-ag-theme-mode": theme.name, "aria-label": "Table of nodes"},
+                [
+                    html.Label(
+                        [
+                            html.Span("Search host name or rack", className="screen-reader"),
+                            dcc.Input(
+                                id="find", type="search", value=asked.find, placeholder="Search host name or rack",
+                                debounce=True, maxLength=view.LONGEST_FIND, autoComplete="off",
+                            ),
+                        ],
+                        htmlFor="find",
+                    ),
+                    html.Nav(_states(asked, counts), id="live-states", className="choice", **{"aria-label": "State"}),
+                ],
+                className="list-bar",
+            ),
+            html.Section(
+                [
+                    _pager("Pages of the list", asked, page, pages, found),
+                    _table(rows, asked) if rows else html.P(_none(asked), className="empty"),
+                    _pager("Pages of the list, once more", asked, page, pages, found) if rows else None,
+                ],
+                id="live-nodes",
+                className="panel nodes-list",
             ),
         ]
+    )  # fmt: skip
+
+
+def _states(asked: View, counts: NodeCounts) -> list[Any]:
+    """Each state with the number of its nodes, to choose from; a state that no node is in is left out."""
+    shown: list[tuple[str, NodeState | None, int]] = [("all", None, counts.nodes)]
+    shown += [(words, state, getattr(counts, state)) for state, (words, _) in STATES.items()]
+    return [
+        choice_link(
+            [f"{words} ", html.B(quantities.count(number))],
+            view.query(asked, state=state, page=1) or "?",
+            chosen=state == asked.state,
+        )
+        for words, state, number in shown
+        if number or state in {None, asked.state}
+    ]
+
+
+def _none(asked: View) -> str:
+    within = " of this part of the fleet" if asked.filtered else ""
+    state = f" that is {STATES[asked.state][0]}" if asked.state else ""
+    return f"No node{within}{state}{f' whose host name or rack contains “{asked.find}”' if asked.find else ''}."
+
+
+def _table(rows: list[NodeNow], asked: View) -> html.Div:
+    query = view.elsewhere(asked)
+    return components.table(
+        "Nodes",
+        [_heading(name, order, falling, asked) for name, order, falling in COLUMNS],
+        [_cells(node, query) for node in rows],
+        "",
+        numbers=NUMBERS,
+        sorted_by=next(
+            ((place, asked.descending) for place, (_, order, _) in enumerate(COLUMNS) if order == asked.sort), None
+        ),
     )
 
 
-def _row(node: NodeNow, query: str) -> dict[str, Any]:
-    return {
-        "id": str(node.node_id),
-        "node": f"[{_plain(node.hostname)}](/nodes/{node.node_id}{query})",
-        "state": _state(node),
-        "site": node.site,
-        "rack": node.rack or quantities.UNKNOWN,
-        "models": ", ".join(model.removeprefix("NVIDIA ") for model in node.gpu_models)
-        + (" (simulated)" if node.simulated else ""),
-        "reporting": f"{node.gpus_reporting} of {node.gpus}",
-        "power_kw": None if node.power_w is None else round(node.power_w / 1000, 2),
-        "util_pct": None if node.gpu_util_pct is None else round(node.gpu_util_pct, 1),
-        "temp_c": node.gpu_temp_max_c,
-        "throttled": node.gpus_throttled,
-        "heard_s": round(node.silent_s),
-    }
+def _heading(name: str, order: NodeOrder, falling: bool, asked: View) -> dcc.Link:
+    """A column's name as a link that sorts by it; by the column that sorts already, the other way round."""
+    descending = not asked.descending if order == asked.sort else falling
+    return dcc.Link(name, href=view.query(asked, sort=order, descending=descending, page=1) or "?")
 
 
-def _state(node: NodeNow) -> str:
-    if node.silent_s > 60:
-        return "▲ silent"
-    if node.clock_ok is False:
-        return "▲ clock off"
-    return "reporting" if node.gpus_reporting == node.gpus else "▲ GPUs missing"
+def _cells(node: NodeNow, query: str) -> list[Any]:
+    words, tone = STATES[node.state]
+    return [
+        components.node_link(node.node_id, node.hostname, query),
+        badge(words, tone),
+        " / ".join(filter(None, (node.site, node.rack))),
+        [", ".join(model.removeprefix("NVIDIA ") for model in node.gpu_models) or UNKNOWN, " ",
+         components.simulated_badge(node.simulated)],
+        f"{node.gpus_reporting} of {node.gpus}",
+        quantities.power(node.power_w),
+        quantities.percent(node.gpu_util_pct),
+        quantities.celsius(node.gpu_temp_max_c),
+        quantities.count(node.gpus_throttled) if node.power_w is not None else UNKNOWN,
+        quantities.duration(node.silent_s),
+    ]  # fmt: skip
 
 
-def _plain(name: str) -> str:
-    """A host name without what Markdown would take for its own."""
-    return "".join(character if character.isalnum() or character in "-." else "·" for character in name)
+def _pager(label: str, asked: View, page: int, pages: int, found: int) -> html.Nav:
+    """Where in the list this is, and the way to its other pages."""
+    first = (page - 1) * PAGE_ROWS + 1
+    last = min(found, page * PAGE_ROWS)
+    said = f"{quantities.count(first)} to {quantities.count(last)} of {quantities.count(found)}" if found else "0 nodes"
+    ways = (("First", 1, page > 1), ("Previous", page - 1, page > 1), ("Next", page + 1, page < pages),
+            ("Last", pages, page < pages))  # fmt: skip
+    return html.Nav(
+        [
+            html.Span(said, className="said", role="status"),
+            *[
+                dcc.Link(name, href=view.query(asked, page=to) or "?", className="button")
+                for name, to, there in ways
+                if there
+            ],
+        ],
+        className="pager",
+        **{"aria-label": label},
+    )

@@ -112,7 +112,7 @@ def _rollups(rollups: list[StoreRollup]) -> html.Div:
 def _jobs(jobs: list[StoreJob]) -> html.Div:
     def state(job: StoreJob) -> html.Span:
         if job.error is not None:
-            return badge("failed", "bad")
+            return badge("failed" if job.finished else "failed, runs again", "bad")
         return badge("runs") if job.finished is None else badge("done", "ok")
 
     return table(
@@ -134,6 +134,16 @@ def _jobs(jobs: list[StoreJob]) -> html.Div:
     )
 
 
+def _chunks(table: StoreTable) -> Any:
+    if not table.chunks:
+        return quantities.UNKNOWN
+    if table.uncompressed_bytes is None:
+        return quantities.count(table.chunks)
+    packed = quantities.share(table.compressed_bytes / table.uncompressed_bytes)
+    said = f"{quantities.count(table.compressed_chunks)} compressed to {packed}"
+    return [quantities.count(table.chunks), html.Span(said, className="note")]
+
+
 def _tables(tables: list[StoreTable]) -> html.Div:
     greatest = max(it.total_bytes for it in tables)
 
@@ -151,7 +161,7 @@ def _tables(tables: list[StoreTable]) -> html.Div:
                 [quantities.size(it.total_bytes), bar(it)],
                 html.Time(quantities.moment(it.oldest)),
                 html.Time(quantities.moment(it.newest)),
-                quantities.count(it.chunks) if it.chunks else quantities.UNKNOWN,
+                _chunks(it),
             ]
             for it in tables
         ],

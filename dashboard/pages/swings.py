@@ -3,18 +3,17 @@
 from datetime import datetime, timedelta
 from typing import Any
 
-import msgspec
 from dash import html
 from sqlalchemy import Connection
 
-from dashboard import components, figures, quantities, view
+from dashboard import components, figures, quantities, recent, view
 from dashboard.components import GOOD_COVERAGE, card, chart, panel
 from dashboard.figures import Peak
 from dashboard.pages.fleet import BOUNDARY
 from dashboard.theme import Theme
 from dashboard.view import View
 from gigawatch import readings
-from gigawatch.readings import LoadSwingSummary
+from gigawatch.readings import LoadSwingSummary, Where
 from gigawatch.units import WATTS_PER_MEGAWATT
 
 LONGEST = timedelta(hours=6)
@@ -26,24 +25,28 @@ OVER = timedelta(seconds=10)
 
 def render(connection: Connection, asked: View, theme: Theme, now: datetime) -> Any:
     """The page."""
-    if not readings.fleet_summary(connection, msgspec.structs.replace(asked.where, rack=None, gpu_model=None)).gpus:
+    if not recent.read(readings.fleet_summary, connection, Where(site=asked.site)).gpus:
         return components.nothing(asked)
     whole = view.period(asked, now, lambda _start, _stop: 60.0)
     cut = whole.stop - whole.start > LONGEST + whole.step
     start = (whole.stop - LONGEST).replace(second=0, microsecond=0) if cut else whole.start
     period = view.Period(start, whole.stop, timedelta(minutes=1))
-    summary = readings.load_swing_summary(connection, period.start, period.stop, asked.site, OVER)
-    lines = readings.load_spectrum(connection, period.start, period.stop, asked.site)
+    summary = recent.read(readings.load_swing_summary, connection, period.start, period.stop, asked.site, OVER)
+    lines = recent.read(readings.load_spectrum, connection, period.start, period.stop, asked.site)
     peak = figures.peak_of(lines)
     if period.stop - period.start <= BY_SECOND + period.step:
-        seconds = readings.site_seconds(connection, period.start, period.stop, asked.site)
+        seconds = recent.read(readings.site_seconds, connection, period.start, period.stop, asked.site)
         power, ramp = figures.seconds_power(seconds, period, theme), figures.seconds_ramp(seconds, period, theme)
         power_note, ramp_note = "second by second; gaps: no data", "from one second to the next, with as many nodes"
+        last = seconds[-1].time if seconds else None
     else:
-        minutes = readings.load_swings(connection, period.start, period.stop, asked.site)
+        minutes = recent.read(readings.load_swings, connection, period.start, period.stop, asked.site)
         power, ramp = figures.minutes_power(minutes, period, theme), figures.minutes_ramp(minutes, period, theme)
+        last = minutes[-1].time + period.step if minutes else None
         power_note = "by site and minute: mean, and band from the least to the greatest second"
         ramp_note = "by site and minute: greatest rise and fall from one second to the next"
+    if last is not None and period.stop - last > period.step:
+        power_note += f" · summed up to {quantities.clock(last)}"
     return html.Div(
         [
             html.Div(

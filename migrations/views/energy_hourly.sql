@@ -31,21 +31,33 @@ FROM (
     FROM expanded.gpu_1h
     WHERE time < (SELECT folded_1h FROM expanded.mark)
     UNION ALL
-    SELECT date_bin('1 hour', time, '2000-01-01Z'), node_id, gpu_id, sum(energy_mj)::bigint, sum(energy_ms)::bigint,
-        sum(energy_interpolated_mj)::bigint, sum(energy_integrated_mj)::bigint, sum(energy_estimated_mj)::bigint,
-        sum(ticks_taken)::bigint, sum(ticks_expected)::bigint
+    -- Hours that are not folded yet, one by one: a condition on the time then spares those that it leaves out.
+    SELECT hour.start, of_hour.*
     FROM (
-        SELECT time, node_id, gpu_id, energy_mj, energy_ms, energy_interpolated_mj, energy_integrated_mj,
-            energy_estimated_mj, ticks_taken, ticks_expected
-        FROM expanded.gpu_1m
-        WHERE time >= (SELECT folded_1h FROM expanded.mark) AND time < (SELECT folded_1m FROM expanded.mark)
-        UNION ALL
-        SELECT time, node_id, gpu_id, energy_mj, energy_ms, energy_interpolated_mj, energy_integrated_mj,
-            energy_estimated_mj, ticks_taken, ticks_expected
-        FROM expanded.gpu_raw
-        WHERE time >= (SELECT folded_1m FROM expanded.mark)
-    ) AS parts
-    GROUP BY 1, 2, 3
+        SELECT generate_series(CASE WHEN mark.folded_1h > '-infinity' THEN mark.folded_1h ELSE (
+                SELECT date_bin('1 hour', min(w.time), '2000-01-01Z') FROM gigawatch.gpu_window AS w
+            ) END, now() + interval '1 hour', interval '1 hour') AS start
+        FROM expanded.mark
+    ) AS hour
+    CROSS JOIN LATERAL (
+        SELECT node_id, gpu_id, sum(energy_mj)::bigint, sum(energy_ms)::bigint,
+            sum(energy_interpolated_mj)::bigint, sum(energy_integrated_mj)::bigint, sum(energy_estimated_mj)::bigint,
+            sum(ticks_taken)::bigint, sum(ticks_expected)::bigint
+        FROM (
+            SELECT node_id, gpu_id, energy_mj, energy_ms, energy_interpolated_mj, energy_integrated_mj,
+                energy_estimated_mj, ticks_taken, ticks_expected
+            FROM expanded.gpu_1m
+            WHERE time >= hour.start AND time < hour.start + interval '1 hour'
+                AND time < (SELECT folded_1m FROM expanded.mark)
+            UNION ALL
+            SELECT node_id, gpu_id, energy_mj, energy_ms, energy_interpolated_mj, energy_integrated_mj,
+                energy_estimated_mj, ticks_taken, ticks_expected
+            FROM expanded.gpu_raw
+            WHERE time >= hour.start AND time < hour.start + interval '1 hour'
+                AND time >= (SELECT folded_1m FROM expanded.mark)
+        ) AS parts
+        GROUP BY 1, 2
+    ) AS of_hour
 ) AS hours
 JOIN gigawatch.gpu USING (gpu_id)
 JOIN gigawatch.node ON node.node_id = hours.node_id

@@ -53,6 +53,12 @@ BEGIN ATOMIC
     SELECT CASE WHEN expanded.is_large() THEN greatest(expanded.folded('1m'), '2000-01-01Z') ELSE now() END;
 END;
 
+-- Whether a node's newest window is of now: of the last five minutes, and the node is not silent.
+CREATE FUNCTION expanded.is_fresh(last_seen timestamptz, "time" timestamptz) RETURNS boolean LANGUAGE sql STABLE PARALLEL SAFE
+BEGIN ATOMIC
+    SELECT last_seen >= now() - interval '60 s' AND "time" > now() - interval '5 minutes'
+        AND "time" > last_seen - interval '90 s';
+END;
 CREATE VIEW expanded.gpu_window AS
 SELECT
     w.time,

@@ -1,4 +1,4 @@
--- report.gpu_series(): all metrics of the GPUs of a node, or of one GPU, over time.
+-- report.gpu_series(): all metrics of the GPUs of a node, or of one GPU, over time; without either there is no row.
 -- Definition: power_w is Σ energy / Σ covered time; utilisation and clocks are means weighted by covered time;
 -- temperatures and memory are maxima; throughput is Σ bytes / Σ covered time; energy_method is the weakest used.
 -- Missing data: a bin without windows has no row; a metric that was not read in a bin is NULL.
@@ -23,10 +23,14 @@ CREATE FUNCTION report.gpu_series(
 LANGUAGE sql STABLE PARALLEL SAFE SECURITY DEFINER SET search_path = pg_catalog
 BEGIN ATOMIC
     WITH wanted AS (
+        -- By GPU or by node: with one condition for both, all slots would be read for one GPU.
         SELECT gpu_slot.node_id, gpu_slot.slot, expanded.level_for(step) AS level
-        FROM gigawatch.gpu_slot JOIN gigawatch.gpu USING (gpu_id)
-        WHERE (in_gpu_uuid IS NULL OR gpu.uuid = in_gpu_uuid)
-            AND (in_node_id IS NULL OR gpu_slot.node_id = in_node_id)
+        FROM gigawatch.gpu JOIN gigawatch.gpu_slot USING (gpu_id)
+        WHERE gpu.uuid = in_gpu_uuid AND (in_node_id IS NULL OR gpu_slot.node_id = in_node_id)
+        UNION ALL
+        SELECT gpu_slot.node_id, gpu_slot.slot, expanded.level_for(step)
+        FROM gigawatch.gpu_slot
+        WHERE in_gpu_uuid IS NULL AND gpu_slot.node_id = in_node_id
     ), parts AS (
         SELECT w.time, w.gpu_id,
             w.energy_mj, w.energy_ms, w.energy_interpolated_mj, w.energy_integrated_mj, w.energy_estimated_mj,

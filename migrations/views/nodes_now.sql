@@ -2,7 +2,7 @@
 -- Definition: the node's newest window of the last five minutes, as it was stored. States of its GPUs: reporting;
 -- missing (the node reports, the GPU does not); silent (nothing of the node for 60 s).
 -- Missing data: a node that is silent has NULL in every measurement, never its last value.
--- needs: fleet_now
+-- needs: fleet_now, expanded
 CREATE VIEW report.nodes_now AS
 SELECT
     node.node_id,
@@ -13,11 +13,10 @@ SELECT
     node.gpu_model,
     node.gpus,
     CASE WHEN fresh.yes THEN least(now.gpus, node.gpus) ELSE 0 END AS gpus_reporting,
-    CASE WHEN seen.yes THEN node.gpus - CASE WHEN fresh.yes THEN least(now.gpus, node.gpus) ELSE 0 END ELSE 0 END
-        AS gpus_missing,
-    CASE WHEN seen.yes THEN 0 ELSE node.gpus END AS gpus_silent,
+    CASE WHEN silent.yes THEN 0 WHEN fresh.yes THEN greatest(node.gpus - now.gpus, 0) ELSE node.gpus END AS gpus_missing,
+    CASE WHEN silent.yes THEN node.gpus ELSE 0 END AS gpus_silent,
     CASE WHEN fresh.yes THEN now.gpus_throttled ELSE 0 END AS gpus_throttled,
-    CASE WHEN fresh.yes THEN now.time END AS time,
+    CASE WHEN fresh.yes THEN now.time END AS window_time,
     CASE WHEN fresh.yes THEN now.power_mw / 1000.0::double precision END AS power_w,
     CASE WHEN fresh.yes THEN nullif(now.power_limit_mw, 0) / 1000.0::double precision END AS power_limit_w,
     CASE WHEN fresh.yes THEN now.gpu_util_pm / 10.0::double precision / nullif(now.gpu_util_gpus, 0) END
@@ -26,43 +25,50 @@ SELECT
     CASE WHEN fresh.yes THEN now.gpu_temp_max_c END AS gpu_temp_max_c,
     CASE WHEN fresh.yes THEN node.temp_slowdown_c - now.gpu_temp_max_c END AS margin_to_slowdown_c,
     CASE WHEN fresh.yes THEN now.gpu_power_max_mw / 1000.0::double precision END AS gpu_power_max_w,
-    CASE WHEN fresh.yes THEN now.gpu_util_max_pm / 10.0::double precision END AS gpu_util_max_pct
+    CASE WHEN fresh.yes THEN now.gpu_util_max_pm / 10.0::double precision END AS gpu_util_max_pct,
+    silent.yes AS silent,
+    abs(now.clock_offset_ms) <= 2000 AS clock_ok
 FROM gigawatch.node
+JOIN gigawatch.node_now AS now USING (node_id)
 JOIN gigawatch.site USING (site_id)
 LEFT JOIN gigawatch.rack USING (rack_id)
-LEFT JOIN gigawatch.node_now AS now USING (node_id)
-CROSS JOIN LATERAL (SELECT coalesce(now.last_seen >= now() - interval '60 s', false) AS yes) AS seen
-CROSS JOIN LATERAL (
-    SELECT seen.yes AND coalesce(
-        now.time > now() - interval '5 minutes' AND now.time > now.last_seen - interval '90 s', false) AS yes
-) AS fresh
+CROSS JOIN LATERAL (SELECT now.last_seen < now() - interval '60 s' AS yes) AS silent
+-- OFFSET 0 has it computed once for a row, not once for each of the columns.
+CROSS JOIN LATERAL (SELECT expanded.is_fresh(now.last_seen, now.time) AS yes OFFSET 0) AS fresh
 WHERE node.gpu_model IS NOT NULL
 UNION ALL
 -- Nodes with GPUs of several models, which are few, GPU by GPU.
 SELECT
-    node_id,
-    min(site),
-    min(rack),
-    min(hostname),
-    bool_or(simulated),
-    gpu_model,
-    count(*)::smallint,
-    count(*) FILTER (WHERE state = 'reporting')::integer,
-    count(*) FILTER (WHERE state = 'missing')::integer,
-    count(*) FILTER (WHERE state = 'silent')::integer,
-    count(*) FILTER (WHERE throttled)::integer,
-    max(time),
-    sum(power_w),
-    sum(power_limit_w),
-    avg(gpu_util_pct),
-    count(gpu_util_pct)::integer,
-    max(gpu_temp_max_c),
-    min(margin_to_slowdown_c),
-    max(power_w),
-    max(gpu_util_pct)
-FROM report.fleet_now
-WHERE node_id IN (SELECT node.node_id FROM gigawatch.node WHERE node.gpu_model IS NULL AND node.gpus > 0)
-GROUP BY node_id, gpu_model;
+    of_model.*,
+    now.last_seen < now() - interval '60 s',
+    abs(now.clock_offset_ms) <= 2000
+FROM (
+    SELECT
+        node_id,
+        min(site),
+        min(rack),
+        min(hostname),
+        bool_or(simulated),
+        gpu_model,
+        count(*)::smallint,
+        count(*) FILTER (WHERE state = 'reporting')::integer,
+        count(*) FILTER (WHERE state = 'missing')::integer,
+        count(*) FILTER (WHERE state = 'silent')::integer,
+        count(*) FILTER (WHERE throttled)::integer,
+        max(time),
+        sum(power_w),
+        sum(power_limit_w),
+        avg(gpu_util_pct),
+        count(gpu_util_pct)::integer,
+        max(gpu_temp_max_c),
+        min(margin_to_slowdown_c),
+        max(power_w),
+        max(gpu_util_pct)
+    FROM report.fleet_now
+    WHERE node_id IN (SELECT node.node_id FROM gigawatch.node WHERE node.gpu_model IS NULL AND node.gpus > 0)
+    GROUP BY node_id, gpu_model
+) AS of_model
+JOIN gigawatch.node_now AS now USING (node_id);
 COMMENT ON VIEW report.nodes_now IS 'Each node as it is now, its GPUs of one model together';
 COMMENT ON COLUMN report.nodes_now.node_id IS 'Number of the node in this store';
 COMMENT ON COLUMN report.nodes_now.site IS 'Site';
@@ -75,7 +81,7 @@ COMMENT ON COLUMN report.nodes_now.gpus_reporting IS 'Those with a window now';
 COMMENT ON COLUMN report.nodes_now.gpus_missing IS 'Those without one, while the node reports';
 COMMENT ON COLUMN report.nodes_now.gpus_silent IS 'Those of a node that is silent';
 COMMENT ON COLUMN report.nodes_now.gpus_throttled IS 'Those held down by power cap, slowdown or power brake';
-COMMENT ON COLUMN report.nodes_now.time IS 'Start of the newest window, UTC';
+COMMENT ON COLUMN report.nodes_now.window_time IS 'Start of the newest window, UTC';
 COMMENT ON COLUMN report.nodes_now.power_w IS 'Mean power of the GPUs over the newest window, W';
 COMMENT ON COLUMN report.nodes_now.power_limit_w IS 'Enforced power limits of the GPUs together, W';
 COMMENT ON COLUMN report.nodes_now.gpu_util_pct IS 'Mean utilisation, %';
@@ -85,3 +91,5 @@ COMMENT ON COLUMN report.nodes_now.margin_to_slowdown_c IS
     'Least slowdown temperature of the GPUs minus their greatest temperature, K';
 COMMENT ON COLUMN report.nodes_now.gpu_power_max_w IS 'Greatest power of one of the GPUs, W';
 COMMENT ON COLUMN report.nodes_now.gpu_util_max_pct IS 'Greatest utilisation of one of the GPUs, %';
+COMMENT ON COLUMN report.nodes_now.silent IS 'Whether nothing of the node came for 60 s';
+COMMENT ON COLUMN report.nodes_now.clock_ok IS 'Whether its clock is within 2 s of the server''s';

@@ -5,6 +5,8 @@
 -- Missing data: a GPU without energy in a bucket has no share in it; coverage is covered GPU-time over the time of as
 -- many GPUs as the group showed at most in a bucket of the period, so that a silent GPU lowers it. What is not
 -- folded yet comes from the windows; in fleets beyond 2,000 nodes it is not there yet, and no time is due for it.
+-- The functions here are planned for the values asked each time they are called (plpgsql does, SQL does not): of a dozen
+-- parts then those are left that the values need, and one node is looked up by its index.
 -- needs: expanded
 CREATE VIEW report.power AS
 SELECT
@@ -52,6 +54,59 @@ COMMENT ON COLUMN report.power.covered_s IS 'Time of the minute for which the en
 COMMENT ON COLUMN report.power.power_w IS 'Mean power: energy_j / covered_s, W';
 COMMENT ON COLUMN report.power.power_min_w IS 'Least polled power, W';
 COMMENT ON COLUMN report.power.power_max_w IS 'Greatest polled power, W';
+
+-- Starts of the buckets that begin in a period, none if it begins in infinity.
+CREATE FUNCTION expanded.buckets(start timestamptz, stop timestamptz, length interval) RETURNS SETOF timestamptz
+LANGUAGE sql STABLE PARALLEL SAFE
+BEGIN ATOMIC
+    SELECT bucket.start
+    FROM generate_series(
+        date_bin(length, start, '2000-01-01Z') + CASE WHEN date_bin(length, start, '2000-01-01Z') < start THEN length
+            ELSE '0 s' END,
+        stop - interval '1 us', length
+    ) AS bucket (start);
+END;
+
+-- The folded buckets of one rack. It is looked up bucket by bucket, since the index begins with the time: a range of it
+-- holds all racks. OFFSET 0 keeps the planner from reading that.
+CREATE FUNCTION expanded.rack_buckets(
+    start timestamptz, stop timestamptz, level text, in_site_id integer, in_rack_id integer
+) RETURNS TABLE (
+    "time" timestamptz, gpu_model text, gpus bigint, gpus_known bigint, power_mw bigint, energy_mj bigint,
+    energy_ms bigint, gpu_util_pm_ms bigint, gpu_util_ms bigint, uncounted_mj bigint
+)
+LANGUAGE sql STABLE PARALLEL SAFE
+BEGIN ATOMIC
+    SELECT b.time, b.gpu_model, b.gpus, b.gpus_known, b.power_mw, b.energy_mj, b.energy_ms, b.gpu_util_pm_ms, b.gpu_util_ms,
+        b.energy_interpolated_mj + b.energy_integrated_mj + b.energy_estimated_mj
+    FROM expanded.buckets(
+        greatest(start, expanded.first_of('1m', level)), least(stop, expanded.beyond_of('1m')), '1 minute'
+    ) AS bucket (start)
+    CROSS JOIN LATERAL (
+        SELECT it.* FROM gigawatch.rack_1m AS it
+        WHERE it.time = bucket.start AND it.site_id = in_site_id AND it.rack_id = in_rack_id OFFSET 0
+    ) AS b
+    UNION ALL
+    SELECT b.time, b.gpu_model, b.gpus, b.gpus_known, b.power_mw, b.energy_mj, b.energy_ms, b.gpu_util_pm_ms, b.gpu_util_ms,
+        b.energy_interpolated_mj + b.energy_integrated_mj + b.energy_estimated_mj
+    FROM expanded.buckets(
+        greatest(start, expanded.first_of('1h', level)), least(stop, expanded.beyond_of('1h')), '1 hour'
+    ) AS bucket (start)
+    CROSS JOIN LATERAL (
+        SELECT it.* FROM gigawatch.rack_1h AS it
+        WHERE it.time = bucket.start AND it.site_id = in_site_id AND it.rack_id = in_rack_id OFFSET 0
+    ) AS b
+    UNION ALL
+    SELECT b.time, b.gpu_model, b.gpus, b.gpus_known, b.power_mw, b.energy_mj, b.energy_ms, b.gpu_util_pm_ms, b.gpu_util_ms,
+        b.energy_interpolated_mj + b.energy_integrated_mj + b.energy_estimated_mj
+    FROM expanded.buckets(
+        greatest(start, expanded.first_of('1d', level)), least(stop, expanded.beyond_of('1d')), '1 day'
+    ) AS bucket (start)
+    CROSS JOIN LATERAL (
+        SELECT it.* FROM gigawatch.rack_1d AS it
+        WHERE it.time = bucket.start AND it.site_id = in_site_id AND it.rack_id = in_rack_id OFFSET 0
+    ) AS b;
+END;
 
 -- The buckets that a period is made of, by group: rollups as far as they are folded, then windows.
 CREATE FUNCTION expanded.group_buckets(
@@ -136,10 +191,9 @@ BEGIN ATOMIC
         FROM gigawatch.rack_1m AS b
         JOIN gigawatch.site USING (site_id)
         LEFT JOIN gigawatch.rack USING (rack_id)
-        WHERE (group_by = 'rack' OR in_rack IS NOT NULL) AND group_by <> 'node' AND in_node_id IS NULL
+        WHERE group_by = 'rack' AND in_rack IS NULL AND in_node_id IS NULL
             AND b.time >= greatest(start, expanded.first_of('1m', level)) AND b.time < least(stop, expanded.beyond_of('1m'))
             AND (in_site IS NULL OR site.name = in_site)
-            AND (in_rack IS NULL OR rack.name = in_rack)
             AND (in_gpu_model IS NULL OR b.gpu_model = in_gpu_model)
         UNION ALL
         SELECT
@@ -156,10 +210,9 @@ BEGIN ATOMIC
         FROM gigawatch.rack_1h AS b
         JOIN gigawatch.site USING (site_id)
         LEFT JOIN gigawatch.rack USING (rack_id)
-        WHERE (group_by = 'rack' OR in_rack IS NOT NULL) AND group_by <> 'node' AND in_node_id IS NULL
+        WHERE group_by = 'rack' AND in_rack IS NULL AND in_node_id IS NULL
             AND b.time >= greatest(start, expanded.first_of('1h', level)) AND b.time < least(stop, expanded.beyond_of('1h'))
             AND (in_site IS NULL OR site.name = in_site)
-            AND (in_rack IS NULL OR rack.name = in_rack)
             AND (in_gpu_model IS NULL OR b.gpu_model = in_gpu_model)
         UNION ALL
         SELECT
@@ -176,10 +229,25 @@ BEGIN ATOMIC
         FROM gigawatch.rack_1d AS b
         JOIN gigawatch.site USING (site_id)
         LEFT JOIN gigawatch.rack USING (rack_id)
-        WHERE (group_by = 'rack' OR in_rack IS NOT NULL) AND group_by <> 'node' AND in_node_id IS NULL
+        WHERE group_by = 'rack' AND in_rack IS NULL AND in_node_id IS NULL
             AND b.time >= greatest(start, expanded.first_of('1d', level)) AND b.time < least(stop, expanded.beyond_of('1d'))
             AND (in_site IS NULL OR site.name = in_site)
-            AND (in_rack IS NULL OR rack.name = in_rack)
+            AND (in_gpu_model IS NULL OR b.gpu_model = in_gpu_model)
+        UNION ALL
+        SELECT
+            b.time,
+            CASE group_by
+                WHEN 'site' THEN site.name
+                WHEN 'rack' THEN site.name || ' / ' || rack.name
+                WHEN 'gpu_model' THEN b.gpu_model
+                ELSE 'fleet'
+            END,
+            b.gpus, b.gpus_known, b.power_mw, b.energy_mj, b.energy_ms, b.gpu_util_pm_ms, b.gpu_util_ms, b.uncounted_mj
+        FROM gigawatch.rack
+        JOIN gigawatch.site USING (site_id)
+        CROSS JOIN LATERAL expanded.rack_buckets(start, stop, level, rack.site_id, rack.rack_id) AS b
+        WHERE rack.name = in_rack AND group_by <> 'node' AND in_node_id IS NULL
+            AND (in_site IS NULL OR site.name = in_site)
             AND (in_gpu_model IS NULL OR b.gpu_model = in_gpu_model)
         UNION ALL
         SELECT
@@ -299,19 +367,51 @@ CREATE FUNCTION report.power_series(
     in_site text DEFAULT NULL,
     in_rack text DEFAULT NULL,
     in_node_id integer DEFAULT NULL,
-    in_gpu_model text DEFAULT NULL
+    in_gpu_model text DEFAULT NULL,
+    most_racks integer DEFAULT NULL
 ) RETURNS TABLE (
     "time" timestamptz, label text, power_w double precision, energy_j double precision,
     covered_s double precision, coverage double precision, gpus bigint, gpu_util_pct double precision
 )
-LANGUAGE sql STABLE PARALLEL SAFE SECURITY DEFINER SET search_path = pg_catalog
-BEGIN ATOMIC
-    WITH buckets AS MATERIALIZED (
+LANGUAGE plpgsql STABLE PARALLEL SAFE SECURITY DEFINER SET search_path = pg_catalog SET plan_cache_mode = force_custom_plan
+AS $$
+#variable_conflict use_column
+BEGIN
+    RETURN QUERY
+    WITH top AS (
+        SELECT last.site_id, last.rack_id FROM (
+            SELECT b.site_id, b.rack_id, b.gpu_model, b.power_mw FROM gigawatch.rack_1m AS b
+            WHERE expanded.level_for(step) = '1m'
+                AND b.time = (SELECT max(m.time) FROM gigawatch.rack_1m AS m WHERE m.time >= start AND m.time < stop)
+            UNION ALL
+            SELECT b.site_id, b.rack_id, b.gpu_model, b.power_mw FROM gigawatch.rack_1h AS b
+            WHERE expanded.level_for(step) <> '1m'
+                AND b.time = (SELECT max(h.time) FROM gigawatch.rack_1h AS h WHERE h.time >= start AND h.time < stop)
+        ) AS last
+        WHERE last.rack_id IS NOT NULL
+            AND (in_site IS NULL OR last.site_id = (SELECT site.site_id FROM gigawatch.site WHERE site.name = in_site))
+            AND (in_gpu_model IS NULL OR last.gpu_model = in_gpu_model)
+        GROUP BY 1, 2 ORDER BY sum(last.power_mw) DESC, 1, 2 LIMIT most_racks
+    ), buckets AS MATERIALIZED (
         SELECT date_bin(step, b.time, '2000-01-01Z') AS bin, b.*
         FROM expanded.group_buckets(start, stop, step, expanded.level_for(step), group_by, in_site, in_rack, in_node_id,
             in_gpu_model) AS b
+        WHERE most_racks IS NULL
+        UNION ALL
+        SELECT date_bin(step, b.time, '2000-01-01Z'), b.time, site.name || ' / ' || rack.name, sum(b.gpus)::bigint,
+            sum(b.gpus_known)::bigint, sum(b.power_mw)::bigint, sum(b.energy_mj)::bigint, sum(b.energy_ms)::bigint,
+            sum(b.gpu_util_pm_ms)::bigint, sum(b.gpu_util_ms)::bigint, sum(b.uncounted_mj)::bigint
+        FROM top
+        JOIN gigawatch.rack USING (rack_id)
+        JOIN gigawatch.site ON site.site_id = top.site_id
+        CROSS JOIN LATERAL expanded.rack_buckets(start, stop, expanded.level_for(step), top.site_id, top.rack_id) AS b
+        WHERE most_racks IS NOT NULL AND (in_gpu_model IS NULL OR b.gpu_model = in_gpu_model)
+        GROUP BY b.time, 3
     ), members AS (
         SELECT buckets.label, max(buckets.gpus) AS gpus FROM buckets GROUP BY 1
+    ), known AS MATERIALIZED (
+        -- Asked once, not for each row.
+        SELECT expanded.known_until() AS until
     )
     SELECT
         buckets.bin,
@@ -321,17 +421,20 @@ BEGIN ATOMIC
         sum(buckets.energy_ms)::double precision / 1000,
         -- A bin at the edge of the period is as long as its part within it.
         sum(buckets.energy_ms)::double precision / 1000 / (members.gpus * nullif(extract(epoch FROM
-            least(buckets.bin + step, stop, expanded.known_until()) - greatest(buckets.bin, start)), 0))::double precision,
+            least(buckets.bin + step, stop, known.until) - greatest(buckets.bin, start)), 0))::double precision,
         max(buckets.gpus_known),
         sum(buckets.gpu_util_pm_ms)::double precision / nullif(sum(buckets.gpu_util_ms), 0) / 10
     FROM buckets
     JOIN members USING (label)
-    GROUP BY buckets.bin, buckets.label, members.gpus
+    CROSS JOIN known
+    GROUP BY buckets.bin, buckets.label, members.gpus, known.until
     ORDER BY 1, 2;
-END;
+END
+$$;
 COMMENT ON FUNCTION report.power_series IS
     'Power (W), energy (J), covered GPU-time (s), coverage (0..1), reporting GPUs and mean utilisation (%) '
-    'from start to stop, by step and by fleet, site, rack, node or gpu_model';
+    'from start to stop, by step and by fleet, site, rack, node or gpu_model; with most_racks of so many racks alone, '
+    'those with the most power at the end';
 
 CREATE FUNCTION report.fleet_energy(
     start timestamptz,
@@ -344,8 +447,11 @@ CREATE FUNCTION report.fleet_energy(
     energy_j double precision, covered_s double precision, gpus bigint, coverage double precision,
     counter_share double precision
 )
-LANGUAGE sql STABLE PARALLEL SAFE SECURITY DEFINER SET search_path = pg_catalog
-BEGIN ATOMIC
+LANGUAGE plpgsql STABLE PARALLEL SAFE SECURITY DEFINER SET search_path = pg_catalog SET plan_cache_mode = force_custom_plan
+AS $$
+#variable_conflict use_column
+BEGIN
+    RETURN QUERY
     WITH edges AS (
         -- Whole hours within the period, and what is before and after them.
         SELECT least(date_bin('1 hour', start + interval '1 hour' - interval '1 us', '2000-01-01Z'), stop) AS first,
@@ -368,20 +474,33 @@ BEGIN ATOMIC
             * nullif(extract(epoch FROM least(stop, expanded.known_until()) - start), 0))::double precision,
         1 - sum(parts.energy_uncounted_mj)::double precision / nullif(sum(parts.energy_mj), 0)
     FROM parts;
-END;
+END
+$$;
 COMMENT ON FUNCTION report.fleet_energy IS
     'Energy (J) of a part of the fleet from start to stop, covered GPU-time (s), GPUs, coverage (0..1) and the part of '
     'the energy that is a difference of counters (0..1)';
+
+CREATE FUNCTION report.known_until() RETURNS timestamptz
+LANGUAGE sql STABLE PARALLEL SAFE SECURITY DEFINER SET search_path = pg_catalog
+BEGIN ATOMIC
+    SELECT expanded.known_until();
+END;
+COMMENT ON FUNCTION report.known_until IS
+    'Up to when power_series() and fleet_energy() know a fleet: now, or beyond 2,000 nodes up to where minutes are folded';
 
 CREATE FUNCTION report.longest_window_s(
     start timestamptz, stop timestamptz, in_node_id integer DEFAULT NULL
 ) RETURNS double precision
 LANGUAGE sql STABLE PARALLEL SAFE SECURITY DEFINER SET search_path = pg_catalog
 BEGIN ATOMIC
-    SELECT CASE WHEN in_node_id IS NULL AND expanded.is_large() THEN 60 ELSE (
-        SELECT max(w.covered_ms) / 1000.0 FROM gigawatch.gpu_window AS w
-        WHERE w.time >= start AND w.time < stop AND (in_node_id IS NULL OR w.node_id = in_node_id)
-    ) END;
+    SELECT CASE
+        WHEN in_node_id IS NOT NULL THEN (
+            SELECT max(w.covered_ms) / 1000.0 FROM gigawatch.gpu_window AS w
+            WHERE w.time >= start AND w.time < stop AND w.node_id = in_node_id
+        )
+        WHEN expanded.is_large() THEN 60
+        ELSE (SELECT max(w.covered_ms) / 1000.0 FROM gigawatch.gpu_window AS w WHERE w.time >= start AND w.time < stop)
+    END;
 END;
 COMMENT ON FUNCTION report.longest_window_s IS
     'Length (s) of the longest window from start to stop; 60 for a whole fleet beyond 2,000 nodes';

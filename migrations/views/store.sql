@@ -2,10 +2,12 @@
 -- Definition: lag_s is the time since the end of what a level is folded to, behind_s the part of it for which there
 -- are windows. Rows are what PostgreSQL last counted when it cleaned or analysed. Oldest and newest are those of up
 -- to 500 nodes, of the 250 heard of first and the 250 heard of last: exact for small fleets, quick for large ones.
--- A hypertable's rows and bytes are those of its chunks together; heap_bytes hold what is stored aside (TOAST), too.
+-- A hypertable's rows and bytes are those of its chunks together, compressed ones too; heap_bytes hold what is stored
+-- aside (TOAST), too. Only TimescaleDB's community edition compresses chunks.
 -- Missing data: a level that was never folded has NULL in closed, folded, lag_s and behind_s; a
 -- table that PostgreSQL has not counted yet has NULL in rows, an empty one in oldest and newest; a job that runs has
 -- NULL in finished and took_s.
+-- needs: expanded
 CREATE VIEW report.store_rollups AS
 SELECT
     level.name AS level,
@@ -33,6 +35,32 @@ COMMENT ON COLUMN report.store_rollups.behind_s IS
     'Time from the end of what is folded to the start of the newest window, s; 0 where nothing newer came';
 COMMENT ON COLUMN report.store_rollups.dirty_buckets IS 'Buckets of nodes that wait to be folded again for late data';
 COMMENT ON COLUMN report.store_rollups.oldest_dirty IS 'Start of the oldest of them, UTC';
+
+-- Of a hypertable with compressed chunks, which are no children of it, what TimescaleDB alone knows: rows in them, their
+-- number, what they took before, and the sizes of all that the hypertable has. The report role may not ask for itself.
+CREATE FUNCTION expanded.columnstore(hypertable regclass)
+RETURNS TABLE (rows bigint, chunks integer, before_bytes bigint, heap_bytes bigint, index_bytes bigint)
+LANGUAGE plpgsql STABLE SECURITY DEFINER SET search_path = public AS $$
+BEGIN
+    IF NOT EXISTS (SELECT FROM pg_extension WHERE extname = 'timescaledb') THEN
+        RETURN;
+    END IF;
+    RETURN QUERY
+    SELECT
+        (
+            SELECT sum(packed.numrows_pre_compression)::bigint
+            FROM _timescaledb_catalog.compression_chunk_size AS packed
+            JOIN _timescaledb_catalog.chunk ON chunk.id = packed.chunk_id
+            JOIN _timescaledb_catalog.hypertable AS h ON h.id = chunk.hypertable_id
+            WHERE format('%I.%I', h.schema_name, h.table_name)::regclass = hypertable
+        ),
+        stats.number_compressed_chunks::integer,
+        stats.before_compression_total_bytes,
+        size.table_bytes + size.toast_bytes,
+        size.index_bytes
+    FROM hypertable_columnstore_stats(hypertable) AS stats, hypertable_detailed_size(hypertable) AS size
+    WHERE stats.number_compressed_chunks > 0;
+END $$;
 
 CREATE VIEW report.store_tables AS
 WITH node AS MATERIALIZED (
@@ -126,15 +154,21 @@ WITH node AS MATERIALIZED (
 SELECT
     t.relname::text AS table_name,
     obj_description(t.oid, 'pg_class') AS holds,
-    size.rows::bigint AS rows,
-    size.heap_bytes::bigint AS heap_bytes,
-    size.index_bytes::bigint AS index_bytes,
-    (size.heap_bytes + size.index_bytes)::bigint AS total_bytes,
+    coalesce(size.rows + packed.rows, size.rows, packed.rows)::bigint AS rows,
+    coalesce(packed.heap_bytes, size.heap_bytes)::bigint AS heap_bytes,
+    coalesce(packed.index_bytes, size.index_bytes)::bigint AS index_bytes,
+    (coalesce(packed.heap_bytes, size.heap_bytes) + coalesce(packed.index_bytes, size.index_bytes))::bigint
+        AS total_bytes,
     span.oldest,
     span.newest,
-    size.chunks::integer AS chunks
+    size.chunks::integer AS chunks,
+    coalesce(packed.chunks, 0) AS compressed_chunks,
+    coalesce(packed.heap_bytes + packed.index_bytes - size.heap_bytes - size.index_bytes, 0)::bigint
+        AS compressed_bytes,
+    packed.before_bytes AS uncompressed_bytes
 FROM pg_class AS t
 JOIN size ON size.table_oid = t.oid
+LEFT JOIN LATERAL expanded.columnstore(t.oid) AS packed ON size.chunks > 0
 LEFT JOIN span ON span.table_name = t.relname
 WHERE t.relnamespace = 'gigawatch'::regnamespace AND obj_description(t.oid, 'pg_class') IS NOT NULL;
 COMMENT ON VIEW report.store_tables IS 'Tables of the store with their sizes and the times that they hold';
@@ -147,6 +181,10 @@ COMMENT ON COLUMN report.store_tables.total_bytes IS 'Size on disk, bytes';
 COMMENT ON COLUMN report.store_tables.oldest IS 'Time of the oldest row, UTC; NULL as well where rows have no time';
 COMMENT ON COLUMN report.store_tables.newest IS 'Time of the newest row, UTC';
 COMMENT ON COLUMN report.store_tables.chunks IS 'Chunks of the hypertable; 0 for a plain table';
+COMMENT ON COLUMN report.store_tables.compressed_chunks IS 'Those of them that are compressed';
+COMMENT ON COLUMN report.store_tables.compressed_bytes IS 'What they take on disk with their indexes, bytes';
+COMMENT ON COLUMN report.store_tables.uncompressed_bytes IS
+    'What they took before they were compressed, bytes; NULL where none is';
 
 CREATE VIEW report.store_jobs AS
 SELECT
@@ -165,4 +203,4 @@ COMMENT ON COLUMN report.store_jobs.started IS 'When its last run began, UTC';
 COMMENT ON COLUMN report.store_jobs.finished IS 'When that run ended, UTC; NULL while it runs';
 COMMENT ON COLUMN report.store_jobs.took_s IS 'How long it took, s';
 COMMENT ON COLUMN report.store_jobs.progress IS 'What it did';
-COMMENT ON COLUMN report.store_jobs.error IS 'Why it failed; NULL where it did not';
+COMMENT ON COLUMN report.store_jobs.error IS 'Why it failed when it last ended; NULL once it succeeded';

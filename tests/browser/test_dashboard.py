@@ -6,7 +6,7 @@ import signal
 import subprocess
 import time
 from collections.abc import Iterator
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -21,9 +21,9 @@ from dashboard import access
 from gigawatch import database, schema, tokens
 from gigawatch.embedded import EmbeddedServer, installations
 from migrations.run import migrate
-from tests.agents import GIGAWATCH, environment
+from tests.agents import environment
 from tests.browser import seed
-from tests.servers import free_port
+from tests.processes import GIGAWATCH, free_port
 
 CHROMIUM = "/usr/bin/chromium"
 QUIET = ["--no-sandbox", "--disable-gpu", "--disable-background-networking", "--disable-component-update",
@@ -35,6 +35,7 @@ UNNAMED = """[...document.querySelectorAll('input:not([type=hidden]), img, butto
 PAGES = (
     "/",
     "/nodes",
+    "/nodes?find=none&sort=-power&state=silent",
     "/swings",
     "/swings?range=6h",
     "/store",
@@ -158,7 +159,7 @@ def watched(browser: Browser, dashboard: Dashboard) -> Iterator[Watched]:
 
 
 LABELLED = """() => [...document.querySelectorAll("input, select, button, a[href], [role=group], [role=region], nav")]
-    .filter((it) => it.offsetParent !== null && it.type !== "hidden" && !it.closest(".ag-root, .js-plotly-plot"))
+    .filter((it) => it.offsetParent !== null && it.type !== "hidden" && !it.closest(".js-plotly-plot"))
     .filter((it) => !(it.textContent.trim() || it.ariaLabel || it.title || it.labels?.length
         || it.getAttribute("aria-labelledby")))
     .map((it) => it.outerHTML.slice(0, 200))"""
@@ -271,7 +272,7 @@ def test_the_keyboard_reaches_content_and_navigation(watched: Watched) -> None:
 
 def test_rows_lead_to_nodes_and_gpus(watched: Watched) -> None:
     page = watched.go("/")
-    page.locator(".panel", has_text="Hottest GPUs").get_by_role("link").first.click()
+    page.locator(".panel", has_text="Hottest GPUs").locator("tbody a").first.click()
     expect(page).to_have_url(re.compile("/gpus/GPU-"))
     expect(page.locator("main")).to_contain_text("Slowdown at")
     page.locator("main h1 a").click()
@@ -361,9 +362,88 @@ def test_filters_are_chosen_and_cleared(watched: Watched) -> None:
     expect(page.locator("main")).not_to_contain_text("oslo-")
     page.get_by_role("link", name="Nodes").click()
     expect(page).to_have_url(re.compile(r"/nodes\?site=austin"))
-    expect(page.locator(".ag-row").first).to_contain_text("austin-")
-    page.locator(".ag-row a").first.click()
+    expect(page.locator(".nodes-list tbody tr").first).to_contain_text("austin-")
+    page.locator(".nodes-list tbody a").first.click()
     expect(page.locator("main h1")).to_contain_text("austin-")
+
+
+@pytest.fixture
+def long_list(browser: Browser, embedded_server: Any, tmp_path: Path) -> Iterator[Watched]:
+    """A dashboard whose list of nodes has three pages."""
+    url = embedded_server.create()
+    engine = database.engine(url)
+    with engine.begin() as connection:
+        seed.seed(connection, datetime.now(UTC), nodes_per_rack=32, gpus_per_node=1, history=timedelta(hours=1))
+    engine.dispose()
+    served = Dashboard(url, tmp_path / "log", GIGAWATCH_DASHBOARD__OPEN_ACCESS="true")
+    watched = Watched(browser, served.url, viewport={"width": 1440, "height": 900})
+    yield watched
+    watched.page.close()
+    served.stop()
+    embedded_server.drop(url)
+
+
+def test_nodes_are_sorted_and_paged_in_the_store(long_list: Watched) -> None:
+    page = long_list.go("/nodes?site=oslo")
+    rows = page.locator(".nodes-list tbody tr")
+    pager = page.get_by_role("navigation", name="Pages of the list", exact=True)
+    expect(pager).to_contain_text("1 to 100 of 128")
+    expect(rows).to_have_count(100)
+    pager.get_by_role("link", name="Next").click()
+    expect(page).to_have_url(re.compile("page=2"))
+    expect(pager).to_contain_text("101 to 128 of 128")
+    expect(rows).to_have_count(28)
+    # Sorting begins with the first page; once more turns it round. All by keyboard.
+    page.get_by_role("link", name="Node", exact=True).press("Enter")
+    expect(page.locator("th[aria-sort=ascending]")).to_have_text("Node")
+    expect(rows.first).to_contain_text("oslo-r01-n01")
+    page.get_by_role("link", name="Node", exact=True).press("Enter")
+    expect(page.locator("th[aria-sort=descending]")).to_have_text("Node")
+    expect(rows.first).to_contain_text("oslo-r04-n32")
+    assert page.evaluate("document.activeElement.textContent") == "Node"
+    page.go_back()
+    expect(rows.first).to_contain_text("oslo-r01-n01")
+    long_list.go("/nodes?page=99")
+    expect(pager).to_contain_text("201 to 224 of 224")
+    assert long_list.problems == []
+
+
+def test_nodes_are_searched_and_chosen_by_state_and_a_refresh_keeps_that(long_list: Watched) -> None:
+    page = long_list.go("/nodes?site=oslo&sort=-power")
+    rows = page.locator(".nodes-list tbody tr")
+    box = page.get_by_label("Search host name or rack")
+    box.fill("N07")
+    box.press("Enter")
+    expect(rows).to_have_count(4)
+    expect(page).to_have_url(re.compile("site=oslo.*find=N07.*sort=-power"))
+    live = page.locator("#live [data-key]").get_attribute("data-age")
+    expect(page.locator("#live [data-key]")).not_to_have_attribute("data-age", str(live), timeout=10_000)
+    expect(rows).to_have_count(4)
+    expect(page.locator("th[aria-sort=descending]")).to_have_text("Power")
+    box.fill("%' OR 1=1 --")
+    box.press("Enter")
+    expect(page.get_by_text("No node of this part of the fleet whose host name or rack contains")).to_be_visible()
+    page.go_back()
+    expect(rows).to_have_count(4)
+    expect(box).to_have_value("N07")
+    long_list.go("/nodes?sort=-silent")
+    page.get_by_role("navigation", name="State").get_by_role("link", name=re.compile("^silent ")).click()
+    expect(page).to_have_url(re.compile("state=silent"))
+    # On a slow machine others may be silent by now as well, but none for so long.
+    rows.first.get_by_role("link", name=seed.SILENT).click()
+    expect(page).to_have_url(re.compile(r"/nodes/\d+$"))
+    assert long_list.problems == []
+
+
+def test_racks_are_looked_for_in_the_store_as_one_types(watched: Watched) -> None:
+    page = watched.go("/nodes")
+    page.locator("#rack").click()
+    page.keyboard.type("a0")
+    expect(page.get_by_role("option")).to_have_text(["a01", "a02", "a03"])
+    page.get_by_role("option", name="a02").click()
+    expect(page).to_have_url(re.compile("rack=a02"))
+    expect(page.locator(".nodes-list tbody tr").first).to_contain_text("austin-a02-n01")
+    assert watched.problems == []
 
 
 def test_a_cell_of_the_heat_map_leads_to_its_gpu(watched: Watched) -> None:

@@ -117,7 +117,7 @@ def test_wrong_parameters_are_named(api: Api, asked: str, status: int, words: st
 def test_a_revoked_token_is_refused_within_ten_seconds(api: Api, embedded_server: Any) -> None:
     from gigawatch import tokens
 
-    url = api._environment["GIGAWATCH_STORE__DATABASE_URL"]
+    url = api.environment["GIGAWATCH_STORE__DATABASE_URL"]
     engine = database.engine(url)
     with engine.begin() as connection:
         secret = tokens.create(connection, "short-lived", "viewer")

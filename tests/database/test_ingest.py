@@ -421,7 +421,7 @@ def test_what_is_stored_is_what_was_sent(hostile_api: Api, rows: list[dict[str, 
     uuid = f"GPU-{next(_numbers)}"
     sent = [
         GpuWindow(gpu_uuid=uuid, start=minute() + timedelta(milliseconds=place), covered_ms=1, ticks_taken=1,
-                  ticks_expected=1, **values)  # type: ignore[arg-type]
+                  ticks_expected=1, **values)
         for place, values in enumerate(rows)
     ]  # fmt: skip
     assert accepted(post(hostile_api, encode(batch(), gpu_windows=sent)))["gpu_windows"] == len(sent)

@@ -8,7 +8,8 @@ from typing import Any
 from sqlalchemy import text
 
 from gigawatch import database
-from tests.agents import GIGAWATCH, environment
+from tests.agents import environment
+from tests.processes import GIGAWATCH
 from tests.servers import running_api
 from tests.unit.test_replay import square_wave
 

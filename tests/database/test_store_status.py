@@ -1,10 +1,15 @@
 """The store's own state, on each level of the store: views, reads, `gigawatch db status`, metrics."""
 
 import json
+import os
+import signal
+import subprocess
 from datetime import UTC, datetime, timedelta
+from pathlib import Path
 from typing import Any
 
 import httpx
+import numpy as np
 import psycopg
 import pytest
 from click.testing import CliRunner, Result
@@ -12,11 +17,14 @@ from prometheus_client.parser import text_string_to_metric_families
 from sqlalchemy import Engine, text
 
 from api.commands import db
+from api.counts import NAMES, Counts
 from api.metrics import Metrics
 from api.rollups import Folder
-from api.writer import Writer
+from api.scheduler import Scheduler
 from gigawatch import database, readings
 from gigawatch.readings import StoreStatus, StoreTable
+from gigawatch.settings import Retention
+from tests.agents import wait_for
 from tests.browser import seed
 from tests.servers import running_api
 
@@ -228,10 +236,51 @@ def test_metrics_are_prometheus_text_of_what_came_and_how_far_the_store_is(
     assert ("gigawatch_job_last_success_timestamp_seconds", "retain") not in values
 
 
+def test_every_process_tells_what_all_of_them_counted(database_url: str, tmp_path: Path) -> None:
+    posts, batches = 60, "gigawatch_ingest_batches_total"
+    settings = {"GIGAWATCH_SERVER__WORKERS": "2", "GIGAWATCH_SERVER__SCHEDULER": "false", "TMPDIR": str(tmp_path)}
+    told = []
+    with running_api(database_url, tmp_path / "log", **settings) as api:
+
+        def scrape() -> float:
+            # A connection of its own reaches either process.
+            with api.client("viewer") as client:
+                return samples(client.get("/metrics").text)[batches, ""]
+
+        for post in range(posts):
+            batch = {"machine_id": "m", "sent_at": datetime.now(UTC).isoformat(), "spool_id": "s", "seq": post,
+                     "oldest_seq": 0}  # fmt: skip
+            with api.client("agent") as client:
+                assert client.post("/api/v1/batches", json=batch).status_code == 200
+            told.append(scrape())
+        assert told == [post + 1 for post in range(posts)]
+        (folder,) = tmp_path.glob("gigawatch-counts-*")
+        shares = [np.fromfile(path, np.int64)[NAMES.index("batches")] for path in folder.iterdir()]
+        assert len(shares) == 2 and min(shares) > 0
+        # What a process counted is not forgotten when it ends.
+        os.kill(int(next(folder.iterdir()).name), signal.SIGKILL)
+        wait_for("process in its place", lambda: len(list(folder.iterdir())) == 3)
+        assert {scrape() for _ in range(10)} == {posts}
+    assert not folder.exists()
+
+
+def test_what_waited_in_a_process_that_ended_waits_no_more(tmp_path: Path) -> None:
+    with subprocess.Popen(["true"]) as ended:
+        pass
+    other = np.arange(1, len(NAMES) + 1)
+    (tmp_path / str(ended.pid)).write_bytes(other.tobytes())
+    (tmp_path / "1").write_bytes(b"")
+    counts = Counts(tmp_path)
+    counts.add("batches", 5)
+    counts.set("waiting_bytes", 7)
+    assert list(counts.totals().values()) == [6, *range(2, len(NAMES)), 7]
+    # A process may get the number of one that ended.
+    assert Counts(tmp_path).totals() == {**counts.totals(), "waiting_bytes": 0}
+
+
 @pytest.fixture
-def metrics(engine: Engine, report_engine: Engine) -> Metrics:
-    writer = Writer(engine, 0, 1, timedelta(days=1))
-    return Metrics(report_engine, writer)
+def metrics(report_engine: Engine) -> Metrics:
+    return Metrics(report_engine, Counts(None))
 
 
 def test_labels_may_hold_any_text(engine: Engine, metrics: Metrics) -> None:
@@ -263,9 +312,31 @@ def test_the_database_is_read_once_in_five_seconds(
 
 
 def test_counters_are_there_while_the_database_is_away(metrics: Metrics) -> None:
-    away = Metrics(database.engine("postgresql://nobody@127.0.0.1:1/none"), metrics._writer)
+    away = Metrics(database.engine("postgresql://nobody@127.0.0.1:1/none"), Counts(None))
     values = samples(away.text())
     assert values["gigawatch_store_reachable", ""] == 0
     assert sum(name == "gigawatch_ingest_batches_total" for name, _ in values) == 1
     assert not any(name.startswith("gigawatch_rollup") for name, _ in values)
     assert samples(metrics.text())["gigawatch_store_reachable", ""] == 1
+
+
+def test_a_job_s_last_error_stays_until_a_run_succeeds(engine: Engine) -> None:
+    scheduler = Scheduler(engine, Retention())
+
+    def seen() -> tuple[str | None, bool]:
+        with engine.connect() as connection:
+            (job,) = readings.store_jobs(connection)
+        return job.error, job.finished is not None
+
+    def fails() -> str:
+        raise OSError("no room")
+
+    def works() -> str:
+        assert seen() == ("no room", False)
+        return "all done"
+
+    with pytest.raises(OSError, match="no room"):
+        scheduler._run("fold", fails)
+    assert seen() == ("no room", True)
+    scheduler._run("fold", works)
+    assert seen() == (None, True)

@@ -14,6 +14,7 @@ import pytest
 from tests import agents
 from tests.agents import running_agent, spooled
 from tests.nvml import standin as nvml
+from tests.processes import GIGAWATCH
 
 UUIDS = [f"GPU-{index:08d}-1111-2222-3333-444444444444" for index in range(8)]
 NO_SERVER = "http://127.0.0.1:9"  # the discard port: nothing answers
@@ -264,7 +265,7 @@ def test_the_doctor_says_what_is_missing_and_what_to_do(tmp_path: Path) -> None:
     gpus = [h100s(1)[0], h100s(2)[1].without_energy_counter()]
     path = write(tmp_path, nvml.Scenario(gpus))
     done = subprocess.run(
-        [*agents.GIGAWATCH, "doctor", "--json", "--data-dir", str(tmp_path), "--server-url", NO_SERVER],
+        [*GIGAWATCH, "doctor", "--json", "--data-dir", str(tmp_path), "--server-url", NO_SERVER],
         env=agents.environment(path), capture_output=True, text=True, check=False,
     )  # fmt: skip
     findings = {finding["subject"]: finding for finding in json.loads(done.stdout)}

@@ -11,9 +11,9 @@ from typing import Any
 import httpx
 import pytest
 
-from tests.agents import GIGAWATCH, environment, wait_for
+from tests.agents import environment, wait_for
 from tests.nvml import standin as nvml
-from tests.servers import free_port
+from tests.processes import GIGAWATCH, free_port
 
 
 class Up:

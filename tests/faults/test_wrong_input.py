@@ -13,8 +13,9 @@ from sqlalchemy import text
 
 from gigawatch import database
 from gigawatch.errors import ExitCode
-from tests.agents import GIGAWATCH, environment
-from tests.servers import free_port, running_api
+from tests.agents import environment
+from tests.processes import GIGAWATCH, free_port
+from tests.servers import running_api
 
 
 def run(*arguments: str, **settings: str) -> "subprocess.CompletedProcess[str]":

@@ -1,12 +1,15 @@
 """The dashboard's pure parts: addresses, quantities, colours, and what a refresh sends."""
 
+import time
+from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, datetime, timedelta
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 from dash import dcc, html
 
-from dashboard import access, live, quantities, theme, view
+from dashboard import access, live, quantities, recent, theme, view
 from dashboard.theme import DARK, LIGHT, Theme
 from dashboard.view import View
 
@@ -18,6 +21,8 @@ NOW = datetime(2026, 11, 23, 9, 41, 27, tzinfo=UTC)
     [
         View(),
         View(site="oslo & co", rack="r/1", model="NVIDIA H100 80GB HBM3", range="7d", group="rack", heat="temperature"),
+        View(find="a&b %", state="gpus_missing", sort="power", descending=True, page=7),
+        View(descending=True),
         View(start=datetime(2026, 1, 31, 8, tzinfo=UTC), stop=datetime(2026, 1, 31, 9, 30, tzinfo=UTC)),
     ],
 )
@@ -35,6 +40,11 @@ def test_an_address_says_all_that_a_page_shows(asked: View) -> None:
         ("?from=2026-01-02&to=2026-01-01", "before"),
         ("?from=2020-01-01&to=2026-01-01", "366 days"),
         ("?from=9999-12-31T23:59:59-14:00&to=2026-01-01", "from="),
+        ("?page=0", "page='0'"),
+        ("?page=-1", "page='-1'"),
+        ("?page=%C2%B2", "page="),
+        ("?sort=-nothing", "sort='nothing'"),
+        ("?state=gone", "state='gone'"),
         ("?evil=%3Cscript%3E", "'evil'"),
         ("?" + "&".join(f"a{number}=1" for number in range(500)), "'a0'"),
         ("?%ff=%00&site=%00", "parameter"),
@@ -45,6 +55,35 @@ def test_what_an_address_means_nothing_by_is_ignored_and_said(search: str, said:
     assert said in "; ".join(notices)
     assert asked.range == "1h"
     assert "\0" not in (asked.site or "")
+
+
+def test_a_link_elsewhere_leaves_the_list_of_nodes_behind() -> None:
+    asked = View(site="oslo", range="7d", find="x", state="silent", sort="power", descending=True, page=3)
+    assert view.elsewhere(asked) == "?site=oslo&range=7d"
+
+
+def test_ten_who_look_at_the_same_ask_the_store_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    asked: list[str] = []
+
+    def slow(_: Any, site: str) -> str:
+        asked.append(site)
+        time.sleep(0.05)
+        if site == "broken":
+            raise ValueError(site)
+        return site.upper()
+
+    # All that is asked of a connection is which store it is of.
+    connection: Any = SimpleNamespace(engine=SimpleNamespace(url=object()))
+    with ThreadPoolExecutor(10) as pool:
+        found = list(pool.map(lambda site: recent.read(slow, connection, site), ["oslo", "austin"] * 5))
+    assert found == ["OSLO", "AUSTIN"] * 5
+    assert sorted(asked) == ["austin", "oslo"]
+    for _ in range(2):  # a failure is not kept
+        with pytest.raises(ValueError, match="broken"):
+            recent.read(slow, connection, "broken")
+    assert asked.count("broken") == 2
+    monkeypatch.setattr(recent, "KEPT_S", -1.0)
+    assert recent.read(slow, connection, "oslo") == "OSLO"
 
 
 def test_a_period_ends_when_its_windows_are_in_and_is_whole_bins() -> None:

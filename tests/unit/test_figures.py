@@ -7,11 +7,13 @@ import msgspec
 import pytest
 
 from dashboard import figures, theme
-from dashboard.view import Period
+from dashboard.theme import LIGHT
+from dashboard.view import Heat, Period
 from gigawatch.readings import (
     EventRow,
     GpuNow,
     GpuPoint,
+    LoadBin,
     LoadSwing,
     NodePoint,
     PowerPoint,
@@ -261,3 +263,27 @@ def test_a_spectrum_names_the_peak_that_stands_out_and_no_other() -> None:
     assert "every 31 s, by ±121 kW" in found.summary.replace("\u00a0", " ")
     assert len(found.figure.layout.annotations) == len(plain.figure.layout.annotations) + 1
     assert "No stretch" in figures.spectrum([], theme.LIGHT).summary
+
+
+@pytest.mark.parametrize("heat", ["power", "temperature", "utilisation"])
+def test_loads_are_counted_in_bins_without_losing_a_node(heat: Heat) -> None:
+    bins = [
+        LoadBin(site="oslo", low=None, nodes=3), LoadBin(site="oslo", low=-20.0, nodes=1),
+        LoadBin(site="oslo", low=70.0, nodes=1_234), LoadBin(site="oslo", low=500.0, nodes=2),
+        LoadBin(site="austin", low=0.0, nodes=7),
+    ]  # fmt: skip
+    drawn = figures.heat_map_loads(bins, heat, lambda site: f"/nodes?site={site}", LIGHT)
+    cells = drawn.figure.data[0]
+    assert list(cells.y) == ["oslo", "austin"]
+    assert [cells.text[0][0], *filter(None, cells.text[0][1:])] == ["3", "1", "1.23k", "2"]
+    assert list(filter(None, cells.text[1])) == ["7"]
+    assert {target for row in cells.customdata for target in row} == {"/nodes?site=oslo", "/nodes?site=austin"}
+    assert "oslo: 1\u202f240 nodes" in drawn.summary
+    assert "3 without data" in drawn.summary
+    few = figures.heat_map_loads(bins, heat, lambda site: site, LIGHT, most_sites=1)
+    assert "Not shown: 1 smaller sites" in few.summary
+
+
+def test_power_that_is_not_summed_yet_is_no_gap() -> None:
+    figure = figures.power([], PERIOD, LIGHT, PERIOD.start + 2 * PERIOD.step).figure
+    assert len(next(trace for trace in figure.data if trace.name == "Coverage").x) == 2

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from api import commands
+from gigawatch import serving
 from gigawatch.errors import ExitCode, GigawatchError
 from gigawatch.settings import load
 
@@ -69,5 +69,5 @@ def test_serving_processes_get_the_retention_of_a_named_file(tmp_path: Path, mon
     given: dict[str, str] = {}
     monkeypatch.setattr(os, "environ", given)
     loaded = load(write(tmp_path, "[retention]\nwindows_d = 3\nevents_d = 400"), environment={})
-    commands._hand_down(loaded, "postgresql://db/gigawatch")
+    serving.hand_down(loaded, "postgresql://db/gigawatch", "server")
     assert load(environment=given).retention == loaded.retention

@@ -50,6 +50,20 @@ def test_an_emptied_spool_does_not_number_from_the_start(tmp_path: Path) -> None
     spool.close()
 
 
+def test_the_file_shrinks_as_batches_are_removed(tmp_path: Path) -> None:
+    path = tmp_path / "spool.sqlite"
+    spool = Spool(path, 512, 72)
+    for _ in range(50):
+        spool.append(bytes(100_000), 1, None)
+    spool.close()
+    assert path.stat().st_size > 5_000_000
+    spool = Spool(path, 512, 72)
+    for seq in range(50):
+        spool.remove(seq)
+    spool.close()
+    assert path.stat().st_size < 50_000
+
+
 def test_the_bound_in_size_drops_the_oldest_and_counts(tmp_path: Path) -> None:
     spool = Spool(tmp_path / "spool.sqlite", 1, 72)
     body = bytes(300_000)

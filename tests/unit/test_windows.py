@@ -17,7 +17,7 @@ LIMIT_MW = 700_000
 
 
 def reading(**values: int | None) -> GpuReading:
-    return GpuReading(uuid="GPU-1", **{"power_limit_mw": LIMIT_MW, **values})  # type: ignore[arg-type]
+    return GpuReading(uuid="GPU-1", **{"power_limit_mw": LIMIT_MW, **values})
 
 
 def total_mj(windows: list[GpuWindow]) -> int:

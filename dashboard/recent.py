@@ -1,0 +1,55 @@
+"""What was read a moment ago, for all who look at the same: ten people at one page ask the store once.
+
+A value is kept for so few seconds that a page's own refresh always reads anew; its age shows in the badge at the top as
+that of any other. While one reads, others who want the same wait for it.
+"""
+
+import threading
+import time
+from collections.abc import Callable
+from typing import Any, Concatenate, ParamSpec, TypeVar
+
+from sqlalchemy import Connection
+
+T = TypeVar("T")
+P = ParamSpec("P")
+KEPT_S = 4.0
+MOST = 500
+
+
+class _Entry:
+    def __init__(self) -> None:
+        self.lock = threading.Lock()
+        self.until = 0.0
+        self.value: Any = None
+
+
+_entries: dict[Any, _Entry] = {}
+_guard = threading.Lock()
+
+
+def read(what: Callable[Concatenate[Connection, P], T], connection: Connection, *args: P.args, **given: P.kwargs) -> T:
+    """What the named read gives, or gave within the last KEPT_S seconds to somebody else.
+
+    Args:
+        what: a function of gigawatch.readings.
+        connection: of the report role.
+        *args: its other arguments, all of them hashable.
+        **given: the same.
+    """
+    entry = _entry((connection.engine.url, what, args, tuple(sorted(given.items()))))
+    with entry.lock:
+        if time.monotonic() >= entry.until:
+            entry.value = what(connection, *args, **given)
+            entry.until = time.monotonic() + KEPT_S
+        value: T = entry.value
+        return value
+
+
+def _entry(key: Any) -> _Entry:
+    with _guard:
+        if key not in _entries and len(_entries) >= MOST:
+            now = time.monotonic()
+            for other in [it for it, entry in _entries.items() if entry.until < now and not entry.lock.locked()]:
+                del _entries[other]
+        return _entries.setdefault(key, _Entry())
