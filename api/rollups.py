@@ -125,6 +125,10 @@ RANGE = """
 MARKED = "SELECT * FROM unnest(%(times)s::timestamptz[], %(node_ids)s::integer[]) AS marked (time, node_id)"
 
 
+# All keys of a step lie between these: chunks beyond are left out once, and not for each key.
+WITHIN = "{table}.time >= %(least)s AND {table}.time < %(most)s"
+
+
 def gpu_sql(level: str, keys: str) -> str:
     """The statement that folds the GPUs' buckets of these keys, and what difference that makes to racks and sites."""
     source = {"1m": "gpu_window", "1h": "gpu_1m", "1d": "gpu_1h"}[level]
@@ -156,6 +160,7 @@ def gpu_sql(level: str, keys: str) -> str:
                 SELECT slot, {columns}
                 FROM gigawatch.{source} AS w CROSS JOIN LATERAL generate_series(1, w.slots) AS slot
                 WHERE w.node_id = keys.node_id AND w.time >= keys.time AND w.time < keys.time + %(width)s
+                    AND {WITHIN.format(table="w")}
             ) AS windows
             GROUP BY slot
         ) AS of_node
@@ -164,6 +169,7 @@ def gpu_sql(level: str, keys: str) -> str:
     ), old AS MATERIALIZED (
         SELECT old.* FROM found
         JOIN {table} AS old ON old.node_id = found.node_id AND old.time = found.time
+            AND {WITHIN.format(table="old")}
     ), placed AS MATERIALIZED (
         -- A bucket stays where it was first folded, wherever the node is now.
         SELECT found.time, found.node_id, coalesce(old.site_id, node.site_id) AS site_id,
@@ -259,6 +265,7 @@ def node_sql(level: str, keys: str) -> str:
     CROSS JOIN LATERAL (
         SELECT {folded} FROM gigawatch.{source} AS w {ticks}
         WHERE w.node_id = keys.node_id AND w.time >= keys.time AND w.time < keys.time + %(width)s
+            AND {WITHIN.format(table="w")}
         HAVING count(*) > 0
     ) AS of_node
     ON CONFLICT (node_id, time) DO UPDATE SET {update}"""
@@ -310,15 +317,16 @@ def seconds_sql(windows: str) -> str:
 
 
 # OFFSET 0 keeps the planner from turning a look-up by index for each key into a join with the whole history.
-WINDOWS_OF_KEYS = """
-    SELECT w.* FROM ({keys}) AS keys CROSS JOIN LATERAL (
+WINDOWS_OF_KEYS = f"""
+    SELECT w.* FROM ({{keys}}) AS keys CROSS JOIN LATERAL (
         SELECT * FROM gigawatch.node_window AS w
-        WHERE w.node_id = keys.node_id AND w.time >= keys.time AND w.time < keys.time + %(width)s OFFSET 0
+        WHERE w.node_id = keys.node_id AND w.time >= keys.time AND w.time < keys.time + %(width)s
+            AND {WITHIN.format(table="w")} OFFSET 0
     ) AS w"""
 WINDOWS_MARKED = f"""
     SELECT w.* FROM ({MARKED}) AS marked CROSS JOIN LATERAL (
         SELECT * FROM gigawatch.node_window AS w
-        WHERE w.node_id = marked.node_id AND w.time = marked.time OFFSET 0
+        WHERE w.node_id = marked.node_id AND w.time = marked.time AND {WITHIN.format(table="w")} OFFSET 0
     ) AS w"""
 
 
@@ -434,7 +442,10 @@ class Folder:
             stop = folded + width if first else min(mark.closed, folded + several * width)
             beyond = min(nodes, first + MOST_BUCKETS)
             self._tell(f"{level} of {folded:%Y-%m-%d %H:%M}, nodes {first} to {beyond - 1}")
-            values = {"start": folded, "stop": stop, "width": width, "first": first, "beyond": beyond}
+            values = {
+                "start": folded, "stop": stop, "width": width, "first": first, "beyond": beyond, "least": folded,
+                "most": stop,
+            }  # fmt: skip
             with self._connection.transaction():
                 buckets += self._fold(level, RANGE, values, WINDOWS_OF_KEYS.format(keys=_bounded(RANGE)))
                 if level == "1m":
@@ -461,17 +472,13 @@ class Folder:
                 with self._connection.transaction():
                     pairs = self._take_marked(level)
                     if pairs:
-                        values = {
-                            "times": [it[0] for it in pairs],
-                            "node_ids": [it[1] for it in pairs],
-                            "width": LEVELS[level],
-                        }
+                        values = _marked(pairs, LEVELS[level]) | {"width": LEVELS[level]}
                         self._tell(f"{level} again: {len(pairs)} buckets from {min(pairs)[0]:%Y-%m-%d %H:%M} on")
                         buckets += self._fold(level, MARKED, values, None)
                         self._mark_above(level, pairs)
                     late = self._take_marked("1s") if level == "1m" else []
                     if late:
-                        seconds = {"times": [it[0] for it in late], "node_ids": [it[1] for it in late]}
+                        seconds = _marked(late, timedelta(milliseconds=1))
                         self._connection.execute(seconds_sql(WINDOWS_MARKED), seconds)
             if not pairs and not late:
                 break
@@ -528,6 +535,14 @@ class Folder:
         if level == "1m" and windows is not None:
             self._connection.execute(seconds_sql(windows), values)
         return int(row[0])
+
+
+def _marked(pairs: Sequence[tuple[datetime, int]], width: timedelta) -> dict[str, Any]:
+    """Parameters of MARKED, and between which times its buckets lie."""
+    times = [it[0] for it in pairs]
+    return {
+        "times": times, "node_ids": [it[1] for it in pairs], "least": min(times), "most": max(times) + width,
+    }  # fmt: skip
 
 
 _EPOCH = datetime(2000, 1, 1, tzinfo=UTC)
