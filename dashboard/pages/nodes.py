@@ -73,7 +73,10 @@ def render(connection: Connection, asked: View, _: Theme, __: datetime) -> Any:
                         ],
                         htmlFor="find",
                     ),
-                    html.Nav(_states(asked, counts), id=f"{live.PREFIX}states-{listed}", className="choice", **{"aria-label": "State"}),
+                    html.Nav(
+                        _states(asked, counts), id=f"{live.PREFIX}states-{listed}", className="choice",
+                        **{"aria-label": "State"},
+                    ),
                 ],
                 className="list-bar",
             ),
