@@ -41,14 +41,19 @@
     const name = (element) => element.textContent.replace(", chosen", "");
     let focused = null;
     document.addEventListener("focusin", (event) => { focused = event.target; });
-    document.addEventListener("focusout", (event) => { if (event.target.isConnected) focused = null; });
+    // Browsers tell of it before they take an element away: whether it left is known a moment later.
+    document.addEventListener("focusout", (event) => setTimeout(() => {
+        if (focused === event.target && focused.isConnected) focused = null;
+    }));
     document.addEventListener("DOMContentLoaded", () => new MutationObserver(() => {
         if (!focused || focused.isConnected || document.activeElement !== document.body) return;
         const like = [...document.querySelectorAll(focused.id ? `#${CSS.escape(focused.id)}` : focused.tagName)];
         const heir = like.find((element) => element.href === focused.href && name(element) === name(focused))
             || like.find((element) => name(element) === name(focused));
+        // What comes may come in parts: until its heir is there, it is waited for.
+        if (!heir) return;
         focused = null;
-        if (heir) heir.focus({ preventScroll: true });
+        heir.focus({ preventScroll: true });
     }).observe(document.body, { childList: true, subtree: true }));
 
     // Between refreshes the age goes on; each badge with data-age says how old its figures were when it came.
