@@ -42,10 +42,13 @@ docs: $(VENV)/.dev ## Write the generated parts of the documentation
 screenshots: $(VENV)/.dev ## Take the pictures of the README from a running demo
 	$(BIN)/python docs/images/take.py
 
-bench: $(VENV)/.dev ## Measure agent, ingest and a gigawatt against limits and peers
+bench: $(VENV)/.dev ## Measure against limits and peers; an hour and a half, 40 GB of disk
 	$(BIN)/python -m bench.agent
+	$(BIN)/python -m bench.wire
 	bench/install-victoria-metrics
 	$(BIN)/python -m bench.ingest
+	$(BIN)/python -m bench.rollup
+	$(BIN)/python -m bench.queries
 	$(BIN)/python -m bench.gigawatt
 
 clean: ## Remove the virtual environment and caches

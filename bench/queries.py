@@ -50,6 +50,8 @@ QUESTIONS = {
     "nodes: 100": "SELECT * FROM report.nodes ORDER BY node_id LIMIT 100",
     "nodes_now: 100": "SELECT * FROM report.nodes_now ORDER BY node_id LIMIT 100",
     "nodes_now: the fleet's power": "SELECT sum(power_w) FROM report.nodes_now",
+    "racks: of a site": "SELECT rack FROM report.racks WHERE site = :site",
+    "known_until": "SELECT report.known_until()",
     "gpus: of a node": "SELECT * FROM report.gpus WHERE node_id = :node_id",
     "gpu_windows: a node's last minute":
         "SELECT * FROM report.gpu_windows WHERE node_id = :node_id AND time >= :minute",
@@ -95,7 +97,8 @@ def api_reads(values: dict[str, Any], gpu_uuid: str) -> dict[str, str]:
         "fleet": "fleet",
         "sites": "sites",
         "nodes: 1,000": "nodes",
-        "nodes: silent": "nodes?silent=true",
+        "nodes: silent": "nodes?state=silent",
+        "nodes/counts": "nodes/counts",
         "node": f"nodes/{node}",
         "node: series, 24 h": f"nodes/{node}/series?{day}",
         "node: ticks, 1 h": f"nodes/{node}/ticks?{hour}",
@@ -284,6 +287,8 @@ def pages(values: dict[str, Any], gpu_uuid: str) -> dict[str, tuple[str, str]]:
         "fleet, a rack": ("/", f"?site={site}&rack={rack}"),
         "nodes": ("/nodes", ""),
         "nodes of a site": ("/nodes", f"?site={site}"),
+        "nodes, the hottest": ("/nodes", "?sort=-temperature"),
+        "nodes, found by name": ("/nodes", f"?find={rack}"),
         "node": (f"/nodes/{node}", ""),
         "node, 24 h": (f"/nodes/{node}", "?range=24h"),
         "node, 30 d": (f"/nodes/{node}", "?range=30d"),
@@ -434,12 +439,15 @@ def main() -> None:
         return
     folder = Path(tempfile.mkdtemp(prefix="gigawatch-bench-"))
     folder.chmod(0o711)
-    large = options.store or folder / "large"
-    if options.store is None:
-        filled(large, options.nodes, Depth())
-    found = ask(large, options.times, small=False)
-    filled(folder / "small", SMALL_NODES, Depth(minutes=60, hours=24, all_minutes=60, all_hours=4))
-    found += ask(folder / "small", options.times, small=True)
+    try:
+        large = options.store or folder / "large"
+        if options.store is None:
+            filled(large, options.nodes, Depth())
+        found = ask(large, options.times, small=False)
+        filled(folder / "small", SMALL_NODES, Depth(minutes=60, hours=24, all_minutes=60, all_hours=4))
+        found += ask(folder / "small", options.times, small=True)
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
     if options.json:
         print(json.dumps([{"name": it.name, "ms": it.all_ms, "sql_ms": it.sql_ms, "trouble": it.trouble}
                           for it in found], indent=1))  # fmt: skip
@@ -451,7 +459,6 @@ def main() -> None:
         above = [it.name for it in found if "above" in it.row()]
         print(f"\nAbove their limit: {', '.join(above) or 'none'}")
     print(f"Python {platform.python_version()}; {os.cpu_count()} cores")
-    shutil.rmtree(folder, ignore_errors=True)
 
 
 if __name__ == "__main__":
