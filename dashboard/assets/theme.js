@@ -77,8 +77,12 @@
     const ask = window.fetch;
     window.fetch = async (...request) => {
         const ours = String(request[0] && request[0].url || request[0]).includes("_dash-update-component");
+        const refresh = ours && String(request[1] && request[1].body).includes("page.children");
+        const place = location.href;
         try {
             const answer = await ask(...request);
+            // A refresh of a page that was left: its parts must not reach the next page's of the same name.
+            if (refresh && answer.ok && place !== location.href) return new Response(null, { status: 204 });
             if (ours && answer.status === 401) {
                 location.assign(`/login?next=${encodeURIComponent(location.pathname + location.search)}`);
             } else if (ours) {

@@ -1,13 +1,12 @@
 """The list of nodes: by page, sorted and searched in the store, since a fleet has more than a browser can hold."""
 
-import zlib
 from datetime import datetime
 from typing import Any
 
 from dash import dcc, html
 from sqlalchemy import Connection
 
-from dashboard import components, live, quantities, recent, view
+from dashboard import components, quantities, recent, view
 from dashboard.components import badge, choice_link
 from dashboard.quantities import UNKNOWN
 from dashboard.theme import Theme
@@ -50,8 +49,6 @@ def render(connection: Connection, asked: View, _: Theme, __: datetime) -> Any:
         connection, asked.where, find=asked.find, state=asked.state, order=asked.sort, descending=asked.descending,
         limit=PAGE_ROWS, offset=(page - 1) * PAGE_ROWS,
     )  # fmt: skip
-    # A refresh of the page before may come after this one: it must find no part by its name here.
-    listed = f"{zlib.crc32(view.query(asked).encode()):08x}"
     return html.Div(
         [
             html.Div(
@@ -74,7 +71,7 @@ def render(connection: Connection, asked: View, _: Theme, __: datetime) -> Any:
                         htmlFor="find",
                     ),
                     html.Nav(
-                        _states(asked, counts), id=f"{live.PREFIX}states-{listed}", className="choice",
+                        _states(asked, counts), id="live-states", className="choice",
                         **{"aria-label": "State"},
                     ),
                 ],
@@ -86,7 +83,7 @@ def render(connection: Connection, asked: View, _: Theme, __: datetime) -> Any:
                     _table(rows, asked) if rows else html.P(_none(asked), className="empty"),
                     _pager("Pages of the list, once more", asked, page, pages, found) if rows else None,
                 ],
-                id=f"{live.PREFIX}nodes-{listed}",
+                id="live-nodes",
                 className="panel nodes-list",
             ),
         ]
