@@ -63,7 +63,7 @@ def test_views_find_in_a_filled_store_what_they_would_in_a_real_one(stored: Engi
     with stored.connect() as connection:
         # A past minute, by GPU and by group.
         minute = STARTS["1m"]
-        by_gpu = one(connection, "SELECT 1000 * sum(energy_j) FROM report.power WHERE time = :it", it=minute)
+        by_gpu = one(connection, "SELECT round(1000 * sum(energy_j)) FROM report.power WHERE time = :it", it=minute)
         assert by_gpu == one(connection, "SELECT sum(energy_mj) FROM gigawatch.site_1m WHERE time = :it", it=minute)
         # An hour in which all is covered.
         hours = connection.execute(
