@@ -63,10 +63,11 @@ def lag_s(engine: Engine) -> float | None:
 
 def watch(process: "subprocess.Popen[str]", api: Api, engine: Engine, server: EmbeddedServer) -> dict[str, Any]:
     """Ask and look until the simulator ends."""
+    used_s = [0.0, 0.0, 0.0]
     took_ms: dict[str, list[float]] = {name: [] for name in READS}
     failed: dict[str, int] = {}
     lags_s, memory_mib = [], []
-    cpu_s = -(tree_cpu_s(api.pid) + tree_cpu_s(server.process.pid))
+    before_s = [tree_cpu_s(it) for it in (api.pid, server.process.pid, process.pid)]
     with api.client("viewer") as client:
         while process.poll() is None:
             due_s = time.monotonic() + EVERY_S
@@ -83,8 +84,10 @@ def watch(process: "subprocess.Popen[str]", api: Api, engine: Engine, server: Em
             if (lag := lag_s(engine)) is not None:
                 lags_s.append(lag)
             memory_mib.append(rss_mib(api.pid))
+            # Of the simulator only while it runs.
+            used_s = [tree_cpu_s(it) for it in (api.pid, server.process.pid, process.pid)]
             time.sleep(max(0.0, due_s - time.monotonic()))
-    cpu_s += tree_cpu_s(api.pid) + tree_cpu_s(server.process.pid)
+    names = ("api", "store", "simulator")
     return {
         "reads_p50_ms": {name: _quantile(values, 0.5) for name, values in took_ms.items()},
         "reads_p95_ms": {name: _quantile(values, 0.95) for name, values in took_ms.items()},
@@ -92,7 +95,7 @@ def watch(process: "subprocess.Popen[str]", api: Api, engine: Engine, server: Em
         "rollup_lag_greatest_s": max(lags_s, default=None),
         "rollup_lag_last_s": lags_s[-1] if lags_s else None,
         "api_memory_mib": [round(it) for it in memory_mib[:: max(1, len(memory_mib) // 10)]],
-        "api_and_store_cpu_s": round(cpu_s, 1),
+        "cpu_s": {name: round(used - before, 1) for name, used, before in zip(names, used_s, before_s, strict=True)},
     }
 
 
