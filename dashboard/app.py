@@ -1,5 +1,6 @@
 """The app: its shell, the way from an address to a page, and what happens when the store is away."""
 
+import gc
 import logging
 import re
 from collections.abc import Callable
@@ -57,7 +58,11 @@ PAGES = (
 
 def create() -> flask.Flask:
     """The server, as a process of granian imports it: settings come from the environment."""
-    return build(settings.load())
+    server = build(settings.load())
+    # Dash's components are many, and stay: looking through them for garbage would take a tenth of a second of a page.
+    gc.collect()
+    gc.freeze()
+    return server
 
 
 def build(loaded: Settings) -> flask.Flask:
