@@ -22,8 +22,6 @@ from gigawatch.wire import Receipt
 
 MOST_ROWS = 40_000
 """GPU windows in one transaction, more or less: it takes some tenths of a second."""
-MANY = 1_000
-"""Requests that wait for no others to join them."""
 ALONE_S = 0.005
 """How long a request waits for others where lately none came at the same time."""
 log = logging.getLogger(__name__)
@@ -62,6 +60,8 @@ class Writer:
         self._most_bytes = most_bytes
         self._waiting_bytes = 0
         self._waiting: collections.deque[_Waiting] = collections.deque()
+        # Two counts, since each is written by one thread alone.
+        self._rows_came = self._rows_taken = 0
         self._came = threading.Event()
         self._is_ending = False
         self._thread = threading.Thread(target=self._work, name="writer")
@@ -96,6 +96,7 @@ class Writer:
         loop = asyncio.get_running_loop()
         answer: asyncio.Future[list[Outcome]] = loop.create_future()
         rows = sum([packed.rows for parcel in parcels for packed in parcel.gpu_windows])
+        self._rows_came += rows
         self._waiting.append(_Waiting(parcels, rows, size_bytes, answer, loop))
         if not self._came.is_set():
             self._came.set()
@@ -112,7 +113,7 @@ class Writer:
             self._came.wait()
             # A transaction for a hundred nodes costs half of one for eight hundred. What comes is not waited for one
             # by one: each wake-up would take the interpreter from those who bring it.
-            if not self._is_ending and len(self._waiting) < MANY:
+            if not self._is_ending and self._rows_came - self._rows_taken < MOST_ROWS:
                 time.sleep(self._gather_s if were_several else min(self._gather_s, ALONE_S))
             if gathered := self._gather():
                 were_several = len(gathered) > 1
@@ -128,6 +129,7 @@ class Writer:
         while self._waiting and rows < MOST_ROWS:
             gathered.append(self._waiting.popleft())
             rows += gathered[-1].rows
+        self._rows_taken += rows
         return gathered
 
     def _answer(self, gathered: list[_Waiting]) -> None:
