@@ -80,7 +80,7 @@ def build(loaded: Settings) -> FastAPI:
         scheduler = Scheduler(engine, loaded.retention) if loaded.server.scheduler else None
         # The writer gives up the interpreter at each of its round trips, and the loop holds it for the usual 5 ms.
         sys.setswitchinterval(SWITCH_S)
-        # Batches hold no cycles, and looking for some with each of them takes a fifth of the time.
+        # Batches hold no cycles, and looking for some took a sixth of the time.
         gc.set_threshold(GARBAGE)
         writer.start()
         if scheduler is not None:

@@ -109,6 +109,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
     parser.add_argument("--nodes", type=int, default=75_000)
     parser.add_argument("--relay-size", type=int, default=100)
+    parser.add_argument("--connections", type=int, default=64, help="of relays, which are 750")
     parser.add_argument("--for", dest="for_s", default="600s")
     parser.add_argument("--workers", type=int, default=2)
     options = parser.parse_args()
@@ -120,9 +121,9 @@ def main() -> None:
             token = folder / "agent.token"
             token.write_text(api.tokens["agent"], encoding="ascii")
             with subprocess.Popen(
-                [sys.executable, "-m", "gigawatch", "simulate", "--nodes", str(options.nodes), "--relay-size",
-                 str(options.relay_size), "--for", options.for_s, "--json", "--server-url", api.url,
-                 "--token-file", str(token)],
+                [sys.executable, "-m", "gigawatch", "simulate", "--nodes", str(options.nodes),
+                 "--relay-size", str(options.relay_size), "--connections", str(options.connections),
+                 "--for", options.for_s, "--json", "--server-url", api.url, "--token-file", str(token)],
                 stdout=subprocess.PIPE, text=True,
             ) as process:  # fmt: skip
                 seen = watch(process, api, engine, server)

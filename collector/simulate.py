@@ -142,7 +142,7 @@ class Progress:
     help="Prepared: batches in one request, as a relay sends them; 1 is the agents' way. [default: 1]",
 )
 @click.option("--processes", type=click.IntRange(1, 256), help="Prepared: processes that send. [default: 1]")
-@click.option("--connections", type=click.IntRange(1, 1_000), help="Prepared: of each process. [default: 4]")
+@click.option("--connections", type=click.IntRange(1, 1_000), help="Prepared: of each process. [default: 32]")
 @click.option("--compress/--no-compress", default=None, help="Prepared: zstd, as agents do. [default: compress]")
 @click.option("--json", "as_json", is_flag=True, help="Print what was sent as JSON at the end.")
 @click.pass_context
@@ -211,7 +211,7 @@ def simulate(
             window_s=window_s,
             relay_size=relay_size or 1,
             processes=processes or 1,
-            connections=connections or 4,
+            connections=connections or 32,
             compress=compress is not False,
         )
         totals, more = _send_prepared(machines, plan, int(history_s), speed, for_s)
