@@ -10,10 +10,10 @@ from datetime import datetime, timedelta
 from itertools import pairwise
 from typing import Any
 
-import plotly.graph_objects as go
 from msgspec import Struct
 
 from dashboard import quantities
+from dashboard.drawing import Drawing
 from dashboard.theme import FONT, Theme
 from dashboard.view import Heat, Period
 from gigawatch.readings import (
@@ -39,7 +39,7 @@ Values = list[float | None]
 class Chart(Struct, frozen=True):
     """A figure, and what it says in words."""
 
-    figure: Any
+    figure: Drawing
     summary: str
 
 
@@ -63,7 +63,8 @@ def power(rows: Sequence[PowerPoint], period: Period, theme: Theme, known: datet
         upper = [low + (value or 0) / factor for low, value in zip(base, line.values, strict=True)]
         present = [value is not None for value in line.values]
         _area(figure, times, period.step, base, upper, present, colour, line.label, group=line.label)
-        figure.add_scatter(
+        figure.trace(
+            "scatter",
             x=_middles(times, period.step), y=_where(upper, present), mode="lines", name=line.label,
             legendgroup=line.label, line={"color": colour, "width": 1.4}, connectgaps=False,
             customdata=[quantities.power(value) for value in line.values],
@@ -75,7 +76,7 @@ def power(rows: Sequence[PowerPoint], period: Period, theme: Theme, known: datet
     due = [time for time in times if known is None or time < known]
     coverage = coverages(rows, due)
     _coverage(figure, due, period.step, coverage, theme)
-    figure.update_layout(
+    figure.lay_out(
         yaxis={"title": {"text": unit}, "rangemode": "tozero", "tickformat": "~g"},
         yaxis2={"domain": [0, 0.055], "range": [0, 1], "visible": False, "fixedrange": True},
         hovermode="x unified",
@@ -145,14 +146,15 @@ def gpu_power(rows: Sequence[GpuPoint], events: Sequence[EventRow], period: Peri
         if row and row.energy_method not in {None, "counter"}
     ]  # fmt: skip
     if weak:
-        figure.add_scatter(
-            x=[time + period.step / 2 for time, _ in weak], y=[0] * len(weak), mode="markers",
+        figure.trace(
+            "scatter",
+            x=[_ms(time + period.step / 2) for time, _ in weak], y=[0] * len(weak), mode="markers",
             name="Not from the counter", marker={"symbol": "line-ns-open", "size": 7, "color": theme.warn},
             customdata=[row.energy_method for _, row in weak], hovertemplate="energy %{customdata}<extra></extra>",
         )  # fmt: skip
     _marks(figure, events, period, theme)
     _axis(figure, "W")
-    figure.update_layout(yaxis={"rangemode": "tozero"})
+    figure.lay_out(yaxis={"rangemode": "tozero"})
     if not _known(mean):
         _say_empty(figure, theme)
     said = f"Power. {_words(mean, quantities.power)}"
@@ -171,15 +173,12 @@ def temperatures(rows: Sequence[GpuPoint], slowdown_c: int | None, period: Perio
     )  # fmt: skip
     if slowdown_c is None:
         return chart
-    chart.figure.add_hline(
-        y=slowdown_c, line={"color": theme.bad, "width": 1.2, "dash": "dash"},
-        annotation={
-            "text": f"slowdown {slowdown_c} °C", "font": {"color": theme.bad, "size": 11}, "yanchor": "bottom",
-        },
-        annotation_position="top left",
+    chart.figure.across(
+        slowdown_c, {"color": theme.bad, "width": 1.2, "dash": "dash"}, f"slowdown {slowdown_c} °C",
+        {"color": theme.bad, "size": 11},
     )  # fmt: skip
     highest = max((v for line in series for v in line.values if v is not None), default=slowdown_c)
-    chart.figure.update_layout(yaxis={"range": [None, max(slowdown_c, highest) + 8]})
+    chart.figure.lay_out(yaxis={"range": [None, max(slowdown_c, highest) + 8]})
     return Chart(chart.figure, f"{chart.summary} It slows down at {quantities.celsius(slowdown_c)}.")
 
 
@@ -196,16 +195,17 @@ def clocks(rows: Sequence[GpuPoint], period: Period, theme: Theme) -> Chart:
     bands = held_down(rows, period)
     for start, stop, reasons in bands:
         hard = any("hardware" in reason or "brake" in reason or "thermal" in reason for reason in reasons)
-        chart.figure.add_vrect(
-            x0=_ms(start), x1=_ms(stop), fillcolor=theme.bad if hard else theme.warn, opacity=0.16, line_width=0,
+        chart.figure.band(
+            _ms(start), _ms(stop), fillcolor=theme.bad if hard else theme.warn, opacity=0.16, line={"width": 0},
             layer="below",
         )  # fmt: skip
-        chart.figure.add_scatter(
-            x=[start + (stop - start) / 2], y=[0], mode="markers", showlegend=False,
+        chart.figure.trace(
+            "scatter",
+            x=[_ms(start + (stop - start) / 2)], y=[0], mode="markers", showlegend=False,
             marker={"symbol": "triangle-up", "size": 8, "color": theme.bad if hard else theme.warn},
             hovertemplate=f"held down by {', '.join(reasons)}<extra></extra>",
         )  # fmt: skip
-    chart.figure.update_layout(yaxis={"rangemode": "tozero"})
+    chart.figure.lay_out(yaxis={"rangemode": "tozero"})
     said = "; ".join(f"{quantities.clock(start)} by {', '.join(reasons)}" for start, _, reasons in bands[:5])
     return Chart(chart.figure, chart.summary + (f" Held down from {said}." if said else " Nothing held them down."))
 
@@ -276,13 +276,16 @@ def ticks(rows: Sequence[Tick], theme: Theme) -> Chart:
             shown.append(None)
         at.append(time)
         shown.append(value)
-    figure.add_scatter(
-        x=at, y=[None if value is None else _short(value / factor) for value in shown], mode="lines",
+    figure.trace(
+        "scatter",
+        x=[_ms(time) for time in at],
+        y=[None if value is None else _short(value / factor) for value in shown], mode="lines",
         line={"color": theme.series[0], "width": 1.3, "shape": "hv"}, name="GPUs", showlegend=False,
         customdata=[quantities.power(value) for value in shown],
         hovertemplate="%{x|%H:%M:%S} · %{customdata}<extra></extra>",
     )  # fmt: skip
     _axis(figure, unit)
+    figure.lay_out(xaxis={"type": "date"})
     if not _known(values):
         _say_empty(figure, theme)
     return Chart(figure, f"Power of the node's GPUs, tick by tick. {_words(values, quantities.power)}")
@@ -366,7 +369,8 @@ def spectrum(rows: Sequence[SpectrumLine], theme: Theme) -> Chart:
     """Amplitude of oscillations by frequency, with the peak that stands out."""
     factor, unit = quantities.scale(max((row.amplitude_w for row in rows), default=0), "W")
     figure = _figure(theme, None, height=280)
-    figure.add_scatter(
+    figure.trace(
+        "scatter",
         x=[row.frequency_hz for row in rows], y=[_short(row.amplitude_w / factor) for row in rows], mode="lines",
         line={"color": theme.series[0], "width": 1.4}, fill="tozeroy", fillcolor=_faint(theme.series[0], 0.18),
         customdata=[
@@ -378,14 +382,14 @@ def spectrum(rows: Sequence[SpectrumLine], theme: Theme) -> Chart:
     peak = peak_of(rows)
     if peak is not None:
         # Annotations of a logarithmic axis stand at the exponent.
-        figure.add_annotation(
+        figure.note(
             x=math.log10(peak.frequency_hz), y=_short(peak.amplitude_w / factor), text=peak.words,
             showarrow=True, arrowcolor=theme.border_strong, arrowwidth=1, arrowhead=0, ax=0, ay=-22,
             font={"size": 12, "color": theme.text},
         )  # fmt: skip
     _axis(figure, unit)
     marks = [0.001, 0.005, 0.02, 0.1, 0.5]
-    figure.update_layout(
+    figure.lay_out(
         yaxis={"rangemode": "tozero"},
         margin={"t": 34},
         xaxis={"type": "log", "tickvals": marks, "ticktext": [f"{1 / mark:g} s" for mark in marks],
@@ -394,7 +398,7 @@ def spectrum(rows: Sequence[SpectrumLine], theme: Theme) -> Chart:
     )  # fmt: skip
     if not rows:
         _say_empty(figure, theme)
-        figure.update_xaxes(showticklabels=False, title=None)
+        figure.lay_out(xaxis={"showticklabels": False, "title": {"text": ""}})
         return Chart(figure, "Amplitude of oscillations by frequency. No stretch of 64 comparable seconds.")
     return Chart(figure, f"Amplitude of oscillations by frequency. {peak.words if peak else 'No peak stands out.'}")
 
@@ -449,12 +453,13 @@ def _seconds(
     period: Period,
     theme: Theme,
     height: int,
-) -> Any:
+) -> Drawing:
     greatest = max((abs(value) for _, (_, values), _ in lines for value in values if value is not None), default=0)
     factor, unit = quantities.scale(greatest, unit)
     figure = _figure(theme, period, height=height)
     for label, (times, values), colour in lines:
-        figure.add_scatter(
+        figure.trace(
+            "scatter",
             x=[_ms(time) for time in times],
             y=[None if value is None else float(f"{value / factor:.6g}") for value in values],
             mode="lines", line={"color": colour, "width": 1.2, "shape": "hv"}, name=label, connectgaps=False,
@@ -550,7 +555,8 @@ def heat_map_loads(
     between = [f"{low} to {high} {unit}" for low, high in pairwise(edges[1:-1])]
     spans = ["no data", f"less than {edges[1]} {unit}", *between, f"{edges[-2]} {unit} or more"]
     figure = _figure(theme, None, height=max(170, 96 + 34 * len(shown)))
-    figure.add_heatmap(
+    figure.trace(
+        "heatmap",
         x=list(range(columns + 1)), y=shown, xgap=1.5, ygap=3, zmin=0,
         # Shares of the site, their root: a few nodes at an end are what one looks for.
         z=[[math.sqrt(cell / sum(counts[site])) if cell else None for cell in counts[site]] for site in shown],
@@ -565,7 +571,7 @@ def heat_map_loads(
         ],
         hovertemplate="%{hovertext}<extra></extra>",
     )  # fmt: skip
-    figure.update_layout(
+    figure.lay_out(
         xaxis={"tickmode": "array", "tickvals": [0, *(place + 0.5 for place in range(1, columns))], "tickangle": 0,
                "ticktext": ["–", *edges[1:-1]], "title": {"text": f"{title}; –: no data"}, "fixedrange": True},
         yaxis={"autorange": "reversed", "showgrid": False, "fixedrange": True, "tickfont": {"size": 12}, "ticks": ""},
@@ -625,7 +631,8 @@ def _heat_map(
         "x": _edges(padded, width), "y": names, "xgap": 1.5, "ygap": 3, "hovertext": texts, "customdata": targets,
         "hovertemplate": "%{hovertext}<extra></extra>",
     }  # fmt: skip
-    figure.add_heatmap(
+    figure.trace(
+        "heatmap",
         z=[[None if known is None else round(known, 1) for known in found] for found in values],
         zmin=least, zmax=most, hoverongaps=False,
         colorscale=[[number / (len(colours) - 1), colour] for number, colour in enumerate(colours)],
@@ -637,13 +644,14 @@ def _heat_map(
         **shared,
     )  # fmt: skip
     if any(mark for marks in absent for mark in marks):
-        figure.add_heatmap(
+        figure.trace(
+            "heatmap",
             z=absent, zmin=0, zmax=1, showscale=False, hoverongaps=False,
             colorscale=[[0, theme.absent], [1, theme.absent]],
             **{**shared, "text": [["×" if mark else "" for mark in marks] for marks in absent],
                "texttemplate": "%{text}", "textfont": {"color": theme.text, "size": 11}},
         )  # fmt: skip
-    figure.update_layout(
+    figure.lay_out(
         xaxis={"visible": False, "fixedrange": True},
         yaxis={"autorange": "reversed", "showgrid": False, "fixedrange": True, "tickfont": {"size": 12}, "ticks": ""},
         hovermode="closest", margin={"l": 8, "r": 8, "t": 44, "b": 6},
@@ -746,15 +754,14 @@ def _table(
 _DASHES = ("solid", "dot", "dash")
 
 
-def _figure(theme: Theme, period: Period | None, *, height: int, rows: tuple[float, float] = (0, 1)) -> Any:
+def _figure(theme: Theme, period: Period | None, *, height: int, rows: tuple[float, float] = (0, 1)) -> Drawing:
     axis = {
         "gridcolor": theme.grid, "linecolor": theme.border, "zeroline": False, "automargin": True,
         "showticklabels": True,
         "tickfont": {"size": 11, "color": theme.text_muted}, "title": {"font": {"size": 11}, "standoff": 6},
     }  # fmt: skip
-    figure = go.Figure()
-    figure.update_layout(
-        template="none", height=height, autosize=True, paper_bgcolor="rgba(0,0,0,0)", plot_bgcolor="rgba(0,0,0,0)",
+    figure = Drawing(
+        height=height, autosize=True, paper_bgcolor="rgba(0,0,0,0)", plot_bgcolor="rgba(0,0,0,0)",
         font={"family": FONT, "size": 12, "color": theme.text_muted}, margin={"l": 8, "r": 12, "t": 8, "b": 8},
         uirevision="keep", separators=".\u202f", dragmode="zoom",
         xaxis={**axis, "showgrid": False, "showspikes": True, "spikemode": "across", "spikethickness": 1,
@@ -767,7 +774,7 @@ def _figure(theme: Theme, period: Period | None, *, height: int, rows: tuple[flo
                 "itemsizing": "constant"},
     )  # fmt: skip
     if period is not None:
-        figure.update_layout(
+        figure.lay_out(
             xaxis={
                 "type": "date",
                 "hoverformat": "%b %d %H:%M:%S",
@@ -782,24 +789,24 @@ def _figure(theme: Theme, period: Period | None, *, height: int, rows: tuple[flo
     return figure
 
 
-def _say_empty(figure: Any, theme: Theme) -> None:
-    figure.add_annotation(
-        text="No data in this period", x=0.5, y=0.5, xref="paper", yref="paper", showarrow=False,
+def _say_empty(figure: Drawing, theme: Theme) -> None:
+    figure.note(
+        text="No data in this period", x=0.5, y=0.5, xref="paper", yref="paper",
         font={"size": 14, "color": theme.text_muted},
     )  # fmt: skip
     # An axis of numbers would pretend that there is something to read off.
-    figure.update_yaxes(showticklabels=False, title=None)
+    figure.lay_out(yaxis={"showticklabels": False, "title": {"text": ""}})
 
 
-def _axis(figure: Any, unit: str, top: float | None = None) -> None:
-    figure.update_layout(
+def _axis(figure: Drawing, unit: str, top: float | None = None) -> None:
+    figure.lay_out(
         yaxis={"title": {"text": unit}, "tickformat": "~g", **({"range": [0, top]} if top else {})},
         hovermode="x unified",
     )
 
 
 def _line(
-    figure: Any,
+    figure: Drawing,
     times: Sequence[datetime],
     step: timedelta,
     line: Series,
@@ -812,7 +819,8 @@ def _line(
     legend: bool = True,
 ) -> None:
     alone = _alone(line.values)
-    figure.add_scatter(
+    figure.trace(
+        "scatter",
         x=_middles(times, step), y=[None if value is None else _short(value / factor) for value in line.values],
         # A lone bin between two gaps has no line to be on.
         mode="lines+markers" if any(alone) else "lines", marker={"size": [5 if it else 0 for it in alone]},
@@ -823,7 +831,7 @@ def _line(
 
 
 def _area(
-    figure: Any,
+    figure: Drawing,
     times: Sequence[datetime],
     step: timedelta,
     low: Sequence[float],
@@ -843,14 +851,18 @@ def _area(
         bottom = [low[first], *low[first:last], low[last - 1]]
         xs += [_ms(time) for time in (*at, *reversed(at))] + [None]
         ys += [_short(value) for value in (*top, *reversed(bottom))] + [None]
-    figure.add_scatter(
+    figure.trace(
+        "scatter",
         x=xs, y=ys, mode="lines", line={"width": 0}, fill="toself", fillcolor=_faint(colour, opacity),
         hoverinfo="skip", showlegend=False, name=label, legendgroup=group,
     )  # fmt: skip
 
 
-def _coverage(figure: Any, times: Sequence[datetime], step: timedelta, coverage: Sequence[float], theme: Theme) -> None:
-    figure.add_bar(
+def _coverage(
+    figure: Drawing, times: Sequence[datetime], step: timedelta, coverage: Sequence[float], theme: Theme
+) -> None:
+    figure.trace(
+        "bar",
         x=_middles(times, step), y=[1] * len(times), width=step.total_seconds() * 1000, yaxis="y2", showlegend=False,
         marker={"color": [_shade(share, theme) for share in coverage], "line": {"width": 0}}, name="Coverage",
         customdata=[quantities.share(share) for share in coverage],
@@ -864,13 +876,12 @@ def _shade(share: float, theme: Theme) -> str:
     return theme.warn if share > 0 else theme.bad
 
 
-def _marks(figure: Any, events: Sequence[EventRow], period: Period, theme: Theme) -> None:
+def _marks(figure: Drawing, events: Sequence[EventRow], period: Period, theme: Theme) -> None:
     for event in events:
         if event.severity == "critical" and period.start <= event.time < period.stop:
-            figure.add_vline(
-                x=_ms(event.time), line={"color": theme.bad, "width": 1.2, "dash": "dot"},
-                annotation={"text": f"XID {event.code}" if event.code is not None else event.kind,
-                            "font": {"color": theme.bad, "size": 11}},
+            figure.upright(
+                _ms(event.time), {"color": theme.bad, "width": 1.2, "dash": "dot"},
+                f"XID {event.code}" if event.code is not None else event.kind, {"color": theme.bad, "size": 11},
             )  # fmt: skip
 
 

@@ -52,13 +52,12 @@ def update(found: dict[str, dict[str, Any]], new: Digests, held: Digests) -> boo
     return True
 
 
-def _without_view(figure: Any) -> Patch:
+def _without_view(figure: dict[str, Any]) -> Patch:
     """All of a figure but what its reader may have chosen: the part of it to look at."""
-    content = figure.to_plotly_json()
     patch = Patch()
-    patch["data"] = content["data"]
+    patch["data"] = figure["data"]
     # What a figure no longer has must go.
-    for key, value in ({"annotations": [], "shapes": []} | content["layout"]).items():
+    for key, value in ({"annotations": [], "shapes": []} | figure["layout"]).items():
         if not key.startswith(("xaxis", "yaxis")):
             patch["layout"][key] = value
             continue

@@ -4,6 +4,7 @@ from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import msgspec
+import plotly.graph_objects as go
 import pytest
 
 from dashboard import figures, theme
@@ -50,13 +51,18 @@ def gpu_now(index: int, *, node_id: int = 1, rack: str = "r1", **values: Any) ->
     return GpuNow(**{**blank, **usual, **values})
 
 
+def plotly(chart: figures.Chart) -> go.Figure:
+    """The chart as plotly's own figure, which takes no property that plotly does not know."""
+    return go.Figure(chart.figure)
+
+
 def named(chart: figures.Chart, name: str, mode: str = "lines") -> Any:
-    return next(it for it in chart.figure.data if it.name == name and it.fill is None and mode in (it.mode or ""))
+    return next(it for it in plotly(chart).data if it.name == name and it.fill is None and mode in (it.mode or ""))
 
 
 def areas(chart: figures.Chart, name: str) -> list[int]:
     """Lengths of the runs of one group's area."""
-    area = next(it for it in chart.figure.data if it.name == name and it.fill == "toself")
+    area = next(it for it in plotly(chart).data if it.name == name and it.fill == "toself")
     runs, length = [], 0
     for x in area.x:
         if x is None:
@@ -74,7 +80,7 @@ def test_a_bin_without_rows_is_a_gap_in_line_and_area() -> None:
     assert list(line.y) == [6.0, 6.0, None, 6.0, 6.0, 6.0]
     assert line.connectgaps is False
     assert len(areas(chart, "oslo")) == 2
-    assert chart.figure.layout.yaxis.title.text == "kW"
+    assert plotly(chart).layout.yaxis.title.text == "kW"
     assert "below 95 % in 1 of 6 bins" in chart.summary
 
 
@@ -111,7 +117,7 @@ def test_coverage_of_a_short_bin_at_the_edge_is_that_of_its_part() -> None:
 
 def test_the_reader_s_zoom_outlives_a_refresh() -> None:
     chart = figures.power([power_point(0, "a", 1.0)], PERIOD, theme.LIGHT)
-    assert chart.figure.layout.xaxis.range is None
+    assert plotly(chart).layout.xaxis.range is None
 
 
 @pytest.mark.parametrize("name", theme.THEME_NAMES)
@@ -125,7 +131,7 @@ def test_no_rows_at_all_are_said(name: theme.ThemeName) -> None:
         figures.node_parts([], PERIOD, chosen),
         figures.node_gpus([], PERIOD, chosen),
     ):
-        assert [note.text for note in chart.figure.layout.annotations] == ["No data in this period"]
+        assert [note.text for note in plotly(chart).layout.annotations] == ["No data in this period"]
         assert "No data in this period" in chart.summary
     assert "no data" in figures.heat_map_gpus([], "power", str, chosen).summary
 
@@ -133,7 +139,7 @@ def test_no_rows_at_all_are_said(name: theme.ThemeName) -> None:
 def test_a_lone_bin_between_gaps_is_a_dot() -> None:
     line = figures.Series("GPU", [None, 5.0, None, 1.0, 2.0, None])
     chart = figures.lines([line], PERIOD, theme.LIGHT, unit="%", words=str, title="x")
-    assert list(chart.figure.data[0].marker.size) == [0, 5, 0, 0, 0, 0]
+    assert list(plotly(chart).data[0].marker.size) == [0, 5, 0, 0, 0, 0]
 
 
 def test_a_gpu_s_power_has_its_band_limit_marks_and_events() -> None:
@@ -147,15 +153,15 @@ def test_a_gpu_s_power_has_its_band_limit_marks_and_events() -> None:
     assert list(named(chart, "Mean power").y)[:3] == [500.0, 510.0, None]
     assert len(areas(chart, "Least to greatest")) == 1
     assert list(named(chart, "Not from the counter", "markers").customdata) == ["estimated"]
-    assert [note.text for note in chart.figure.layout.annotations] == ["XID 79"]
+    assert [note.text for note in plotly(chart).layout.annotations] == ["XID 79"]
     assert "In 1 bins not from the energy counter" in chart.summary
 
 
 def test_temperatures_show_where_the_gpu_slows_down() -> None:
     chart = figures.temperatures([gpu_point(0, gpu_temp_max_c=80)], 87, PERIOD, theme.DARK)
-    assert chart.figure.layout.shapes[0].y0 == 87
+    assert plotly(chart).layout.shapes[0].y0 == 87
     assert "slows down at 87\u00a0°C" in chart.summary
-    assert [it.name for it in chart.figure.data] == ["GPU"]  # no memory temperature was read
+    assert [it.name for it in plotly(chart).data] == ["GPU"]  # no memory temperature was read
 
 
 def test_clocks_held_down_are_bands_of_like_reasons() -> None:
@@ -172,7 +178,7 @@ def test_clocks_held_down_are_bands_of_like_reasons() -> None:
         (START, START + 2 * MINUTE), (START + 2 * MINUTE, START + 3 * MINUTE), (START + 5 * MINUTE, START + 6 * MINUTE),
     ]  # fmt: skip
     chart = figures.clocks(rows, PERIOD, theme.LIGHT)
-    assert [shape.fillcolor for shape in chart.figure.layout.shapes] == [
+    assert [shape.fillcolor for shape in plotly(chart).layout.shapes] == [
         theme.LIGHT.warn, theme.LIGHT.bad, theme.LIGHT.warn,
     ]  # fmt: skip
     assert "hardware thermal slowdown" in chart.summary
@@ -183,7 +189,7 @@ def test_a_missed_tick_is_a_gap() -> None:
     rows = [
         Tick(time=START + number * second, gpu_power_w=None if number == 2 else 4_000.0) for number in (0, 1, 2, 6, 7)
     ]
-    line = figures.ticks(rows, theme.LIGHT).figure.data[0]
+    line = plotly(figures.ticks(rows, theme.LIGHT)).data[0]
     assert [y is None for y in line.y].count(True) == 2
     assert line.connectgaps is None
 
@@ -194,7 +200,7 @@ def test_parts_that_a_node_cannot_read_are_left_out() -> None:
         dram_power_w=None, node_power_w=5_000.0, ticks_taken=60, ticks_expected=60, rejected_readings=0,
     )  # fmt: skip
     chart = figures.node_parts([row], PERIOD, theme.LIGHT)
-    assert [it.name for it in chart.figure.data] == ["Whole node", "GPUs"]
+    assert [it.name for it in plotly(chart).data] == ["Whole node", "GPUs"]
 
 
 def test_the_heat_map_crosses_out_what_does_not_report_and_leads_to_each_gpu() -> None:
@@ -203,7 +209,7 @@ def test_the_heat_map_crosses_out_what_does_not_report_and_leads_to_each_gpu() -
         gpu_now(0, node_id=2, power_w=700.0), gpu_now(0, node_id=3, rack="r2", power_w=70.0),
     ]  # fmt: skip
     chart = figures.heat_map_gpus(gpus, "power", lambda gpu: f"/gpus/{gpu.gpu_uuid}", theme.LIGHT)
-    values, absent = chart.figure.data
+    values, absent = plotly(chart).data
     assert [list(row) for row in values.z] == [[50.0, None, None, 100.0], [10.0, None, None, None]]
     assert [list(row) for row in absent.z] == [[None, 1, None, None], [None] * 4]
     assert values.customdata[0][3] == "/gpus/GPU-2-0"
@@ -214,8 +220,8 @@ def test_the_heat_map_crosses_out_what_does_not_report_and_leads_to_each_gpu() -
 
 def test_a_value_that_is_zero_is_not_absent() -> None:
     chart = figures.heat_map_gpus([gpu_now(0, power_w=0.0)], "power", str, theme.LIGHT)
-    assert len(chart.figure.data) == 1
-    assert chart.figure.data[0].z[0][0] == 0
+    assert len(plotly(chart).data) == 1
+    assert plotly(chart).data[0].z[0][0] == 0
 
 
 def second(place: int, power_w: float, *, complete: bool = True, ramp: float | None = None) -> SiteSecond:
@@ -261,7 +267,7 @@ def test_a_spectrum_names_the_peak_that_stands_out_and_no_other() -> None:
     assert "No peak stands out" in plain.summary
     found = figures.spectrum([line(k, 121_000 if k == 2 else None) for k in range(1, 33)], theme.LIGHT)
     assert "every 31 s, by ±121 kW" in found.summary.replace("\u00a0", " ")
-    assert len(found.figure.layout.annotations) == len(plain.figure.layout.annotations) + 1
+    assert len(plotly(found).layout.annotations) == len(plotly(plain).layout.annotations) + 1
     assert "No stretch" in figures.spectrum([], theme.LIGHT).summary
 
 
@@ -273,7 +279,7 @@ def test_loads_are_counted_in_bins_without_losing_a_node(heat: Heat) -> None:
         LoadBin(site="austin", low=0.0, nodes=7),
     ]  # fmt: skip
     drawn = figures.heat_map_loads(bins, heat, lambda site: f"/nodes?site={site}", LIGHT)
-    cells = drawn.figure.data[0]
+    cells = plotly(drawn).data[0]
     assert list(cells.y) == ["oslo", "austin"]
     assert [cells.text[0][0], *filter(None, cells.text[0][1:])] == ["3", "1", "1.23k", "2"]
     assert list(filter(None, cells.text[1])) == ["7"]
@@ -285,5 +291,5 @@ def test_loads_are_counted_in_bins_without_losing_a_node(heat: Heat) -> None:
 
 
 def test_power_that_is_not_summed_yet_is_no_gap() -> None:
-    figure = figures.power([], PERIOD, LIGHT, PERIOD.start + 2 * PERIOD.step).figure
+    figure = plotly(figures.power([], PERIOD, LIGHT, PERIOD.start + 2 * PERIOD.step))
     assert len(next(trace for trace in figure.data if trace.name == "Coverage").x) == 2
