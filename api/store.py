@@ -281,6 +281,8 @@ class _Transaction:
         ]
         rows = self._connection.execute(_UPSERT_NODES, [Jsonb(nodes)])
         node_ids = dict(rows.fetchall())
+        offsets_ms = {node_ids[it.batch.machine_id]: it.clock_offset_ms for it in parcels}
+        self._connection.execute(_INTRODUCE, [list(offsets_ms), list(offsets_ms.values())])
         gpus = [
             {"node_id": node_ids[machine_id], **gpu}
             for machine_id, inventory in by_machine.items()
@@ -337,13 +339,13 @@ class _Transaction:
             {"node_ids": [gpu["node_id"] for gpu in gpus], "uuids": uuids, "ids": ids},
         )
         run(
-            "UPDATE gigawatch.node SET gpus = coalesce(now.gpus, 0), gpu_model = now.gpu_model,"
-            " temp_slowdown_c = now.temp_slowdown_c"
+            "UPDATE gigawatch.node_now SET gpus_expected = coalesce(its.gpus, 0), gpu_model = its.gpu_model,"
+            " temp_slowdown_c = its.temp_slowdown_c"
             " FROM unnest(%(changed)s::integer[]) AS changed (node_id) LEFT JOIN ("
             "     SELECT node_id, count(*) AS gpus, min(temp_slowdown_c) AS temp_slowdown_c,"
             "         CASE WHEN min(model) = max(model) THEN min(model) END AS gpu_model"
             "     FROM gigawatch.gpu WHERE removed IS NULL AND node_id = ANY(%(changed)s) GROUP BY node_id"
-            " ) AS now USING (node_id) WHERE node.node_id = changed.node_id",
+            " ) AS its USING (node_id) WHERE node_now.node_id = changed.node_id",
             {"changed": changed},
         )
         self._learn(node_ids)
@@ -661,7 +663,7 @@ class _Newest:
         nothing = [None] * 10
         rows = [(node_id, self._offsets[node_id], *newest.get(node_id, nothing)) for node_id in sorted(self._offsets)]
         if rows:
-            connection.execute(_UPSERT_NOW, [_array(column) for column in zip(*rows, strict=True)])
+            connection.execute(_UPDATE_NOW, [_array(column) for column in zip(*rows, strict=True)])
 
 
 def _summaries(grid: NodeGrid) -> NDArray[np.int64]:
@@ -702,22 +704,27 @@ _NOW = (
 )  # fmt: skip
 _SUMMED = ("covered_ms", "energy_mj", "power_limit_mw", "gpu_util_pm", "gpu_temp_max_c", "clock_event_reasons")
 _IS_NEWER = (
-    "now.time IS NULL OR excluded.time >= now.time"
-    " AND (excluded.gpus >= now.gpus OR excluded.time - now.time >= interval '10 s')"
+    "now.time IS NULL OR new.time >= now.time AND (new.gpus >= now.gpus OR new.time - now.time >= interval '10 s')"
 )
-_UPSERT_NOW = f"""
-    INSERT INTO gigawatch.node_now AS now (node_id, clock_offset_ms, last_seen, time, {", ".join(_NOW)})
-    SELECT node_id, clock_offset_ms, now(), to_timestamp(start_ms / 1000.0), gpus, gpus_throttled,
-        power_mw, power_limit_mw, gpu_util_pm, gpu_util_gpus,
-        nullif(gpu_temp_max_c, {copying.ABSENT["gpu_temp_max_c"]}), gpu_power_max_mw,
-        nullif(gpu_util_max_pm, {copying.ABSENT["gpu_util_pm"]})
-    FROM unnest(%s::integer[], %s::integer[], %s::bigint[], %s::smallint[], %s::smallint[], %s::bigint[], %s::bigint[],
-        %s::integer[], %s::smallint[], %s::smallint[], %s::integer[], %s::smallint[])
-        AS new (node_id, clock_offset_ms, start_ms, gpus, gpus_throttled, power_mw, power_limit_mw, gpu_util_pm,
-            gpu_util_gpus, gpu_temp_max_c, gpu_power_max_mw, gpu_util_max_pm)
-    ON CONFLICT (node_id) DO UPDATE SET last_seen = excluded.last_seen, clock_offset_ms = excluded.clock_offset_ms,
-        time = CASE WHEN {_IS_NEWER} THEN excluded.time ELSE now.time END,
-        {", ".join(f"{it} = CASE WHEN {_IS_NEWER} THEN excluded.{it} ELSE now.{it} END" for it in _NOW)}"""
+_UPDATE_NOW = f"""
+    UPDATE gigawatch.node_now AS now SET last_seen = now(), clock_offset_ms = new.clock_offset_ms,
+        {", ".join(f"{it} = CASE WHEN {_IS_NEWER} THEN new.{it} ELSE now.{it} END" for it in ("time", *_NOW))}
+    FROM (
+        SELECT node_id, clock_offset_ms, to_timestamp(start_ms / 1000.0) AS time, gpus, gpus_throttled, power_mw,
+            power_limit_mw, gpu_util_pm, gpu_util_gpus,
+            nullif(gpu_temp_max_c, {copying.ABSENT["gpu_temp_max_c"]}) AS gpu_temp_max_c, gpu_power_max_mw,
+            nullif(gpu_util_max_pm, {copying.ABSENT["gpu_util_pm"]}) AS gpu_util_max_pm
+        FROM unnest(%s::integer[], %s::integer[], %s::bigint[], %s::smallint[], %s::smallint[], %s::bigint[],
+            %s::bigint[], %s::integer[], %s::smallint[], %s::smallint[], %s::integer[], %s::smallint[])
+            AS its (node_id, clock_offset_ms, start_ms, gpus, gpus_throttled, power_mw, power_limit_mw, gpu_util_pm,
+                gpu_util_gpus, gpu_temp_max_c, gpu_power_max_mw, gpu_util_max_pm)
+    ) AS new WHERE now.node_id = new.node_id"""
+_INTRODUCE = """
+    INSERT INTO gigawatch.node_now (node_id, last_seen, clock_offset_ms, site_id, rack_id, simulated)
+    SELECT node_id, now(), clock_offset_ms, site_id, rack_id, simulated
+    FROM unnest(%s::integer[], %s::integer[]) AS new (node_id, clock_offset_ms) JOIN gigawatch.node USING (node_id)
+    ON CONFLICT (node_id) DO UPDATE SET site_id = excluded.site_id, rack_id = excluded.rack_id,
+        simulated = excluded.simulated"""
 
 
 _NODE_VALUES = (

@@ -44,19 +44,21 @@ def store(connection: Connection) -> None:
             LEFT JOIN flat_window ON flat_window.gpu_id = gpu_slot.gpu_id AND flat_window.time = windows.time
         ) AS filled
         GROUP BY time, node_id""",
-        """UPDATE gigawatch.node SET gpus = now.gpus, gpu_model = now.gpu_model, temp_slowdown_c = now.temp_slowdown_c
-        FROM (
-            SELECT node_id, count(*) AS gpus, min(temp_slowdown_c) AS temp_slowdown_c,
-                CASE WHEN min(model) = max(model) THEN min(model) END AS gpu_model
-            FROM gigawatch.gpu WHERE removed IS NULL GROUP BY node_id
-        ) AS now WHERE now.node_id = node.node_id""",
         """INSERT INTO gigawatch.node_now (node_id, last_seen, clock_offset_ms, time, gpus, gpus_throttled, power_mw,
-            power_limit_mw, gpu_util_pm, gpu_util_gpus, gpu_temp_max_c, gpu_power_max_mw, gpu_util_max_pm)
+            power_limit_mw, gpu_util_pm, gpu_util_gpus, gpu_temp_max_c, gpu_power_max_mw, gpu_util_max_pm,
+            site_id, rack_id, simulated, gpus_expected, temp_slowdown_c, gpu_model)
         SELECT DISTINCT ON (node_id) node_id, time + max(covered_ms) * interval '1 ms', 0, time, count(*),
             count(*) FILTER (WHERE clock_event_reasons & 236 <> 0), sum(energy_mj::bigint * 1000 / covered_ms),
             sum(flat_window.power_limit_mw), sum(gpu_util_pm), count(gpu_util_pm), max(gpu_temp_max_c),
-            max(energy_mj::bigint * 1000 / covered_ms), max(gpu_util_pm)
-        FROM flat_window JOIN gigawatch.gpu USING (gpu_id) GROUP BY node_id, time ORDER BY node_id, time DESC""",
+            max(energy_mj::bigint * 1000 / covered_ms), max(gpu_util_pm), site_id, rack_id, simulated,
+            its.gpus, its.temp_slowdown_c, its.gpu_model
+        FROM flat_window JOIN gigawatch.gpu USING (gpu_id) JOIN gigawatch.node USING (node_id) JOIN (
+            SELECT node_id, count(*) AS gpus, min(temp_slowdown_c) AS temp_slowdown_c,
+                CASE WHEN min(model) = max(model) THEN min(model) END AS gpu_model
+            FROM gigawatch.gpu WHERE removed IS NULL GROUP BY node_id
+        ) AS its USING (node_id)
+        GROUP BY node_id, time, site_id, rack_id, simulated, its.gpus, its.temp_slowdown_c, its.gpu_model
+        ORDER BY node_id, time DESC""",
         "DROP TABLE flat_window",
     ):
         connection.execute(text(sql))

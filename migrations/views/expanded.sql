@@ -53,12 +53,44 @@ BEGIN ATOMIC
     SELECT CASE WHEN expanded.is_large() THEN greatest(expanded.folded('1m'), '2000-01-01Z') ELSE now() END;
 END;
 
--- Whether a node's newest window is of now: of the last five minutes, and the node is not silent.
-CREATE FUNCTION expanded.is_fresh(last_seen timestamptz, "time" timestamptz) RETURNS boolean LANGUAGE sql STABLE PARALLEL SAFE
-BEGIN ATOMIC
-    SELECT last_seen >= now() - interval '60 s' AND "time" > now() - interval '5 minutes'
-        AND "time" > last_seen - interval '90 s';
-END;
+-- Each node as it is now, and its GPUs together; for report.nodes, and report.nodes_now. It is read from one table, so
+-- that sums over the fleet need no other: readers join names from the left, which PostgreSQL leaves out where no column
+-- of theirs is asked for.
+CREATE VIEW expanded.node_state AS
+SELECT
+    now.node_id,
+    now.site_id,
+    now.rack_id,
+    now.simulated,
+    now.gpu_model,
+    now.gpus_expected AS gpus,
+    now.last_seen,
+    now.clock_offset_ms,
+    abs(now.clock_offset_ms) <= 2000 AS clock_ok,
+    silent.yes AS silent,
+    CASE WHEN fresh.yes THEN least(now.gpus, now.gpus_expected) ELSE 0 END AS gpus_reporting,
+    CASE WHEN silent.yes THEN 0 WHEN fresh.yes THEN greatest(now.gpus_expected - now.gpus, 0) ELSE now.gpus_expected END
+        AS gpus_missing,
+    CASE WHEN silent.yes THEN now.gpus_expected ELSE 0 END AS gpus_silent,
+    CASE WHEN fresh.yes THEN now.gpus_throttled ELSE 0 END AS gpus_throttled,
+    CASE WHEN fresh.yes THEN now.time END AS window_time,
+    CASE WHEN fresh.yes THEN now.power_mw / 1000.0::double precision END AS power_w,
+    CASE WHEN fresh.yes THEN nullif(now.power_limit_mw, 0) / 1000.0::double precision END AS power_limit_w,
+    CASE WHEN fresh.yes THEN now.gpu_util_pm / 10.0::double precision / nullif(now.gpu_util_gpus, 0) END
+        AS gpu_util_pct,
+    CASE WHEN fresh.yes THEN now.gpu_util_gpus ELSE 0 END AS gpu_util_gpus,
+    CASE WHEN fresh.yes THEN now.gpu_temp_max_c END AS gpu_temp_max_c,
+    CASE WHEN fresh.yes THEN now.temp_slowdown_c - now.gpu_temp_max_c END AS margin_to_slowdown_c,
+    CASE WHEN fresh.yes THEN now.gpu_power_max_mw / 1000.0::double precision END AS gpu_power_max_w,
+    CASE WHEN fresh.yes THEN now.gpu_util_max_pm / 10.0::double precision END AS gpu_util_max_pct
+FROM gigawatch.node_now AS now
+-- A SELECT of its own is evaluated once for all rows.
+CROSS JOIN LATERAL (SELECT now.last_seen < (SELECT now() - interval '60 s') AS yes) AS silent
+CROSS JOIN LATERAL (
+    SELECT NOT silent.yes AND now.time > (SELECT now() - interval '5 minutes')
+        AND now.time > now.last_seen - interval '90 s' AS yes
+) AS fresh;
+
 CREATE VIEW expanded.gpu_window AS
 SELECT
     w.time,

@@ -36,8 +36,8 @@ FROM gigawatch.gpu
 JOIN gigawatch.node USING (node_id)
 JOIN gigawatch.node_now USING (node_id)
 JOIN gigawatch.gpu_slot USING (node_id, gpu_id)
-JOIN gigawatch.site USING (site_id)
-LEFT JOIN gigawatch.rack USING (rack_id)
+JOIN gigawatch.site ON site.site_id = node_now.site_id
+LEFT JOIN gigawatch.rack ON rack.rack_id = node_now.rack_id
 LEFT JOIN LATERAL (
     SELECT w.*
     FROM expanded.gpu_window AS w

@@ -6,57 +6,53 @@
 -- needs: expanded
 CREATE VIEW report.nodes AS
 SELECT
-    node.node_id,
+    now.node_id,
     node.hostname,
     node.machine_id,
     site.name AS site,
     rack.name AS rack,
-    node.simulated,
+    now.simulated,
     node.labels,
     node.agent_version,
     node.driver_version,
     node.cuda_version,
     node.cpu_model,
-    node.gpus,
+    now.gpus,
     node.first_seen,
     now.last_seen,
     extract(epoch FROM now() - now.last_seen)::double precision AS silent_s,
     now.clock_offset_ms / 1000.0::double precision AS clock_offset_s,
-    abs(now.clock_offset_ms) <= 2000 AS clock_ok,
+    now.clock_ok,
     CASE
-        WHEN silent.yes THEN 'silent'
-        WHEN abs(now.clock_offset_ms) > 2000 THEN 'clock_off'
-        WHEN node.gpus > 0 AND (now.gpus < node.gpus OR fresh.yes IS NOT TRUE) THEN 'gpus_missing'
+        WHEN now.silent THEN 'silent'
+        WHEN NOT now.clock_ok THEN 'clock_off'
+        WHEN now.gpus_missing > 0 THEN 'gpus_missing'
         ELSE 'reporting'
     END AS state,
     CASE
-        WHEN node.gpu_model IS NOT NULL THEN ARRAY[node.gpu_model]
+        WHEN now.gpu_model IS NOT NULL THEN ARRAY[now.gpu_model]
         ELSE ARRAY(
-            SELECT DISTINCT gpu.model FROM gigawatch.gpu WHERE gpu.node_id = node.node_id AND gpu.removed IS NULL ORDER BY 1
+            SELECT DISTINCT gpu.model FROM gigawatch.gpu WHERE gpu.node_id = now.node_id AND gpu.removed IS NULL ORDER BY 1
         )
     END AS gpu_models,
-    CASE WHEN fresh.yes THEN least(now.gpus, node.gpus) ELSE 0 END AS gpus_reporting,
-    CASE WHEN silent.yes THEN 0 WHEN fresh.yes THEN greatest(node.gpus - now.gpus, 0) ELSE node.gpus END AS gpus_missing,
-    CASE WHEN silent.yes THEN node.gpus ELSE 0 END AS gpus_silent,
-    CASE WHEN fresh.yes THEN now.gpus_throttled ELSE 0 END AS gpus_throttled,
-    CASE WHEN fresh.yes THEN now.time END AS window_time,
-    CASE WHEN fresh.yes THEN now.power_mw / 1000.0::double precision END AS power_w,
-    CASE WHEN fresh.yes THEN nullif(now.power_limit_mw, 0) / 1000.0::double precision END AS power_limit_w,
-    CASE WHEN fresh.yes THEN now.gpu_util_pm / 10.0::double precision / nullif(now.gpu_util_gpus, 0) END
-        AS gpu_util_pct,
-    CASE WHEN fresh.yes THEN now.gpu_util_gpus ELSE 0 END AS gpu_util_gpus,
-    CASE WHEN fresh.yes THEN now.gpu_temp_max_c END AS gpu_temp_max_c,
-    CASE WHEN fresh.yes THEN node.temp_slowdown_c - now.gpu_temp_max_c END AS margin_to_slowdown_c,
-    CASE WHEN fresh.yes THEN now.gpu_power_max_mw / 1000.0::double precision END AS gpu_power_max_w,
-    CASE WHEN fresh.yes THEN now.gpu_util_max_pm / 10.0::double precision END AS gpu_util_max_pct,
-    silent.yes AS silent
-FROM gigawatch.node
-JOIN gigawatch.node_now AS now USING (node_id)
-JOIN gigawatch.site USING (site_id)
-LEFT JOIN gigawatch.rack USING (rack_id)
-CROSS JOIN LATERAL (SELECT now.last_seen < now() - interval '60 s' AS yes) AS silent
--- OFFSET 0 has it computed once for a row, not once for each of the columns.
-CROSS JOIN LATERAL (SELECT expanded.is_fresh(now.last_seen, now.time) AS yes OFFSET 0) AS fresh;
+    now.gpus_reporting,
+    now.gpus_missing,
+    now.gpus_silent,
+    now.gpus_throttled,
+    now.window_time,
+    now.power_w,
+    now.power_limit_w,
+    now.gpu_util_pct,
+    now.gpu_util_gpus,
+    now.gpu_temp_max_c,
+    now.margin_to_slowdown_c,
+    now.gpu_power_max_w,
+    now.gpu_util_max_pct,
+    now.silent
+FROM expanded.node_state AS now
+LEFT JOIN gigawatch.node USING (node_id)
+LEFT JOIN gigawatch.site ON site.site_id = now.site_id
+LEFT JOIN gigawatch.rack ON rack.rack_id = now.rack_id;
 COMMENT ON VIEW report.nodes IS 'Nodes: what each is, when it was last heard of, and how it is now';
 COMMENT ON COLUMN report.nodes.node_id IS 'Number of the node in this store';
 COMMENT ON COLUMN report.nodes.hostname IS 'Host name';

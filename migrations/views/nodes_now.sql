@@ -5,43 +5,39 @@
 -- needs: fleet_now, expanded
 CREATE VIEW report.nodes_now AS
 SELECT
-    node.node_id,
+    now.node_id,
     site.name AS site,
     rack.name AS rack,
     node.hostname,
-    node.simulated,
-    node.gpu_model,
-    node.gpus,
-    CASE WHEN fresh.yes THEN least(now.gpus, node.gpus) ELSE 0 END AS gpus_reporting,
-    CASE WHEN silent.yes THEN 0 WHEN fresh.yes THEN greatest(node.gpus - now.gpus, 0) ELSE node.gpus END AS gpus_missing,
-    CASE WHEN silent.yes THEN node.gpus ELSE 0 END AS gpus_silent,
-    CASE WHEN fresh.yes THEN now.gpus_throttled ELSE 0 END AS gpus_throttled,
-    CASE WHEN fresh.yes THEN now.time END AS window_time,
-    CASE WHEN fresh.yes THEN now.power_mw / 1000.0::double precision END AS power_w,
-    CASE WHEN fresh.yes THEN nullif(now.power_limit_mw, 0) / 1000.0::double precision END AS power_limit_w,
-    CASE WHEN fresh.yes THEN now.gpu_util_pm / 10.0::double precision / nullif(now.gpu_util_gpus, 0) END
-        AS gpu_util_pct,
-    CASE WHEN fresh.yes THEN now.gpu_util_gpus ELSE 0 END AS gpu_util_gpus,
-    CASE WHEN fresh.yes THEN now.gpu_temp_max_c END AS gpu_temp_max_c,
-    CASE WHEN fresh.yes THEN node.temp_slowdown_c - now.gpu_temp_max_c END AS margin_to_slowdown_c,
-    CASE WHEN fresh.yes THEN now.gpu_power_max_mw / 1000.0::double precision END AS gpu_power_max_w,
-    CASE WHEN fresh.yes THEN now.gpu_util_max_pm / 10.0::double precision END AS gpu_util_max_pct,
-    silent.yes AS silent,
-    abs(now.clock_offset_ms) <= 2000 AS clock_ok
-FROM gigawatch.node
-JOIN gigawatch.node_now AS now USING (node_id)
-JOIN gigawatch.site USING (site_id)
-LEFT JOIN gigawatch.rack USING (rack_id)
-CROSS JOIN LATERAL (SELECT now.last_seen < now() - interval '60 s' AS yes) AS silent
--- OFFSET 0 has it computed once for a row, not once for each of the columns.
-CROSS JOIN LATERAL (SELECT expanded.is_fresh(now.last_seen, now.time) AS yes OFFSET 0) AS fresh
-WHERE node.gpu_model IS NOT NULL
+    now.simulated,
+    now.gpu_model,
+    now.gpus,
+    now.gpus_reporting,
+    now.gpus_missing,
+    now.gpus_silent,
+    now.gpus_throttled,
+    now.window_time,
+    now.power_w,
+    now.power_limit_w,
+    now.gpu_util_pct,
+    now.gpu_util_gpus,
+    now.gpu_temp_max_c,
+    now.margin_to_slowdown_c,
+    now.gpu_power_max_w,
+    now.gpu_util_max_pct,
+    now.silent,
+    now.clock_ok
+FROM expanded.node_state AS now
+LEFT JOIN gigawatch.node USING (node_id)
+LEFT JOIN gigawatch.site ON site.site_id = now.site_id
+LEFT JOIN gigawatch.rack ON rack.rack_id = now.rack_id
+WHERE now.gpu_model IS NOT NULL
 UNION ALL
 -- Nodes with GPUs of several models, which are few, GPU by GPU.
 SELECT
     of_model.*,
-    now.last_seen < now() - interval '60 s',
-    abs(now.clock_offset_ms) <= 2000
+    now.silent,
+    now.clock_ok
 FROM (
     SELECT
         node_id,
@@ -65,10 +61,10 @@ FROM (
         max(power_w),
         max(gpu_util_pct)
     FROM report.fleet_now
-    WHERE node_id IN (SELECT node.node_id FROM gigawatch.node WHERE node.gpu_model IS NULL AND node.gpus > 0)
+    WHERE node_id IN (SELECT it.node_id FROM gigawatch.node_now AS it WHERE it.gpu_model IS NULL AND it.gpus_expected > 0)
     GROUP BY node_id, gpu_model
 ) AS of_model
-JOIN gigawatch.node_now AS now USING (node_id);
+JOIN expanded.node_state AS now USING (node_id);
 COMMENT ON VIEW report.nodes_now IS 'Each node as it is now, its GPUs of one model together';
 COMMENT ON COLUMN report.nodes_now.node_id IS 'Number of the node in this store';
 COMMENT ON COLUMN report.nodes_now.site IS 'Site';

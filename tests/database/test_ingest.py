@@ -16,6 +16,8 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from sqlalchemy import Engine, text
 
+from gigawatch import readings
+from gigawatch.readings import Where
 from gigawatch.records import EnergyMethod, Event, Gpu, GpuHealth, GpuWindow, Inventory, NodeWindow, Process, Severity
 from gigawatch.wire import BATCHES, JSON, MSGPACK, Batch, Outcome, PackedGpuWindows, columns, encode, pack, pack_nodes
 from tests.merged import together
@@ -395,6 +397,25 @@ def test_a_gpu_moves_with_its_node_and_is_counted_once(api: Api, engine: Engine)
     with engine.connect() as connection:
         rows = connection.execute(text("SELECT gpu_uuid, hostname, removed IS NULL FROM report.gpus ORDER BY 1")).all()
     assert rows == [("GPU-1", "node-1", True), ("GPU-2", "node-2", True)]
+
+
+def test_a_node_that_moves_to_another_rack_counts_there_with_the_gpus_it_has_then(api: Api, engine: Engine) -> None:
+    two = tuple(Gpu(uuid=f"GPU-{index}", index=index, model="H100") for index in range(2))
+    mixed = (two[0], Gpu(uuid="GPU-9", index=1, model="L4"), Gpu(uuid="GPU-8", index=2, model="L4"))
+    told = [
+        Inventory(hostname="n", site="oslo", rack="r1", gpus=two),
+        Inventory(hostname="n", site="paris", rack="r2", gpus=mixed),
+    ]
+    for inventory, gpus, models, of_h100 in ((told[0], 2, ["H100"], 2), (told[1], 3, ["H100", "L4"], 1)):
+        accepted(post(api, encode(batch(), inventory=inventory)))
+        with engine.connect() as connection:
+            (node,) = readings.nodes_now(connection)
+            assert (node.site, node.rack, node.gpus, node.gpu_models) == (inventory.site, inventory.rack, gpus, models)
+            here = readings.fleet_summary(connection, Where(site=inventory.site, rack=inventory.rack))
+            assert (here.nodes, here.gpus) == (1, gpus)
+            assert readings.fleet_summary(connection, Where(gpu_model="H100")).gpus == of_h100
+    with engine.connect() as connection:
+        assert readings.fleet_summary(connection, Where(site="oslo")).nodes == 0
 
 
 def test_a_removed_gpu_is_marked_and_comes_back(api: Api, engine: Engine) -> None:

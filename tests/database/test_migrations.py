@@ -216,14 +216,19 @@ def test_windows_of_the_first_schema_are_turned_into_rows_of_a_node(level: str, 
                 text("SELECT to_char(time, 'MI'), gpu_uuid, energy_j, gpu_util_pct, energy_method, ticks_taken"
                      " FROM report.gpu_windows ORDER BY 2, 1")
             ).all()  # fmt: skip
-            nodes = connection.execute(text("SELECT hostname, gpus, clock_offset_s FROM report.nodes ORDER BY 1")).all()
+            nodes = connection.execute(
+                text("SELECT hostname, site, gpus, gpu_models, clock_offset_s FROM report.nodes ORDER BY 1")
+            ).all()
         assert [tuple(row) for row in rows] == [
             ("00", "GPU-0", 2, 2, "counter", 59), ("01", "GPU-0", 2, 2, "counter", 59),
             ("00", "GPU-1", 1, 1, "counter", 59),
             ("00", "GPU-2", None, 3, None, 59), ("01", "GPU-2", None, 3, None, 59),
             ("00", "GPU-3", 4, 4, "counter", 59), ("01", "GPU-3", 4, 4, "counter", 59),
         ]  # fmt: skip
-        assert [tuple(row) for row in nodes] == [("node-a", 2, 0.007), ("node-b", 1, 0)]
+        assert [tuple(row) for row in nodes] == [
+            ("node-a", "oslo", 2, ["H100"], 0.007),
+            ("node-b", "oslo", 1, ["B200"], 0),
+        ]
     finally:
         engine.dispose()
         server.drop(url)

@@ -36,11 +36,12 @@ def reader(embedded_server: Any) -> Iterator[Engine]:
         for sql in (
             # One node has two models, one nothing yet but its name.
             "UPDATE gigawatch.gpu SET model = 'NVIDIA L4' WHERE uuid = 'GPU-austin-a02-n01-0'",
-            "UPDATE gigawatch.node SET gpu_model = NULL WHERE hostname = 'austin-a02-n01'",
+            """UPDATE gigawatch.node_now SET gpu_model = NULL
+            WHERE node_id = (SELECT node_id FROM gigawatch.node WHERE hostname = 'austin-a02-n01')""",
             """INSERT INTO gigawatch.node (machine_id, site_id, hostname)
             SELECT 'empty', site_id, '100%_bare' FROM gigawatch.site WHERE name = 'oslo'""",
-            """INSERT INTO gigawatch.node_now (node_id, last_seen, clock_offset_ms)
-            SELECT node_id, now(), 0 FROM gigawatch.node WHERE machine_id = 'empty'""",
+            """INSERT INTO gigawatch.node_now (node_id, last_seen, clock_offset_ms, site_id, simulated)
+            SELECT node_id, now(), 0, site_id, simulated FROM gigawatch.node WHERE machine_id = 'empty'""",
             "INSERT INTO gigawatch.rollup VALUES ('1m', now(), date_trunc('minute', now()), 0)",
             # So that slow machines do not find them silent.
             """UPDATE gigawatch.node_now SET last_seen = last_seen + interval '50 s'

@@ -21,7 +21,7 @@ from api.counts import NAMES, Counts
 from api.metrics import Metrics
 from api.rollups import Folder
 from api.scheduler import Scheduler
-from gigawatch import database, readings
+from gigawatch import database, readings, schema
 from gigawatch.readings import StoreStatus, StoreTable
 from gigawatch.settings import Retention
 from tests.agents import wait_for
@@ -147,7 +147,15 @@ def test_the_command_shows_it_and_its_exit_status_says_whether_all_is_well(folde
     change(folded, JOBS)
     done = status_of(database_url)
     assert (done.exit_code, done.stderr) == (0, "")
-    for words in ("PostgreSQL", "schema 0002", "1m ", "gpu_window", "host:7", "12 buckets folded", "runs"):
+    for words in (
+        "PostgreSQL",
+        f"schema {schema.REVISION}",
+        "1m ",
+        "gpu_window",
+        "host:7",
+        "12 buckets folded",
+        "runs",
+    ):
         assert words in done.stdout
     change(folded, "UPDATE gigawatch.job SET error = 'no room' WHERE name = 'fold'")
     done = status_of(database_url)
