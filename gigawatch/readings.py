@@ -485,6 +485,9 @@ class LoadSwingSummary(Struct, frozen=True, kw_only=True):
     power_mean_w: float | None
     seconds_comparable: int
     coverage: float | None
+    stretch_began: datetime | None
+    """Of the stretch of seconds that the spectrum of the period is of: over it alone, the spectrum is the same."""
+    stretch_s: int | None
 
 
 class SpectrumLine(Struct, frozen=True, kw_only=True):
