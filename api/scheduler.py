@@ -44,7 +44,8 @@ class Scheduler:
         self._leading: sqlalchemy.PoolProxiedConnection | None = None
         self._folder: Folder | None = None
         self._told_s = 0.0
-        # A run that is missed while the one before it goes on is made up for by that one.
+        # A run that is missed while the one before it goes on is made up for by that one, and needs no warning.
+        logging.getLogger("apscheduler.scheduler").setLevel(logging.ERROR)
         self._scheduler = BackgroundScheduler(
             timezone=UTC, job_defaults={"coalesce": True, "max_instances": 1, "misfire_grace_time": None}
         )

@@ -113,6 +113,13 @@ def fill(engine: Engine, nodes: int, depth: Depth, end: datetime) -> None:
                 if thinned:
                     copy_back(connection, minutes, target, newest, width, full, of_some - 1, every, to=to)
         copy_back(connection, "site_second", "site_second", newest, MINUTE, 1, depth.minutes - 1)
+        # Seconds differ from minute to minute: of equal arrays PostgreSQL would remember what it took from the first.
+        connection.execute(
+            "UPDATE gigawatch.site_second SET power_mw = ARRAY("
+            "SELECT mw + mw / 100 * (extract(minute FROM time) + place)::bigint %% 7"
+            " FROM unnest(power_mw) WITH ORDINALITY AS second (mw, place) ORDER BY place) WHERE time < %s",
+            [newest],
+        )
         connection.execute(
             "UPDATE gigawatch.rollup SET closed = %(end)s, folded = %(end)s, node_id = 0 WHERE level = '1m'",
             {"end": end},

@@ -13,7 +13,7 @@ from dashboard.pages.fleet import BOUNDARY
 from dashboard.theme import Theme
 from dashboard.view import View
 from gigawatch import readings
-from gigawatch.readings import LoadSwingSummary, Where
+from gigawatch.readings import LoadSwingSummary, SpectrumLine, Where
 from gigawatch.units import WATTS_PER_MEGAWATT
 
 LONGEST = timedelta(hours=6)
@@ -32,7 +32,11 @@ def render(connection: Connection, asked: View, theme: Theme, now: datetime) -> 
     start = (whole.stop - LONGEST).replace(second=0, microsecond=0) if cut else whole.start
     period = view.Period(start, whole.stop, timedelta(minutes=1))
     summary = recent.read(readings.load_swing_summary, connection, period.start, period.stop, asked.site, OVER)
-    lines = recent.read(readings.load_spectrum, connection, period.start, period.stop, asked.site)
+    lines: list[SpectrumLine] = []
+    if summary.stretch_began is not None and summary.stretch_s is not None:
+        # Of the stretch alone: looking for it among hours of seconds took longer than all else.
+        stretch_stop = summary.stretch_began + timedelta(seconds=summary.stretch_s)
+        lines = recent.read(readings.load_spectrum, connection, summary.stretch_began, stretch_stop, asked.site)
     peak = figures.peak_of(lines)
     if period.stop - period.start <= BY_SECOND + period.step:
         seconds = recent.read(readings.site_seconds, connection, period.start, period.stop, asked.site)

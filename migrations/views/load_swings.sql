@@ -16,30 +16,39 @@ RETURNS TABLE ("time" timestamptz, power_mw bigint, nodes integer, due integer, 
 LANGUAGE sql STABLE PARALLEL SAFE
 BEGIN ATOMIC
     WITH minutes AS (
-        SELECT s.time, s.site_id, s.power_mw, s.nodes, sum(most.nodes) OVER (PARTITION BY s.time) AS due
+        SELECT s.time, s.site_id, s.power_mw, s.nodes, most.nodes AS due
         FROM gigawatch.site
         JOIN gigawatch.site_second AS s USING (site_id)
         CROSS JOIN LATERAL (SELECT max(it.nodes) AS nodes FROM unnest(s.nodes) AS it (nodes)) AS most
         WHERE s.time > start - interval '1 minute' AND s.time < stop AND (in_site IS NULL OR site.name = in_site)
-    ), summed AS (
+    ), summed AS MATERIALIZED (
+        -- By minute and place, so that not each value needs a time of its own, nor a look at whether it is asked for.
         SELECT
-            minutes.time + (second.place - 1) * interval '1 second' AS time,
+            minutes.time AS minute,
+            second.place,
             sum(second.mw)::bigint AS power_mw,
             sum(second.nodes)::integer AS nodes,
-            min(minutes.due)::integer AS due,
-            array_agg(ARRAY[minutes.site_id, second.nodes] ORDER BY minutes.site_id) AS members
+            sum(minutes.due)::integer AS due,
+            -- 64 bits of who is in it: alike in two seconds where each site has as many nodes in both.
+            bit_xor(hashint8extended(minutes.site_id::bigint << 32 | second.nodes, 0)) FILTER (WHERE second.nodes > 0)
+                AS members
         FROM minutes
         CROSS JOIN LATERAL unnest(minutes.power_mw, minutes.nodes) WITH ORDINALITY AS second (mw, nodes, place)
-        WHERE second.nodes > 0
-        GROUP BY 1
+        GROUP BY 1, 2
+    ), timed AS (
+        SELECT
+            summed.minute + (summed.place - 1) * interval '1 second' AS time,
+            summed.power_mw, summed.nodes, summed.due, summed.members
+        FROM summed WHERE summed.nodes > 0
     ), compared AS (
         SELECT
-            summed.*,
-            CASE WHEN lag(summed.time) OVER (ORDER BY summed.time) = summed.time - interval '1 second'
-                    AND lag(summed.members) OVER (ORDER BY summed.time) = summed.members
-                THEN summed.power_mw - lag(summed.power_mw) OVER (ORDER BY summed.time) END AS ramp_mw
-        FROM summed
-        WHERE summed.time >= start AND summed.time < stop
+            timed.time, timed.power_mw, timed.nodes, timed.due,
+            CASE WHEN lag(timed.time) OVER by_time = timed.time - interval '1 second'
+                    AND lag(timed.members) OVER by_time = timed.members
+                THEN timed.power_mw - lag(timed.power_mw) OVER by_time END AS ramp_mw
+        FROM timed
+        WHERE timed.time >= start AND timed.time < stop
+        WINDOW by_time AS (ORDER BY timed.time)
     )
     SELECT compared.time, compared.power_mw, compared.nodes, compared.due,
         -- A run goes on for as long as each second can be compared with the one before it.
@@ -74,33 +83,27 @@ SELECT
     swing.up_mw / 1000.0::double precision AS ramp_up_max_w_per_s,
     swing.down_mw / 1000.0::double precision AS ramp_down_max_w_per_s,
     swing.seconds_comparable,
-    swing.nodes,
+    nullif(most.nodes, 0) AS nodes,
     swing.coverage
 FROM gigawatch.site_second AS s
 JOIN gigawatch.site USING (site_id)
+CROSS JOIN LATERAL (SELECT max(it.nodes) AS nodes FROM unnest(s.nodes) AS it (nodes)) AS most
+LEFT JOIN LATERAL (
+    SELECT b.power_mw[60] AS mw, b.nodes[60] AS nodes FROM gigawatch.site_second AS b
+    WHERE b.site_id = s.site_id AND b.time = s.time - interval '1 minute'
+) AS before ON true
 CROSS JOIN LATERAL (
     SELECT
-        avg(it.mw) FILTER (WHERE it.nodes = it.most)::double precision AS mean_mw,
-        min(it.mw) FILTER (WHERE it.nodes = it.most) AS min_mw,
-        max(it.mw) FILTER (WHERE it.nodes = it.most) AS max_mw,
-        max(greatest(it.ramp_mw, 0)) FILTER (WHERE it.ramp_mw IS NOT NULL) AS up_mw,
-        max(greatest(-it.ramp_mw, 0)) FILTER (WHERE it.ramp_mw IS NOT NULL) AS down_mw,
-        count(it.ramp_mw)::integer AS seconds_comparable,
-        max(it.most) AS nodes,
-        sum(it.nodes)::double precision / (60 * max(it.most)) AS coverage
-    FROM (
-        SELECT second.mw, second.nodes, max(second.nodes) OVER () AS most,
-            -- With the second before; the first with the last of the minute before.
-            CASE WHEN second.place > 1 AND lag(second.nodes) OVER by_place = second.nodes
-                    THEN second.mw - lag(second.mw) OVER by_place
-                WHEN second.place = 1 THEN (
-                    SELECT second.mw - before.power_mw[60] FROM gigawatch.site_second AS before
-                    WHERE before.site_id = s.site_id AND before.time = s.time - interval '1 minute'
-                        AND before.nodes[60] = second.nodes
-                ) END AS ramp_mw
-        FROM unnest(s.power_mw, s.nodes) WITH ORDINALITY AS second (mw, nodes, place)
-        WINDOW by_place AS (ORDER BY second.place)
-    ) AS it
+        avg(it.mw) FILTER (WHERE it.nodes = most.nodes)::double precision AS mean_mw,
+        min(it.mw) FILTER (WHERE it.nodes = most.nodes) AS min_mw,
+        max(it.mw) FILTER (WHERE it.nodes = most.nodes) AS max_mw,
+        max(greatest(it.mw - it.mw_before, 0)) FILTER (WHERE it.nodes = it.nodes_before) AS up_mw,
+        max(greatest(it.mw_before - it.mw, 0)) FILTER (WHERE it.nodes = it.nodes_before) AS down_mw,
+        count(*) FILTER (WHERE it.nodes = it.nodes_before)::integer AS seconds_comparable,
+        sum(it.nodes)::double precision / (60 * most.nodes) AS coverage
+    -- Each second beside the one before it; the first beside the last of the minute before.
+    FROM unnest(s.power_mw, s.nodes, before.mw || s.power_mw[1:59], before.nodes || s.nodes[1:59])
+        AS it (mw, nodes, mw_before, nodes_before)
     WHERE it.nodes > 0
 ) AS swing;
 COMMENT ON VIEW report.load_swings IS 'How the power of each site swings, by the minute';
@@ -125,7 +128,7 @@ CREATE FUNCTION report.load_swing_summary(
     over_s integer, swing_max_w double precision, swing_began timestamptz, ramp_up_max_megawatts_per_s double precision,
     ramp_down_max_megawatts_per_s double precision, ramp_up_over_max_megawatts_per_s double precision,
     ramp_down_over_max_megawatts_per_s double precision, power_mean_w double precision, seconds_comparable bigint,
-    coverage double precision
+    coverage double precision, stretch_began timestamptz, stretch_s integer
 )
 LANGUAGE sql STABLE PARALLEL SAFE SECURITY DEFINER SET search_path = pg_catalog
 BEGIN ATOMIC
@@ -143,7 +146,7 @@ BEGIN ATOMIC
         WINDOW
             in_run AS (PARTITION BY seconds.run ORDER BY seconds.time),
             recent AS (PARTITION BY seconds.run ORDER BY seconds.time
-                RANGE BETWEEN over PRECEDING AND CURRENT ROW)
+                ROWS BETWEEN floor(extract(epoch FROM over))::bigint PRECEDING AND CURRENT ROW)
     ), largest AS (
         SELECT swings.* FROM swings
         WHERE swings.run IN (SELECT seconds.run FROM seconds WHERE seconds.ramp_mw IS NOT NULL)
@@ -159,10 +162,11 @@ BEGIN ATOMIC
             SELECT max(it.nodes) AS nodes
             FROM gigawatch.site
             JOIN gigawatch.site_second AS s USING (site_id)
-            CROSS JOIN LATERAL unnest(s.nodes) WITH ORDINALITY AS it (nodes, place)
+            CROSS JOIN LATERAL unnest(s.nodes[
+                greatest(1, ceil(extract(epoch FROM start - s.time)) + 1)::integer
+                : least(60, ceil(extract(epoch FROM stop - s.time)))::integer
+            ]) AS it (nodes)
             WHERE s.time > start - interval '1 minute' AND s.time < stop AND (in_site IS NULL OR site.name = in_site)
-                AND s.time + (it.place - 1) * interval '1 second' >= start
-                AND s.time + (it.place - 1) * interval '1 second' < stop
             GROUP BY s.site_id
         ) AS of_site
     ), whole AS (
@@ -173,6 +177,10 @@ BEGIN ATOMIC
             avg(seconds.power_mw) FILTER (WHERE seconds.nodes = seconds.due)::double precision AS mean_mw,
             sum(seconds.nodes) AS node_s
         FROM seconds
+    ), longest AS (
+        -- As load_spectrum() chooses it.
+        SELECT max(seconds.time) AS last, least(count(*) / 32 * 32, 1024)::integer AS n
+        FROM seconds GROUP BY seconds.run HAVING count(*) >= 64 ORDER BY 2 DESC, 1 DESC LIMIT 1
     )
     SELECT
         length.s,
@@ -189,13 +197,16 @@ BEGIN ATOMIC
         over_length.down / 1e9::double precision / length.s,
         whole.mean_mw / 1000,
         whole.comparable,
-        (CASE WHEN whole.node_s > due.node_s THEN 1 ELSE whole.node_s / nullif(due.node_s, 0) END)::double precision
-    FROM length CROSS JOIN whole CROSS JOIN over_length CROSS JOIN due LEFT JOIN largest ON true;
+        (CASE WHEN whole.node_s > due.node_s THEN 1 ELSE whole.node_s / nullif(due.node_s, 0) END)::double precision,
+        longest.last - (longest.n - 1) * interval '1 second',
+        longest.n
+    FROM length CROSS JOIN whole CROSS JOIN over_length CROSS JOIN due LEFT JOIN largest ON true
+    LEFT JOIN longest ON true;
 END;
 COMMENT ON FUNCTION report.load_swing_summary IS
     'Largest swing (W) of a site, or of the fleet, between seconds at most `over` apart, and when it began; greatest '
     'rise and fall (MW/s) from one second to the next, and over `over`; mean power (W), seconds that can be compared '
-    'with the one before, and coverage (0..1)';
+    'with the one before, and coverage (0..1); beginning and length (s) of the stretch that load_spectrum() transforms';
 
 CREATE FUNCTION report.load_spectrum(start timestamptz, stop timestamptz, in_site text DEFAULT NULL)
 RETURNS TABLE (

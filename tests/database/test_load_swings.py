@@ -255,6 +255,23 @@ def test_a_sine_gives_its_amplitude_and_its_period(
     assert largest.variance_share == pytest.approx(1, abs=0.03)
 
 
+@few
+@given(st.sets(st.integers(0, 1_999), max_size=6), st.integers(0, 2_000))
+def test_the_spectrum_of_the_stretch_alone_is_that_of_the_period(
+    connection: Connection, missing: set[int], length_s: int
+) -> None:
+    whole = sine(1_000, 7, length_s)
+    store(connection, {"oslo": {second: value for second, value in whole.items() if second not in missing}})
+    lines = readings.load_spectrum(connection, at(0), at(2_000))
+    found = readings.load_swing_summary(connection, at(0), at(2_000))
+    if found.stretch_began is None or found.stretch_s is None:
+        assert lines == []
+        return
+    assert (found.stretch_began, found.stretch_s) == (lines[0].began, lines[0].seconds)
+    stop = found.stretch_began + timedelta(seconds=found.stretch_s)
+    assert readings.load_spectrum(connection, found.stretch_began, stop) == lines
+
+
 def test_a_sine_at_a_frequency_of_the_spectrum_gives_exactly_its_amplitude_there(connection: Connection) -> None:
     store(connection, {"oslo": sine(250_000, 32, 1_024)})
     lines = readings.load_spectrum(connection, at(0), at(1_024))
