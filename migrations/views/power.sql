@@ -118,7 +118,7 @@ AS $$
 #variable_conflict use_column
 DECLARE
     chosen text := expanded.level_for(step);
-    of_nodes boolean := most_racks IS NULL AND (group_by = 'node' OR in_node_id IS NOT NULL);
+    of_nodes boolean := most_racks IS NULL AND (group_by IS NOT DISTINCT FROM 'node' OR in_node_id IS NOT NULL);
     of_windows boolean := most_racks IS NULL AND (chosen = 'raw' OR in_node_id IS NOT NULL OR NOT expanded.is_large());
     some_racks integer[];
     part record;
