@@ -19,6 +19,7 @@ from starlette.responses import PlainTextResponse, Response
 from api.access import Access, require
 from api.counts import Counts
 from api.documents import Greeting, Problem, answers, describe
+from api.factors import routes
 from api.ingest import RETRY_SOON, Ingest
 from api.metrics import CONTENT_TYPE, Metrics
 from api.reads import router
@@ -100,6 +101,7 @@ def build(loaded: Settings) -> FastAPI:
 
     app = FastAPI(title="Gigawatch", version=__version__, description=DESCRIPTION, lifespan=life, redoc_url=None)
     app.include_router(router)
+    app.include_router(routes.router)
     app.openapi = lambda: describe(app)  # type: ignore[method-assign] # FastAPI's own way to extend it
     _add_hello(app)
     _add_health(app)
