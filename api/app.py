@@ -27,6 +27,7 @@ from api.scheduler import Scheduler
 from api.writer import Writer
 from gigawatch import __version__, database, settings
 from gigawatch.errors import GigawatchError
+from gigawatch.readings import TooMany
 from gigawatch.schema import require_revision
 from gigawatch.serving import handed_down
 from gigawatch.settings import Settings
@@ -169,6 +170,10 @@ def _add_errors(app: FastAPI) -> None:
     @app.exception_handler(GigawatchError)
     async def unfit(_: Request, error: GigawatchError) -> Response:
         return _problem(503, f"{error.problem}. {error.remedy}")
+
+    @app.exception_handler(TooMany)
+    async def too_many(_: Request, error: TooMany) -> Response:
+        return _problem(422, f"{error.problem}. {error.remedy}")
 
     @app.exception_handler(sqlalchemy.exc.DBAPIError)
     async def database_failed(request: Request, error: sqlalchemy.exc.DBAPIError) -> Response:

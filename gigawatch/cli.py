@@ -11,7 +11,8 @@ from gigawatch.errors import ExitCode, GigawatchError
 
 GROUP = "gigawatch.commands"
 ORDER = (
-    "up", "collect", "serve", "dashboard", "migrate", "token", "db", "tariff", "intensity", "replay", "simulate", "doctor",
+    "up", "collect", "serve", "dashboard", "migrate", "token", "db", "tariff", "intensity",
+    "replay", "simulate", "doctor",
 )  # fmt: skip
 
 

@@ -11,6 +11,8 @@ from typing import Any, Literal, TypeVar
 from msgspec import Struct
 from sqlalchemy import Connection, text
 
+from gigawatch.errors import GigawatchError
+
 T = TypeVar("T", bound=Struct)
 GroupBy = Literal["fleet", "site", "rack", "node", "gpu_model"]
 CostGroup = Literal["fleet", "site", "gpu_model"]
@@ -22,6 +24,8 @@ NodeOrder = Literal[
 Load = Literal["power", "temperature", "utilisation"]
 STEPS_S = (10, 20, 30, 60, 120, 300, 600, 900, 1_800, 3_600, 7_200, 14_400, 43_200, 86_400)
 MOST_ROWS = 1_000_000
+MOST_POINTS = 100_000
+"""Points of a series that are read at once, some 60 MiB: those of 75,000 nodes, each a group, would fit no memory."""
 MOST_CHOICES = 100
 MOST_LAG_S = {"1m": 300, "1h": 3_900, "1d": 86_700}
 """A level folded later than this, while newer windows are there, is behind: its bucket and minutes of grace."""
@@ -599,6 +603,10 @@ class SpectrumLine(Struct, frozen=True, kw_only=True):
     """Distance of the lines."""
 
 
+class TooMany(GigawatchError):
+    """A read would give more rows than the memory of who asks should hold."""
+
+
 def step_for(start: datetime, stop: datetime, points: int = 300, finest_s: float = 60) -> timedelta:
     """The finest step that gives at most so many points over the period.
 
@@ -855,21 +863,27 @@ def power_series(
     group_by: GroupBy = "fleet",
     most_racks: int | None = None,
 ) -> list[PowerPoint]:
-    """Power over time of a part of the fleet, whole or by group; with most_racks of the racks with the most power."""
-    return _all(
+    """Power over time of a part of the fleet, whole or by group; with most_racks of the racks with the most power.
+
+    Raises:
+        TooMany: there are more than MOST_POINTS points.
+    """
+    found = _all(
         connection,
         PowerPoint,
         """
         SELECT * FROM report.power_series(:start, :stop, :step, :group_by,
             CAST(:site AS text), CAST(:rack AS text), CAST(:node_id AS integer), CAST(:gpu_model AS text),
-            CAST(:most_racks AS integer))""",
+            CAST(:most_racks AS integer)) LIMIT :most""",
         where,
         start=start,
         stop=stop,
         step=step,
         group_by=group_by,
         most_racks=most_racks,
+        most=MOST_POINTS + 1,
     )
+    return _not_too_many(found)
 
 
 def known_until(connection: Connection) -> datetime:
@@ -978,8 +992,12 @@ def events(
 def energy_hourly(
     connection: Connection, start: datetime, stop: datetime, where: Where = EVERYTHING
 ) -> list[EnergyHour]:
-    """Energy by GPU and hour."""
-    return _all(
+    """Energy by GPU and hour.
+
+    Raises:
+        TooMany: there are more than MOST_POINTS of them.
+    """
+    found = _all(
         connection,
         EnergyHour,
         f"""
@@ -988,11 +1006,13 @@ def energy_hourly(
             energy_integrated_j::double precision, energy_estimated_j::double precision, covered_s::double precision,
             coverage
         FROM report.energy_hourly WHERE time >= :start AND time < :stop AND {_GPUS}
-        ORDER BY time, site, hostname, gpu_index""",
+        ORDER BY time, site, hostname, gpu_index LIMIT :most""",
         where,
         start=start,
         stop=stop,
+        most=MOST_POINTS + 1,
     )
+    return _not_too_many(found)
 
 
 def cost(
@@ -1258,6 +1278,14 @@ def _values(where: Where) -> dict[str, Any]:
 def _all(connection: Connection, kind: type[T], sql: str, where: Where = EVERYTHING, **values: Any) -> list[T]:
     rows = connection.execute(text(sql), {**_values(where), **values})
     return [kind(**row._mapping) for row in rows]
+
+
+def _not_too_many(found: list[T]) -> list[T]:
+    if len(found) > MOST_POINTS:
+        raise TooMany(
+            f"There are more than {MOST_POINTS} rows", "Ask for a shorter period, a longer step, or less of the fleet"
+        )
+    return found
 
 
 def _one(connection: Connection, kind: type[T], sql: str, where: Where = EVERYTHING, **values: Any) -> T | None:

@@ -23,9 +23,6 @@ LANGUAGE plpgsql STABLE PARALLEL SAFE SECURITY DEFINER SET search_path = pg_cata
 AS $$
 #variable_conflict use_column
 BEGIN
-    IF extract(epoch FROM step) <= 0 OR extract(epoch FROM step) % 3600 <> 0 THEN
-        RAISE EXCEPTION 'step = % is not a number of whole hours', step USING ERRCODE = 'invalid_parameter_value';
-    END IF;
     RETURN QUERY
     SELECT w.time, w.label, 'gpu'::text, w.unit, w.amount, w.weighed_j, w.energy_j, w.factor_coverage, w.split_share, w.coverage,
         w.counter_share

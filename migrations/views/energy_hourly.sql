@@ -8,7 +8,7 @@ SELECT
     hours.time,
     site.name AS site,
     rack.name AS rack,
-    node.node_id,
+    hours.node_id,
     node.hostname,
     node.simulated,
     gpu.uuid AS gpu_uuid,
@@ -59,9 +59,10 @@ FROM (
         GROUP BY 1, 2
     ) AS of_hour
 ) AS hours
-JOIN gigawatch.gpu USING (gpu_id)
-JOIN gigawatch.node ON node.node_id = hours.node_id
-JOIN gigawatch.site USING (site_id)
+-- All of them are there; joined from the left, those that are not asked for are not read.
+LEFT JOIN gigawatch.gpu USING (gpu_id)
+LEFT JOIN gigawatch.node ON node.node_id = hours.node_id
+LEFT JOIN gigawatch.site USING (site_id)
 LEFT JOIN gigawatch.rack USING (rack_id);
 COMMENT ON VIEW report.energy_hourly IS 'Energy of each physical GPU by the hour';
 COMMENT ON COLUMN report.energy_hourly.time IS 'Start of the hour, UTC';

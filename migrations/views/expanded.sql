@@ -27,22 +27,33 @@ BEGIN ATOMIC
     END;
 END;
 
--- Where a part begins and ends that a level is read from: itself as far as it is folded, then the finer ones. Fleets
--- beyond 2,000 nodes are shown up to where minutes are folded: their windows are too many to be summed for a page.
-CREATE FUNCTION expanded.first_of(part text, chosen text) RETURNS timestamptz LANGUAGE sql STABLE PARALLEL SAFE
+-- What a period is read from: the level chosen as far as it is folded, then each finer one from there on, then windows.
+CREATE VIEW expanded.level AS
+SELECT it.place, it.name, it.length,
+    coalesce(lag(rollup.folded) OVER (ORDER BY it.place), '-infinity') AS first,
+    CASE WHEN it.name = 'raw' THEN 'infinity' ELSE coalesce(rollup.folded, '-infinity') END AS beyond
+FROM (
+    VALUES (1, '1d', interval '1 day'), (2, '1h', '1 hour'), (3, '1m', '1 minute'), (4, 'raw', NULL)
+) AS it (place, name, length)
+LEFT JOIN gigawatch.rollup ON rollup.level = it.name;
+
+CREATE FUNCTION expanded.parts(start timestamptz, stop timestamptz, chosen text)
+RETURNS TABLE (level text, length interval, first timestamptz, beyond timestamptz)
+LANGUAGE sql STABLE PARALLEL SAFE
 BEGIN ATOMIC
-    SELECT CASE
-        WHEN part = chosen THEN '-infinity'::timestamptz
-        WHEN part = '1h' AND chosen = '1d' THEN expanded.folded('1d')
-        WHEN part = '1m' AND chosen IN ('1d', '1h') THEN expanded.folded('1h')
-        WHEN part = 'raw' THEN expanded.folded('1m')
-        ELSE 'infinity'
-    END;
+    SELECT part.name, part.length, part.first, part.beyond
+    FROM (
+        SELECT it.name, it.length,
+            greatest(start, CASE WHEN it.name = chosen THEN '-infinity' ELSE it.first END) AS first,
+            least(stop, it.beyond) AS beyond
+        FROM expanded.level AS it
+        WHERE it.place >= (SELECT of_chosen.place FROM expanded.level AS of_chosen WHERE of_chosen.name = chosen)
+    ) AS part
+    WHERE part.first < part.beyond;
 END;
-CREATE FUNCTION expanded.beyond_of(part text) RETURNS timestamptz LANGUAGE sql STABLE PARALLEL SAFE
-BEGIN ATOMIC
-    SELECT CASE WHEN part = 'raw' THEN 'infinity' ELSE expanded.folded(part) END;
-END;
+
+-- Fleets beyond 2,000 nodes are shown up to where minutes are folded: their windows are too many to be summed for a
+-- page.
 CREATE FUNCTION expanded.is_large() RETURNS boolean LANGUAGE sql STABLE PARALLEL SAFE
 BEGIN ATOMIC
     SELECT count(*) > 2000 FROM (SELECT 1 FROM gigawatch.node LIMIT 2001) AS counted;
@@ -160,116 +171,82 @@ SELECT
     ticks_expected
 FROM expanded.gpu_window;
 
-CREATE VIEW expanded.gpu_1m AS
-SELECT
-    w.time, w.node_id, w.site_id, w.rack_id, s.slot, s.gpu_id,
-    expanded.at(w.covered_ms, s.slot) AS covered_ms,
-    expanded.at(w.energy_mj, s.slot) AS energy_mj,
-    expanded.at(w.energy_ms, s.slot) AS energy_ms,
-    expanded.at(w.energy_interpolated_mj, s.slot) AS energy_interpolated_mj,
-    expanded.at(w.energy_integrated_mj, s.slot) AS energy_integrated_mj,
-    expanded.at(w.energy_estimated_mj, s.slot) AS energy_estimated_mj,
-    expanded.at(w.power_min_mw, s.slot) AS power_min_mw,
-    expanded.at(w.power_max_mw, s.slot) AS power_max_mw,
-    expanded.at(w.power_limit_mw, s.slot) AS power_limit_mw,
-    expanded.at(w.mem_used_mib, s.slot) AS mem_used_mib,
-    expanded.at(w.gpu_util_pm_ms, s.slot) AS gpu_util_pm_ms,
-    expanded.at(w.gpu_util_ms, s.slot) AS gpu_util_ms,
-    expanded.at(w.mem_util_pm_ms, s.slot) AS mem_util_pm_ms,
-    expanded.at(w.mem_util_ms, s.slot) AS mem_util_ms,
-    expanded.at(w.sm_clock_mhz_ms, s.slot) AS sm_clock_mhz_ms,
-    expanded.at(w.sm_clock_ms, s.slot) AS sm_clock_ms,
-    expanded.at(w.mem_clock_mhz_ms, s.slot) AS mem_clock_mhz_ms,
-    expanded.at(w.mem_clock_ms, s.slot) AS mem_clock_ms,
-    expanded.at(w.gpu_temp_max_c, s.slot) AS gpu_temp_max_c,
-    expanded.at(w.mem_temp_max_c, s.slot) AS mem_temp_max_c,
-    expanded.at(w.fan_pct, s.slot) AS fan_pct,
-    expanded.at(w.clock_event_reasons, s.slot) AS clock_event_reasons,
-    expanded.at(w.throttled_ms, s.slot) AS throttled_ms,
-    expanded.at(w.pcie_tx_kib, s.slot) AS pcie_tx_kib,
-    expanded.at(w.pcie_rx_kib, s.slot) AS pcie_rx_kib,
-    expanded.at(w.pcie_ms, s.slot) AS pcie_ms,
-    expanded.at(w.nvlink_tx_kib, s.slot) AS nvlink_tx_kib,
-    expanded.at(w.nvlink_rx_kib, s.slot) AS nvlink_rx_kib,
-    expanded.at(w.nvlink_ms, s.slot) AS nvlink_ms,
-    expanded.at(w.ticks_taken, s.slot) AS ticks_taken,
-    expanded.at(w.ticks_expected, s.slot) AS ticks_expected
-FROM gigawatch.gpu_1m AS w
-JOIN gigawatch.gpu_slot AS s ON s.node_id = w.node_id AND s.slot <= w.slots
-WHERE expanded.at(w.covered_ms, s.slot) IS NOT NULL;
+-- Rows of each level, an element of each array for each slot; and all levels together, for readers that take each of
+-- expanded.parts() from the level it names. That name is a constant in each branch, so that PostgreSQL leaves out the
+-- others and looks this one up by index. It takes equal types in all branches: those of days, for windows and minutes
+-- have narrower ones. Branches that are joins, as these are, are looked up for a node by a subquery with LATERAL and
+-- OFFSET 0: a join would read them from end to end.
+DO $$
+DECLARE
+    level text;
+    elements text;
+    columns text;
+BEGIN
+    SELECT
+        string_agg(format('expanded.at(w.%1$I, s.slot) AS %1$I', column_name), ', ' ORDER BY ordinal_position),
+        string_agg(format('%1$I::%2$s', column_name, substr(udt_name, 2)), ', ' ORDER BY ordinal_position)
+    INTO elements, columns
+    FROM information_schema.columns
+    WHERE table_schema = 'gigawatch' AND table_name = 'gpu_1d' AND data_type = 'ARRAY';
 
-CREATE VIEW expanded.gpu_1h AS
-SELECT
-    w.time, w.node_id, w.site_id, w.rack_id, s.slot, s.gpu_id,
-    expanded.at(w.covered_ms, s.slot) AS covered_ms,
-    expanded.at(w.energy_mj, s.slot) AS energy_mj,
-    expanded.at(w.energy_ms, s.slot) AS energy_ms,
-    expanded.at(w.energy_interpolated_mj, s.slot) AS energy_interpolated_mj,
-    expanded.at(w.energy_integrated_mj, s.slot) AS energy_integrated_mj,
-    expanded.at(w.energy_estimated_mj, s.slot) AS energy_estimated_mj,
-    expanded.at(w.power_min_mw, s.slot) AS power_min_mw,
-    expanded.at(w.power_max_mw, s.slot) AS power_max_mw,
-    expanded.at(w.power_limit_mw, s.slot) AS power_limit_mw,
-    expanded.at(w.mem_used_mib, s.slot) AS mem_used_mib,
-    expanded.at(w.gpu_util_pm_ms, s.slot) AS gpu_util_pm_ms,
-    expanded.at(w.gpu_util_ms, s.slot) AS gpu_util_ms,
-    expanded.at(w.mem_util_pm_ms, s.slot) AS mem_util_pm_ms,
-    expanded.at(w.mem_util_ms, s.slot) AS mem_util_ms,
-    expanded.at(w.sm_clock_mhz_ms, s.slot) AS sm_clock_mhz_ms,
-    expanded.at(w.sm_clock_ms, s.slot) AS sm_clock_ms,
-    expanded.at(w.mem_clock_mhz_ms, s.slot) AS mem_clock_mhz_ms,
-    expanded.at(w.mem_clock_ms, s.slot) AS mem_clock_ms,
-    expanded.at(w.gpu_temp_max_c, s.slot) AS gpu_temp_max_c,
-    expanded.at(w.mem_temp_max_c, s.slot) AS mem_temp_max_c,
-    expanded.at(w.fan_pct, s.slot) AS fan_pct,
-    expanded.at(w.clock_event_reasons, s.slot) AS clock_event_reasons,
-    expanded.at(w.throttled_ms, s.slot) AS throttled_ms,
-    expanded.at(w.pcie_tx_kib, s.slot) AS pcie_tx_kib,
-    expanded.at(w.pcie_rx_kib, s.slot) AS pcie_rx_kib,
-    expanded.at(w.pcie_ms, s.slot) AS pcie_ms,
-    expanded.at(w.nvlink_tx_kib, s.slot) AS nvlink_tx_kib,
-    expanded.at(w.nvlink_rx_kib, s.slot) AS nvlink_rx_kib,
-    expanded.at(w.nvlink_ms, s.slot) AS nvlink_ms,
-    expanded.at(w.ticks_taken, s.slot) AS ticks_taken,
-    expanded.at(w.ticks_expected, s.slot) AS ticks_expected
-FROM gigawatch.gpu_1h AS w
-JOIN gigawatch.gpu_slot AS s ON s.node_id = w.node_id AND s.slot <= w.slots
-WHERE expanded.at(w.covered_ms, s.slot) IS NOT NULL;
+    FOREACH level IN ARRAY ARRAY['1m', '1h', '1d'] LOOP
+        EXECUTE format('
+            CREATE VIEW expanded.gpu_%1$s AS
+            SELECT w.time, w.node_id, s.slot, s.gpu_id, %2$s
+            FROM gigawatch.gpu_%1$s AS w
+            JOIN gigawatch.gpu_slot AS s ON s.node_id = w.node_id AND s.slot <= w.slots
+            WHERE expanded.at(w.covered_ms, s.slot) IS NOT NULL', level, elements);
+    END LOOP;
 
-CREATE VIEW expanded.gpu_1d AS
+    EXECUTE 'CREATE VIEW expanded.gpu_bucket AS ' || (
+        SELECT string_agg(
+            format('SELECT %1$L AS level, time, node_id, slot, gpu_id, %2$s FROM expanded.gpu_%1$s', it.level, columns),
+            ' UNION ALL ')
+        FROM unnest(ARRAY['1m', '1h', '1d', 'raw']) AS it (level)
+    );
+END $$;
+
+-- The same of nodes, racks and sites. Of these, windows are summed for nodes alone.
+CREATE VIEW expanded.node_bucket AS
+SELECT '1m' AS level, it.* FROM gigawatch.node_1m AS it
+UNION ALL
+SELECT '1h', it.* FROM gigawatch.node_1h AS it
+UNION ALL
+SELECT '1d', it.* FROM gigawatch.node_1d AS it
+UNION ALL
 SELECT
-    w.time, w.node_id, w.site_id, w.rack_id, s.slot, s.gpu_id,
-    expanded.at(w.covered_ms, s.slot) AS covered_ms,
-    expanded.at(w.energy_mj, s.slot) AS energy_mj,
-    expanded.at(w.energy_ms, s.slot) AS energy_ms,
-    expanded.at(w.energy_interpolated_mj, s.slot) AS energy_interpolated_mj,
-    expanded.at(w.energy_integrated_mj, s.slot) AS energy_integrated_mj,
-    expanded.at(w.energy_estimated_mj, s.slot) AS energy_estimated_mj,
-    expanded.at(w.power_min_mw, s.slot) AS power_min_mw,
-    expanded.at(w.power_max_mw, s.slot) AS power_max_mw,
-    expanded.at(w.power_limit_mw, s.slot) AS power_limit_mw,
-    expanded.at(w.mem_used_mib, s.slot) AS mem_used_mib,
-    expanded.at(w.gpu_util_pm_ms, s.slot) AS gpu_util_pm_ms,
-    expanded.at(w.gpu_util_ms, s.slot) AS gpu_util_ms,
-    expanded.at(w.mem_util_pm_ms, s.slot) AS mem_util_pm_ms,
-    expanded.at(w.mem_util_ms, s.slot) AS mem_util_ms,
-    expanded.at(w.sm_clock_mhz_ms, s.slot) AS sm_clock_mhz_ms,
-    expanded.at(w.sm_clock_ms, s.slot) AS sm_clock_ms,
-    expanded.at(w.mem_clock_mhz_ms, s.slot) AS mem_clock_mhz_ms,
-    expanded.at(w.mem_clock_ms, s.slot) AS mem_clock_ms,
-    expanded.at(w.gpu_temp_max_c, s.slot) AS gpu_temp_max_c,
-    expanded.at(w.mem_temp_max_c, s.slot) AS mem_temp_max_c,
-    expanded.at(w.fan_pct, s.slot) AS fan_pct,
-    expanded.at(w.clock_event_reasons, s.slot) AS clock_event_reasons,
-    expanded.at(w.throttled_ms, s.slot) AS throttled_ms,
-    expanded.at(w.pcie_tx_kib, s.slot) AS pcie_tx_kib,
-    expanded.at(w.pcie_rx_kib, s.slot) AS pcie_rx_kib,
-    expanded.at(w.pcie_ms, s.slot) AS pcie_ms,
-    expanded.at(w.nvlink_tx_kib, s.slot) AS nvlink_tx_kib,
-    expanded.at(w.nvlink_rx_kib, s.slot) AS nvlink_rx_kib,
-    expanded.at(w.nvlink_ms, s.slot) AS nvlink_ms,
-    expanded.at(w.ticks_taken, s.slot) AS ticks_taken,
-    expanded.at(w.ticks_expected, s.slot) AS ticks_expected
-FROM gigawatch.gpu_1d AS w
-JOIN gigawatch.gpu_slot AS s ON s.node_id = w.node_id AND s.slot <= w.slots
-WHERE expanded.at(w.covered_ms, s.slot) IS NOT NULL;
+    'raw', w.time, w.node_id,
+    w.covered_ms::bigint,
+    tick.sum_mw,
+    tick.count::integer,
+    tick.min_mw,
+    tick.max_mw,
+    w.cpu_energy_mj,
+    CASE WHEN w.cpu_energy_mj IS NOT NULL THEN w.covered_ms END::bigint,
+    w.dram_energy_mj,
+    CASE WHEN w.dram_energy_mj IS NOT NULL THEN w.covered_ms END::bigint,
+    w.node_power_mean_mw::bigint * w.covered_ms,
+    CASE WHEN w.node_power_mean_mw IS NOT NULL THEN w.covered_ms END::bigint,
+    w.node_power_max_mw,
+    w.ticks_taken::integer,
+    w.ticks_expected::integer,
+    w.rejected_readings
+FROM gigawatch.node_window AS w
+CROSS JOIN LATERAL (
+    SELECT sum(mw) AS sum_mw, count(mw) AS count, min(mw) AS min_mw, max(mw) AS max_mw
+    FROM unnest(w.gpu_power_mw) AS tick (mw)
+) AS tick;
+
+CREATE VIEW expanded.rack_bucket AS
+SELECT '1m' AS level, it.* FROM gigawatch.rack_1m AS it
+UNION ALL
+SELECT '1h', it.* FROM gigawatch.rack_1h AS it
+UNION ALL
+SELECT '1d', it.* FROM gigawatch.rack_1d AS it;
+
+CREATE VIEW expanded.site_bucket AS
+SELECT '1m' AS level, it.* FROM gigawatch.site_1m AS it
+UNION ALL
+SELECT '1h', it.* FROM gigawatch.site_1h AS it
+UNION ALL
+SELECT '1d', it.* FROM gigawatch.site_1d AS it;

@@ -24,53 +24,13 @@ LANGUAGE sql STABLE PARALLEL SAFE SECURITY DEFINER SET search_path = pg_catalog
 BEGIN ATOMIC
     WITH wanted AS (
         -- By GPU or by node: with one condition for both, all slots would be read for one GPU.
-        SELECT gpu_slot.node_id, gpu_slot.slot, expanded.level_for(step) AS level
+        SELECT gpu_slot.node_id, gpu_slot.slot
         FROM gigawatch.gpu JOIN gigawatch.gpu_slot USING (gpu_id)
         WHERE gpu.uuid = in_gpu_uuid AND (in_node_id IS NULL OR gpu_slot.node_id = in_node_id)
         UNION ALL
-        SELECT gpu_slot.node_id, gpu_slot.slot, expanded.level_for(step)
+        SELECT gpu_slot.node_id, gpu_slot.slot
         FROM gigawatch.gpu_slot
         WHERE in_gpu_uuid IS NULL AND gpu_slot.node_id = in_node_id
-    ), parts AS (
-        SELECT w.time, w.gpu_id,
-            w.energy_mj, w.energy_ms, w.energy_interpolated_mj, w.energy_integrated_mj, w.energy_estimated_mj,
-            w.power_min_mw, w.power_max_mw, w.power_limit_mw, w.gpu_util_pm_ms, w.gpu_util_ms, w.mem_util_pm_ms,
-            w.mem_util_ms, w.gpu_temp_max_c, w.mem_temp_max_c, w.sm_clock_mhz_ms, w.sm_clock_ms, w.mem_clock_mhz_ms,
-            w.mem_clock_ms, w.mem_used_mib, w.fan_pct, w.pcie_tx_kib, w.pcie_rx_kib, w.pcie_ms, w.nvlink_tx_kib,
-            w.nvlink_rx_kib, w.nvlink_ms, w.clock_event_reasons
-        FROM wanted
-        JOIN expanded.gpu_1d AS w ON w.node_id = wanted.node_id AND w.slot = wanted.slot
-        WHERE w.time >= greatest(start, expanded.first_of('1d', wanted.level)) AND w.time < least(stop, expanded.beyond_of('1d'))
-        UNION ALL
-        SELECT w.time, w.gpu_id,
-            w.energy_mj, w.energy_ms, w.energy_interpolated_mj, w.energy_integrated_mj, w.energy_estimated_mj,
-            w.power_min_mw, w.power_max_mw, w.power_limit_mw, w.gpu_util_pm_ms, w.gpu_util_ms, w.mem_util_pm_ms,
-            w.mem_util_ms, w.gpu_temp_max_c, w.mem_temp_max_c, w.sm_clock_mhz_ms, w.sm_clock_ms, w.mem_clock_mhz_ms,
-            w.mem_clock_ms, w.mem_used_mib, w.fan_pct, w.pcie_tx_kib, w.pcie_rx_kib, w.pcie_ms, w.nvlink_tx_kib,
-            w.nvlink_rx_kib, w.nvlink_ms, w.clock_event_reasons
-        FROM wanted
-        JOIN expanded.gpu_1h AS w ON w.node_id = wanted.node_id AND w.slot = wanted.slot
-        WHERE w.time >= greatest(start, expanded.first_of('1h', wanted.level)) AND w.time < least(stop, expanded.beyond_of('1h'))
-        UNION ALL
-        SELECT w.time, w.gpu_id,
-            w.energy_mj, w.energy_ms, w.energy_interpolated_mj, w.energy_integrated_mj, w.energy_estimated_mj,
-            w.power_min_mw, w.power_max_mw, w.power_limit_mw, w.gpu_util_pm_ms, w.gpu_util_ms, w.mem_util_pm_ms,
-            w.mem_util_ms, w.gpu_temp_max_c, w.mem_temp_max_c, w.sm_clock_mhz_ms, w.sm_clock_ms, w.mem_clock_mhz_ms,
-            w.mem_clock_ms, w.mem_used_mib, w.fan_pct, w.pcie_tx_kib, w.pcie_rx_kib, w.pcie_ms, w.nvlink_tx_kib,
-            w.nvlink_rx_kib, w.nvlink_ms, w.clock_event_reasons
-        FROM wanted
-        JOIN expanded.gpu_1m AS w ON w.node_id = wanted.node_id AND w.slot = wanted.slot
-        WHERE w.time >= greatest(start, expanded.first_of('1m', wanted.level)) AND w.time < least(stop, expanded.beyond_of('1m'))
-        UNION ALL
-        SELECT w.time, w.gpu_id,
-            w.energy_mj, w.energy_ms, w.energy_interpolated_mj, w.energy_integrated_mj, w.energy_estimated_mj,
-            w.power_min_mw, w.power_max_mw, w.power_limit_mw, w.gpu_util_pm_ms, w.gpu_util_ms, w.mem_util_pm_ms,
-            w.mem_util_ms, w.gpu_temp_max_c, w.mem_temp_max_c, w.sm_clock_mhz_ms, w.sm_clock_ms, w.mem_clock_mhz_ms,
-            w.mem_clock_ms, w.mem_used_mib, w.fan_pct, w.pcie_tx_kib, w.pcie_rx_kib, w.pcie_ms, w.nvlink_tx_kib,
-            w.nvlink_rx_kib, w.nvlink_ms, w.clock_event_reasons
-        FROM wanted
-        JOIN expanded.gpu_raw AS w ON w.node_id = wanted.node_id AND w.slot = wanted.slot
-        WHERE w.time >= greatest(start, expanded.first_of('raw', wanted.level)) AND w.time < stop
     )
     SELECT
         date_bin(step, w.time, '2000-01-01Z'),
@@ -102,7 +62,14 @@ BEGIN ATOMIC
             WHEN sum(w.energy_interpolated_mj) IS NOT NULL THEN 'interpolated'
             WHEN sum(w.energy_mj) IS NOT NULL THEN 'counter'
         END
-    FROM parts AS w
+    FROM wanted
+    CROSS JOIN expanded.parts(start, stop, expanded.level_for(step)) AS part
+    CROSS JOIN LATERAL (
+        SELECT it.* FROM expanded.gpu_bucket AS it
+        WHERE it.level = part.level AND it.node_id = wanted.node_id AND it.slot = wanted.slot
+            AND it.time >= part.first AND it.time < part.beyond
+        OFFSET 0
+    ) AS w
     JOIN gigawatch.gpu USING (gpu_id)
     GROUP BY 1, 2, 3
     ORDER BY 1, 3, 2;

@@ -16,48 +16,6 @@ CREATE FUNCTION report.node_series(
 )
 LANGUAGE sql STABLE PARALLEL SAFE SECURITY DEFINER SET search_path = pg_catalog
 BEGIN ATOMIC
-    WITH parts AS (
-        SELECT w.time,
-            w.covered_ms, w.tick_power_mw, w.ticks_summed, w.tick_power_min_mw, w.tick_power_max_mw, w.cpu_energy_mj,
-            w.cpu_energy_ms, w.dram_energy_mj, w.dram_energy_ms, w.node_power_mw_ms, w.node_power_ms,
-            w.node_power_max_mw, w.ticks_taken, w.ticks_expected, w.rejected_readings
-        FROM gigawatch.node_1d AS w
-        WHERE w.node_id = in_node_id
-            AND w.time >= greatest(start, expanded.first_of('1d', expanded.level_for(step)))
-            AND w.time < least(stop, expanded.beyond_of('1d'))
-        UNION ALL
-        SELECT w.time,
-            w.covered_ms, w.tick_power_mw, w.ticks_summed, w.tick_power_min_mw, w.tick_power_max_mw, w.cpu_energy_mj,
-            w.cpu_energy_ms, w.dram_energy_mj, w.dram_energy_ms, w.node_power_mw_ms, w.node_power_ms,
-            w.node_power_max_mw, w.ticks_taken, w.ticks_expected, w.rejected_readings
-        FROM gigawatch.node_1h AS w
-        WHERE w.node_id = in_node_id
-            AND w.time >= greatest(start, expanded.first_of('1h', expanded.level_for(step)))
-            AND w.time < least(stop, expanded.beyond_of('1h'))
-        UNION ALL
-        SELECT w.time,
-            w.covered_ms, w.tick_power_mw, w.ticks_summed, w.tick_power_min_mw, w.tick_power_max_mw, w.cpu_energy_mj,
-            w.cpu_energy_ms, w.dram_energy_mj, w.dram_energy_ms, w.node_power_mw_ms, w.node_power_ms,
-            w.node_power_max_mw, w.ticks_taken, w.ticks_expected, w.rejected_readings
-        FROM gigawatch.node_1m AS w
-        WHERE w.node_id = in_node_id
-            AND w.time >= greatest(start, expanded.first_of('1m', expanded.level_for(step)))
-            AND w.time < least(stop, expanded.beyond_of('1m'))
-        UNION ALL
-        SELECT w.time, w.covered_ms, tick.sum_mw, tick.count, tick.min_mw, tick.max_mw,
-            w.cpu_energy_mj, CASE WHEN w.cpu_energy_mj IS NOT NULL THEN w.covered_ms END,
-            w.dram_energy_mj, CASE WHEN w.dram_energy_mj IS NOT NULL THEN w.covered_ms END,
-            w.node_power_mean_mw::bigint * w.covered_ms,
-            CASE WHEN w.node_power_mean_mw IS NOT NULL THEN w.covered_ms END, w.node_power_max_mw,
-            w.ticks_taken, w.ticks_expected, w.rejected_readings
-        FROM gigawatch.node_window AS w
-        CROSS JOIN LATERAL (
-            SELECT sum(mw) AS sum_mw, count(mw) AS count, min(mw) AS min_mw, max(mw) AS max_mw
-            FROM unnest(w.gpu_power_mw) AS tick (mw)
-        ) AS tick
-        WHERE w.node_id = in_node_id AND w.time < stop
-            AND w.time >= greatest(start, expanded.first_of('raw', expanded.level_for(step)))
-    )
     SELECT
         date_bin(step, w.time, '2000-01-01Z'),
         sum(w.tick_power_mw)::double precision / nullif(sum(w.ticks_summed), 0) / 1000,
@@ -69,7 +27,12 @@ BEGIN ATOMIC
         sum(w.ticks_taken)::bigint,
         sum(w.ticks_expected)::bigint,
         sum(w.rejected_readings)::bigint
-    FROM parts AS w
+    FROM expanded.parts(start, stop, expanded.level_for(step)) AS part
+    CROSS JOIN LATERAL (
+        SELECT it.* FROM expanded.node_bucket AS it
+        WHERE it.level = part.level AND it.node_id = in_node_id AND it.time >= part.first AND it.time < part.beyond
+        OFFSET 0
+    ) AS w
     GROUP BY 1
     ORDER BY 1;
 END;

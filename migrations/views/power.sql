@@ -5,8 +5,8 @@
 -- Missing data: a GPU without energy in a bucket has no share in it; coverage is covered GPU-time over the time of as
 -- many GPUs as the group showed at most in a bucket of the period, so that a silent GPU lowers it. What is not
 -- folded yet comes from the windows; in fleets beyond 2,000 nodes it is not there yet, and no time is due for it.
--- The functions here are planned for the values asked each time they are called (plpgsql does, SQL does not): of a dozen
--- parts then those are left that the values need, and one node is looked up by its index.
+-- The functions here are planned for the values asked each time they are called (plpgsql does, SQL does not): of all
+-- levels and groups then those are left that the values need, and one node is looked up by its index.
 -- needs: expanded
 CREATE VIEW report.power AS
 SELECT
@@ -55,63 +55,184 @@ COMMENT ON COLUMN report.power.power_w IS 'Mean power: energy_j / covered_s, W';
 COMMENT ON COLUMN report.power.power_min_w IS 'Least polled power, W';
 COMMENT ON COLUMN report.power.power_max_w IS 'Greatest polled power, W';
 
--- Starts of the buckets that begin in a period, none if it begins in infinity.
-CREATE FUNCTION expanded.buckets(start timestamptz, stop timestamptz, length interval) RETURNS SETOF timestamptz
-LANGUAGE sql STABLE PARALLEL SAFE
-BEGIN ATOMIC
-    SELECT bucket.start
-    FROM generate_series(
-        date_bin(length, start, '2000-01-01Z') + CASE WHEN date_bin(length, start, '2000-01-01Z') < start THEN length
-            ELSE '0 s' END,
-        stop - interval '1 us', length
-    ) AS bucket (start);
-END;
+-- Sites' and racks' buckets together.
+CREATE VIEW expanded.group_bucket AS
+SELECT
+    'site' AS of, level, time, site_id, NULL::integer AS rack_id, gpu_model, gpus::bigint, gpus_known::bigint, power_mw,
+    energy_mj, energy_ms, gpu_util_pm_ms, gpu_util_ms,
+    energy_interpolated_mj + energy_integrated_mj + energy_estimated_mj AS uncounted_mj
+FROM expanded.site_bucket
+UNION ALL
+SELECT
+    'rack', level, time, site_id, rack_id, gpu_model, gpus::bigint, gpus_known::bigint, power_mw,
+    energy_mj, energy_ms, gpu_util_pm_ms, gpu_util_ms,
+    energy_interpolated_mj + energy_integrated_mj + energy_estimated_mj
+FROM expanded.rack_bucket;
 
--- The folded buckets of one rack. It is looked up bucket by bucket, since the index begins with the time: a range of it
--- holds all racks. OFFSET 0 keeps the planner from reading that.
+-- The buckets of one rack that begin in a period. It is looked up bucket by bucket, since the index begins with the
+-- time: a range of it holds all racks. OFFSET 0 keeps the planner from reading that.
 CREATE FUNCTION expanded.rack_buckets(
-    start timestamptz, stop timestamptz, level text, in_site_id integer, in_rack_id integer
-) RETURNS TABLE (
-    "time" timestamptz, gpu_model text, gpus bigint, gpus_known bigint, power_mw bigint, energy_mj bigint,
-    energy_ms bigint, gpu_util_pm_ms bigint, gpu_util_ms bigint, uncounted_mj bigint
-)
+    first timestamptz, beyond timestamptz, in_level text, length interval, in_site_id integer, in_rack_id integer
+) RETURNS SETOF expanded.group_bucket
 LANGUAGE sql STABLE PARALLEL SAFE
 BEGIN ATOMIC
-    SELECT b.time, b.gpu_model, b.gpus, b.gpus_known, b.power_mw, b.energy_mj, b.energy_ms, b.gpu_util_pm_ms, b.gpu_util_ms,
-        b.energy_interpolated_mj + b.energy_integrated_mj + b.energy_estimated_mj
-    FROM expanded.buckets(
-        greatest(start, expanded.first_of('1m', level)), least(stop, expanded.beyond_of('1m')), '1 minute'
+    SELECT b.*
+    FROM generate_series(
+        date_bin(length, first, '2000-01-01Z') + CASE WHEN date_bin(length, first, '2000-01-01Z') < first THEN length
+            ELSE '0 s' END,
+        beyond - interval '1 us', length
     ) AS bucket (start)
     CROSS JOIN LATERAL (
-        SELECT it.* FROM gigawatch.rack_1m AS it
-        WHERE it.time = bucket.start AND it.site_id = in_site_id AND it.rack_id = in_rack_id OFFSET 0
-    ) AS b
-    UNION ALL
-    SELECT b.time, b.gpu_model, b.gpus, b.gpus_known, b.power_mw, b.energy_mj, b.energy_ms, b.gpu_util_pm_ms, b.gpu_util_ms,
-        b.energy_interpolated_mj + b.energy_integrated_mj + b.energy_estimated_mj
-    FROM expanded.buckets(
-        greatest(start, expanded.first_of('1h', level)), least(stop, expanded.beyond_of('1h')), '1 hour'
-    ) AS bucket (start)
-    CROSS JOIN LATERAL (
-        SELECT it.* FROM gigawatch.rack_1h AS it
-        WHERE it.time = bucket.start AND it.site_id = in_site_id AND it.rack_id = in_rack_id OFFSET 0
-    ) AS b
-    UNION ALL
-    SELECT b.time, b.gpu_model, b.gpus, b.gpus_known, b.power_mw, b.energy_mj, b.energy_ms, b.gpu_util_pm_ms, b.gpu_util_ms,
-        b.energy_interpolated_mj + b.energy_integrated_mj + b.energy_estimated_mj
-    FROM expanded.buckets(
-        greatest(start, expanded.first_of('1d', level)), least(stop, expanded.beyond_of('1d')), '1 day'
-    ) AS bucket (start)
-    CROSS JOIN LATERAL (
-        SELECT it.* FROM gigawatch.rack_1d AS it
-        WHERE it.time = bucket.start AND it.site_id = in_site_id AND it.rack_id = in_rack_id OFFSET 0
+        SELECT it.* FROM expanded.group_bucket AS it
+        WHERE it.of = 'rack' AND it.level = in_level AND it.time = bucket.start AND it.site_id = in_site_id
+            AND it.rack_id = in_rack_id
+        OFFSET 0
     ) AS b;
 END;
 
--- The buckets that a period is made of, by group: rollups as far as they are folded, then windows.
+-- What a group is called.
+CREATE FUNCTION expanded.label(group_by text, site text, rack text, hostname text, gpu_model text) RETURNS text
+LANGUAGE sql IMMUTABLE PARALLEL SAFE
+BEGIN ATOMIC
+    SELECT CASE group_by
+        WHEN 'site' THEN site
+        WHEN 'rack' THEN coalesce(site || ' / ' || rack, site)
+        WHEN 'node' THEN hostname
+        WHEN 'gpu_model' THEN gpu_model
+        ELSE 'fleet'
+    END;
+END;
+
+-- What the buckets of a period are made of, by group: rollups as far as they are folded, then windows; with most_racks
+-- of those racks alone that had the most power in the last bucket. A statement is planned only where it is needed, with
+-- the level and times of its part as constants: to plan one for all took several times as long as to run it.
+CREATE FUNCTION expanded.group_parts(
+    start timestamptz, stop timestamptz, step interval, group_by text, in_site text, in_rack text,
+    in_node_id integer, in_gpu_model text, most_racks integer
+) RETURNS TABLE (
+    "time" timestamptz, label text, gpus bigint, gpus_known bigint, power_mw bigint, energy_mj bigint, energy_ms bigint,
+    gpu_util_pm_ms bigint, gpu_util_ms bigint, uncounted_mj bigint
+)
+LANGUAGE plpgsql STABLE PARALLEL SAFE SET plan_cache_mode = force_custom_plan
+AS $$
+#variable_conflict use_column
+DECLARE
+    chosen text := expanded.level_for(step);
+    of_nodes boolean := most_racks IS NULL AND (group_by IS NOT DISTINCT FROM 'node' OR in_node_id IS NOT NULL);
+    of_windows boolean := most_racks IS NULL AND (chosen = 'raw' OR in_node_id IS NOT NULL OR NOT expanded.is_large());
+    some_racks integer[];
+    part record;
+BEGIN
+    IF most_racks IS NOT NULL THEN
+        some_racks := ARRAY(
+            SELECT b.rack_id FROM expanded.rack_bucket AS b
+            WHERE b.level = CASE chosen WHEN '1m' THEN '1m' ELSE '1h' END
+                AND b.time = (
+                    SELECT max(it.time) FROM expanded.rack_bucket AS it
+                    WHERE it.level = CASE chosen WHEN '1m' THEN '1m' ELSE '1h' END
+                        AND it.time >= start AND it.time < stop
+                )
+                AND b.rack_id IS NOT NULL
+                AND (in_site IS NULL OR b.site_id = (SELECT site.site_id FROM gigawatch.site WHERE site.name = in_site))
+                AND (in_gpu_model IS NULL OR b.gpu_model = in_gpu_model)
+            GROUP BY b.site_id, b.rack_id ORDER BY sum(b.power_mw) DESC, b.site_id, b.rack_id LIMIT most_racks
+        );
+    ELSIF in_rack IS NOT NULL THEN
+        some_racks := ARRAY(SELECT rack.rack_id FROM gigawatch.rack WHERE rack.name = in_rack);
+    END IF;
+
+    FOR part IN SELECT it.* FROM expanded.parts(start, stop, chosen) AS it LOOP
+        IF part.level <> 'raw' AND NOT of_nodes AND some_racks IS NULL THEN
+            -- Sites, or all racks.
+            RETURN QUERY
+            SELECT
+                b.time, expanded.label(group_by, site.name, rack.name, NULL, b.gpu_model),
+                b.gpus, b.gpus_known, b.power_mw, b.energy_mj, b.energy_ms, b.gpu_util_pm_ms, b.gpu_util_ms,
+                b.uncounted_mj
+            FROM expanded.group_bucket AS b
+            JOIN gigawatch.site USING (site_id)
+            LEFT JOIN gigawatch.rack USING (rack_id)
+            WHERE b.of = CASE group_by WHEN 'rack' THEN 'rack' ELSE 'site' END
+                AND b.level = part.level AND b.time >= part.first AND b.time < part.beyond
+                AND (in_site IS NULL OR site.name = in_site)
+                AND (in_gpu_model IS NULL OR b.gpu_model = in_gpu_model);
+        ELSIF part.level <> 'raw' AND NOT of_nodes THEN
+            RETURN QUERY
+            SELECT
+                b.time,
+                expanded.label(CASE WHEN most_racks IS NULL THEN group_by ELSE 'rack' END, site.name, rack.name, NULL,
+                    b.gpu_model),
+                b.gpus, b.gpus_known, b.power_mw, b.energy_mj, b.energy_ms, b.gpu_util_pm_ms, b.gpu_util_ms,
+                b.uncounted_mj
+            FROM gigawatch.rack
+            JOIN gigawatch.site USING (site_id)
+            CROSS JOIN LATERAL expanded.rack_buckets(part.first, part.beyond, part.level, part.length, rack.site_id,
+                rack.rack_id) AS b
+            WHERE rack.rack_id = ANY (some_racks)
+                AND (in_site IS NULL OR site.name = in_site)
+                AND (in_gpu_model IS NULL OR b.gpu_model = in_gpu_model);
+        ELSIF part.level <> 'raw' OR of_windows THEN
+            -- GPU by GPU: of nodes, and where there are but windows.
+            RETURN QUERY
+            -- Names are joined from the left: where none is asked for, they are not read.
+            WITH wanted AS NOT MATERIALIZED (
+                SELECT node.node_id, node.hostname, site.name AS site, rack.name AS rack
+                FROM gigawatch.node
+                LEFT JOIN gigawatch.site ON site.site_id = node.site_id
+                LEFT JOIN gigawatch.rack ON rack.rack_id = node.rack_id
+                WHERE (in_site IS NULL OR site.name = in_site)
+                    AND (in_rack IS NULL OR rack.name = in_rack)
+                    AND (in_node_id IS NULL OR node.node_id = in_node_id)
+            ), of_gpu AS (
+                -- Doubles hold the sums exactly, and are added faster than bigint is.
+                SELECT wanted.hostname, wanted.site, wanted.rack, b.time AS bucket,
+                    b.gpu_id, b.energy_ms, b.gpu_util_ms,
+                    b.energy_mj::double precision, b.gpu_util_pm_ms::double precision,
+                    (coalesce(b.energy_interpolated_mj, 0) + coalesce(b.energy_integrated_mj, 0)
+                        + coalesce(b.energy_estimated_mj, 0))::double precision AS uncounted_mj
+                FROM wanted
+                CROSS JOIN LATERAL (
+                    SELECT it.* FROM expanded.gpu_bucket AS it
+                    WHERE it.level = part.level AND it.level <> 'raw' AND it.node_id = wanted.node_id
+                        AND it.time >= part.first AND it.time < part.beyond
+                    OFFSET 0
+                ) AS b
+                UNION ALL
+                -- Windows of many nodes are read faster by their time.
+                SELECT wanted.hostname, wanted.site, wanted.rack,
+                    date_bin(CASE chosen WHEN 'raw' THEN step ELSE '1 minute' END, b.time, '2000-01-01Z'),
+                    b.gpu_id, b.energy_ms, b.gpu_util_ms,
+                    b.energy_mj::double precision, b.gpu_util_pm_ms::double precision,
+                    (coalesce(b.energy_interpolated_mj, 0) + coalesce(b.energy_integrated_mj, 0)
+                        + coalesce(b.energy_estimated_mj, 0))::double precision
+                FROM wanted
+                JOIN expanded.gpu_raw AS b ON b.node_id = wanted.node_id
+                WHERE part.level = 'raw' AND b.time >= part.first AND b.time < part.beyond
+            )
+            SELECT
+                b.bucket,
+                expanded.label(group_by, b.site, b.rack, b.hostname, gpu.model) AS group_label,
+                1::bigint,
+                (sum(b.energy_ms) > 0)::integer::bigint,
+                sum(b.energy_mj)::bigint * 1000 / nullif(sum(b.energy_ms), 0),
+                sum(b.energy_mj)::bigint,
+                sum(b.energy_ms),
+                sum(b.gpu_util_pm_ms)::bigint,
+                sum(b.gpu_util_ms),
+                sum(b.uncounted_mj)::bigint
+            FROM of_gpu AS b
+            LEFT JOIN gigawatch.gpu USING (gpu_id)
+            WHERE in_gpu_model IS NULL OR gpu.model = in_gpu_model
+            GROUP BY b.bucket, group_label, b.gpu_id;
+        END IF;
+    END LOOP;
+END
+$$;
+
+-- The same added up.
 CREATE FUNCTION expanded.group_buckets(
-    start timestamptz, stop timestamptz, step interval, level text, group_by text, in_site text, in_rack text,
-    in_node_id integer, in_gpu_model text
+    start timestamptz, stop timestamptz, step interval, group_by text, in_site text, in_rack text,
+    in_node_id integer, in_gpu_model text, most_racks integer DEFAULT NULL
 ) RETURNS TABLE (
     "time" timestamptz, label text, gpus bigint, gpus_known bigint, power_mw bigint, energy_mj bigint, energy_ms bigint,
     gpu_util_pm_ms bigint, gpu_util_ms bigint, energy_uncounted_mj bigint
@@ -122,240 +243,9 @@ BEGIN ATOMIC
         parts.time, parts.label, sum(parts.gpus)::bigint, sum(parts.gpus_known)::bigint, sum(parts.power_mw)::bigint,
         sum(parts.energy_mj)::bigint, sum(parts.energy_ms)::bigint, sum(parts.gpu_util_pm_ms)::bigint,
         sum(parts.gpu_util_ms)::bigint, sum(parts.uncounted_mj)::bigint
-    FROM (
-        SELECT
-            b.time,
-            CASE group_by
-                WHEN 'site' THEN site.name
-                WHEN 'rack' THEN site.name
-                WHEN 'node' THEN NULL
-                WHEN 'gpu_model' THEN b.gpu_model
-                ELSE 'fleet'
-            END,
-            b.gpus::bigint, b.gpus_known::bigint, b.power_mw, b.energy_mj, b.energy_ms, b.gpu_util_pm_ms, b.gpu_util_ms,
-            b.energy_interpolated_mj + b.energy_integrated_mj + b.energy_estimated_mj
-        FROM gigawatch.site_1m AS b
-        JOIN gigawatch.site USING (site_id)
-        WHERE group_by IN ('fleet', 'site', 'gpu_model') AND in_rack IS NULL AND in_node_id IS NULL
-            AND b.time >= greatest(start, expanded.first_of('1m', level)) AND b.time < least(stop, expanded.beyond_of('1m'))
-            AND (in_site IS NULL OR site.name = in_site)
-            AND (in_gpu_model IS NULL OR b.gpu_model = in_gpu_model)
-        UNION ALL
-        SELECT
-            b.time,
-            CASE group_by
-                WHEN 'site' THEN site.name
-                WHEN 'rack' THEN site.name
-                WHEN 'node' THEN NULL
-                WHEN 'gpu_model' THEN b.gpu_model
-                ELSE 'fleet'
-            END,
-            b.gpus::bigint, b.gpus_known::bigint, b.power_mw, b.energy_mj, b.energy_ms, b.gpu_util_pm_ms, b.gpu_util_ms,
-            b.energy_interpolated_mj + b.energy_integrated_mj + b.energy_estimated_mj
-        FROM gigawatch.site_1h AS b
-        JOIN gigawatch.site USING (site_id)
-        WHERE group_by IN ('fleet', 'site', 'gpu_model') AND in_rack IS NULL AND in_node_id IS NULL
-            AND b.time >= greatest(start, expanded.first_of('1h', level)) AND b.time < least(stop, expanded.beyond_of('1h'))
-            AND (in_site IS NULL OR site.name = in_site)
-            AND (in_gpu_model IS NULL OR b.gpu_model = in_gpu_model)
-        UNION ALL
-        SELECT
-            b.time,
-            CASE group_by
-                WHEN 'site' THEN site.name
-                WHEN 'rack' THEN site.name
-                WHEN 'node' THEN NULL
-                WHEN 'gpu_model' THEN b.gpu_model
-                ELSE 'fleet'
-            END,
-            b.gpus::bigint, b.gpus_known::bigint, b.power_mw, b.energy_mj, b.energy_ms, b.gpu_util_pm_ms, b.gpu_util_ms,
-            b.energy_interpolated_mj + b.energy_integrated_mj + b.energy_estimated_mj
-        FROM gigawatch.site_1d AS b
-        JOIN gigawatch.site USING (site_id)
-        WHERE group_by IN ('fleet', 'site', 'gpu_model') AND in_rack IS NULL AND in_node_id IS NULL
-            AND b.time >= greatest(start, expanded.first_of('1d', level)) AND b.time < least(stop, expanded.beyond_of('1d'))
-            AND (in_site IS NULL OR site.name = in_site)
-            AND (in_gpu_model IS NULL OR b.gpu_model = in_gpu_model)
-        UNION ALL
-        SELECT
-            b.time,
-            CASE group_by
-                WHEN 'site' THEN site.name
-                WHEN 'rack' THEN coalesce(site.name || ' / ' || rack.name, site.name)
-                WHEN 'node' THEN NULL
-                WHEN 'gpu_model' THEN b.gpu_model
-                ELSE 'fleet'
-            END,
-            b.gpus::bigint, b.gpus_known::bigint, b.power_mw, b.energy_mj, b.energy_ms, b.gpu_util_pm_ms, b.gpu_util_ms,
-            b.energy_interpolated_mj + b.energy_integrated_mj + b.energy_estimated_mj
-        FROM gigawatch.rack_1m AS b
-        JOIN gigawatch.site USING (site_id)
-        LEFT JOIN gigawatch.rack USING (rack_id)
-        WHERE group_by = 'rack' AND in_rack IS NULL AND in_node_id IS NULL
-            AND b.time >= greatest(start, expanded.first_of('1m', level)) AND b.time < least(stop, expanded.beyond_of('1m'))
-            AND (in_site IS NULL OR site.name = in_site)
-            AND (in_gpu_model IS NULL OR b.gpu_model = in_gpu_model)
-        UNION ALL
-        SELECT
-            b.time,
-            CASE group_by
-                WHEN 'site' THEN site.name
-                WHEN 'rack' THEN coalesce(site.name || ' / ' || rack.name, site.name)
-                WHEN 'node' THEN NULL
-                WHEN 'gpu_model' THEN b.gpu_model
-                ELSE 'fleet'
-            END,
-            b.gpus::bigint, b.gpus_known::bigint, b.power_mw, b.energy_mj, b.energy_ms, b.gpu_util_pm_ms, b.gpu_util_ms,
-            b.energy_interpolated_mj + b.energy_integrated_mj + b.energy_estimated_mj
-        FROM gigawatch.rack_1h AS b
-        JOIN gigawatch.site USING (site_id)
-        LEFT JOIN gigawatch.rack USING (rack_id)
-        WHERE group_by = 'rack' AND in_rack IS NULL AND in_node_id IS NULL
-            AND b.time >= greatest(start, expanded.first_of('1h', level)) AND b.time < least(stop, expanded.beyond_of('1h'))
-            AND (in_site IS NULL OR site.name = in_site)
-            AND (in_gpu_model IS NULL OR b.gpu_model = in_gpu_model)
-        UNION ALL
-        SELECT
-            b.time,
-            CASE group_by
-                WHEN 'site' THEN site.name
-                WHEN 'rack' THEN coalesce(site.name || ' / ' || rack.name, site.name)
-                WHEN 'node' THEN NULL
-                WHEN 'gpu_model' THEN b.gpu_model
-                ELSE 'fleet'
-            END,
-            b.gpus::bigint, b.gpus_known::bigint, b.power_mw, b.energy_mj, b.energy_ms, b.gpu_util_pm_ms, b.gpu_util_ms,
-            b.energy_interpolated_mj + b.energy_integrated_mj + b.energy_estimated_mj
-        FROM gigawatch.rack_1d AS b
-        JOIN gigawatch.site USING (site_id)
-        LEFT JOIN gigawatch.rack USING (rack_id)
-        WHERE group_by = 'rack' AND in_rack IS NULL AND in_node_id IS NULL
-            AND b.time >= greatest(start, expanded.first_of('1d', level)) AND b.time < least(stop, expanded.beyond_of('1d'))
-            AND (in_site IS NULL OR site.name = in_site)
-            AND (in_gpu_model IS NULL OR b.gpu_model = in_gpu_model)
-        UNION ALL
-        SELECT
-            b.time,
-            CASE group_by
-                WHEN 'site' THEN site.name
-                WHEN 'rack' THEN site.name || ' / ' || rack.name
-                WHEN 'gpu_model' THEN b.gpu_model
-                ELSE 'fleet'
-            END,
-            b.gpus, b.gpus_known, b.power_mw, b.energy_mj, b.energy_ms, b.gpu_util_pm_ms, b.gpu_util_ms, b.uncounted_mj
-        FROM gigawatch.rack
-        JOIN gigawatch.site USING (site_id)
-        CROSS JOIN LATERAL expanded.rack_buckets(start, stop, level, rack.site_id, rack.rack_id) AS b
-        WHERE rack.name = in_rack AND group_by <> 'node' AND in_node_id IS NULL
-            AND (in_site IS NULL OR site.name = in_site)
-            AND (in_gpu_model IS NULL OR b.gpu_model = in_gpu_model)
-        UNION ALL
-        SELECT
-            b.time AS bucket,
-            CASE group_by
-                WHEN 'site' THEN site.name
-                WHEN 'rack' THEN coalesce(site.name || ' / ' || rack.name, site.name)
-                WHEN 'node' THEN node.hostname
-                WHEN 'gpu_model' THEN gpu.model
-                ELSE 'fleet'
-            END AS label,
-            1::bigint, (sum(b.energy_ms) > 0)::integer::bigint, (sum(b.energy_mj) * 1000 / nullif(sum(b.energy_ms), 0))::bigint,
-            sum(b.energy_mj)::bigint, sum(b.energy_ms)::bigint, sum(b.gpu_util_pm_ms)::bigint, sum(b.gpu_util_ms)::bigint,
-            (coalesce(sum(b.energy_interpolated_mj), 0) + coalesce(sum(b.energy_integrated_mj), 0)
-                + coalesce(sum(b.energy_estimated_mj), 0))::bigint
-        FROM expanded.gpu_1m AS b
-        JOIN gigawatch.gpu USING (gpu_id)
-        JOIN gigawatch.node ON node.node_id = b.node_id
-        JOIN gigawatch.site ON site.site_id = node.site_id
-        LEFT JOIN gigawatch.rack ON rack.rack_id = node.rack_id
-        WHERE (group_by = 'node' OR in_node_id IS NOT NULL)
-            AND b.time >= greatest(start, expanded.first_of('1m', level)) AND b.time < least(stop, expanded.beyond_of('1m'))
-            AND (in_site IS NULL OR site.name = in_site)
-            AND (in_rack IS NULL OR rack.name = in_rack)
-            AND (in_node_id IS NULL OR b.node_id = in_node_id)
-            AND (in_gpu_model IS NULL OR gpu.model = in_gpu_model)
-        GROUP BY bucket, label, b.gpu_id
-        UNION ALL
-        SELECT
-            b.time AS bucket,
-            CASE group_by
-                WHEN 'site' THEN site.name
-                WHEN 'rack' THEN coalesce(site.name || ' / ' || rack.name, site.name)
-                WHEN 'node' THEN node.hostname
-                WHEN 'gpu_model' THEN gpu.model
-                ELSE 'fleet'
-            END AS label,
-            1::bigint, (sum(b.energy_ms) > 0)::integer::bigint, (sum(b.energy_mj) * 1000 / nullif(sum(b.energy_ms), 0))::bigint,
-            sum(b.energy_mj)::bigint, sum(b.energy_ms)::bigint, sum(b.gpu_util_pm_ms)::bigint, sum(b.gpu_util_ms)::bigint,
-            (coalesce(sum(b.energy_interpolated_mj), 0) + coalesce(sum(b.energy_integrated_mj), 0)
-                + coalesce(sum(b.energy_estimated_mj), 0))::bigint
-        FROM expanded.gpu_1h AS b
-        JOIN gigawatch.gpu USING (gpu_id)
-        JOIN gigawatch.node ON node.node_id = b.node_id
-        JOIN gigawatch.site ON site.site_id = node.site_id
-        LEFT JOIN gigawatch.rack ON rack.rack_id = node.rack_id
-        WHERE (group_by = 'node' OR in_node_id IS NOT NULL)
-            AND b.time >= greatest(start, expanded.first_of('1h', level)) AND b.time < least(stop, expanded.beyond_of('1h'))
-            AND (in_site IS NULL OR site.name = in_site)
-            AND (in_rack IS NULL OR rack.name = in_rack)
-            AND (in_node_id IS NULL OR b.node_id = in_node_id)
-            AND (in_gpu_model IS NULL OR gpu.model = in_gpu_model)
-        GROUP BY bucket, label, b.gpu_id
-        UNION ALL
-        SELECT
-            b.time AS bucket,
-            CASE group_by
-                WHEN 'site' THEN site.name
-                WHEN 'rack' THEN coalesce(site.name || ' / ' || rack.name, site.name)
-                WHEN 'node' THEN node.hostname
-                WHEN 'gpu_model' THEN gpu.model
-                ELSE 'fleet'
-            END AS label,
-            1::bigint, (sum(b.energy_ms) > 0)::integer::bigint, (sum(b.energy_mj) * 1000 / nullif(sum(b.energy_ms), 0))::bigint,
-            sum(b.energy_mj)::bigint, sum(b.energy_ms)::bigint, sum(b.gpu_util_pm_ms)::bigint, sum(b.gpu_util_ms)::bigint,
-            (coalesce(sum(b.energy_interpolated_mj), 0) + coalesce(sum(b.energy_integrated_mj), 0)
-                + coalesce(sum(b.energy_estimated_mj), 0))::bigint
-        FROM expanded.gpu_1d AS b
-        JOIN gigawatch.gpu USING (gpu_id)
-        JOIN gigawatch.node ON node.node_id = b.node_id
-        JOIN gigawatch.site ON site.site_id = node.site_id
-        LEFT JOIN gigawatch.rack ON rack.rack_id = node.rack_id
-        WHERE (group_by = 'node' OR in_node_id IS NOT NULL)
-            AND b.time >= greatest(start, expanded.first_of('1d', level)) AND b.time < least(stop, expanded.beyond_of('1d'))
-            AND (in_site IS NULL OR site.name = in_site)
-            AND (in_rack IS NULL OR rack.name = in_rack)
-            AND (in_node_id IS NULL OR b.node_id = in_node_id)
-            AND (in_gpu_model IS NULL OR gpu.model = in_gpu_model)
-        GROUP BY bucket, label, b.gpu_id
-        UNION ALL
-        SELECT
-            date_bin(CASE WHEN level = 'raw' THEN step ELSE '1 minute' END, b.time, '2000-01-01Z') AS bucket,
-            CASE group_by
-                WHEN 'site' THEN site.name
-                WHEN 'rack' THEN coalesce(site.name || ' / ' || rack.name, site.name)
-                WHEN 'node' THEN node.hostname
-                WHEN 'gpu_model' THEN gpu.model
-                ELSE 'fleet'
-            END AS label,
-            1::bigint, (sum(b.energy_ms) > 0)::integer::bigint, (sum(b.energy_mj) * 1000 / nullif(sum(b.energy_ms), 0))::bigint,
-            sum(b.energy_mj)::bigint, sum(b.energy_ms)::bigint, sum(b.gpu_util_pm_ms)::bigint, sum(b.gpu_util_ms)::bigint,
-            (coalesce(sum(b.energy_interpolated_mj), 0) + coalesce(sum(b.energy_integrated_mj), 0)
-                + coalesce(sum(b.energy_estimated_mj), 0))::bigint
-        FROM expanded.gpu_raw AS b
-        JOIN gigawatch.gpu USING (gpu_id)
-        JOIN gigawatch.node ON node.node_id = b.node_id
-        JOIN gigawatch.site ON site.site_id = node.site_id
-        LEFT JOIN gigawatch.rack ON rack.rack_id = node.rack_id
-        WHERE (NOT expanded.is_large() OR in_node_id IS NOT NULL OR level = 'raw')
-            AND b.time >= greatest(start, expanded.first_of('raw', level)) AND b.time < stop
-            AND (in_site IS NULL OR site.name = in_site)
-            AND (in_rack IS NULL OR rack.name = in_rack)
-            AND (in_node_id IS NULL OR b.node_id = in_node_id)
-            AND (in_gpu_model IS NULL OR gpu.model = in_gpu_model)
-        GROUP BY bucket, label, b.gpu_id
-    ) AS parts (
-        time, label, gpus, gpus_known, power_mw, energy_mj, energy_ms, gpu_util_pm_ms, gpu_util_ms, uncounted_mj
-    )
+    FROM expanded.group_parts(
+        start, stop, step, group_by, in_site, in_rack, in_node_id, in_gpu_model, most_racks
+    ) AS parts
     GROUP BY 1, 2;
 END;
 
@@ -378,35 +268,10 @@ AS $$
 #variable_conflict use_column
 BEGIN
     RETURN QUERY
-    WITH top AS (
-        SELECT last.site_id, last.rack_id FROM (
-            SELECT b.site_id, b.rack_id, b.gpu_model, b.power_mw FROM gigawatch.rack_1m AS b
-            WHERE expanded.level_for(step) = '1m'
-                AND b.time = (SELECT max(m.time) FROM gigawatch.rack_1m AS m WHERE m.time >= start AND m.time < stop)
-            UNION ALL
-            SELECT b.site_id, b.rack_id, b.gpu_model, b.power_mw FROM gigawatch.rack_1h AS b
-            WHERE expanded.level_for(step) <> '1m'
-                AND b.time = (SELECT max(h.time) FROM gigawatch.rack_1h AS h WHERE h.time >= start AND h.time < stop)
-        ) AS last
-        WHERE last.rack_id IS NOT NULL
-            AND (in_site IS NULL OR last.site_id = (SELECT site.site_id FROM gigawatch.site WHERE site.name = in_site))
-            AND (in_gpu_model IS NULL OR last.gpu_model = in_gpu_model)
-        GROUP BY 1, 2 ORDER BY sum(last.power_mw) DESC, 1, 2 LIMIT most_racks
-    ), buckets AS MATERIALIZED (
+    WITH buckets AS MATERIALIZED (
         SELECT date_bin(step, b.time, '2000-01-01Z') AS bin, b.*
-        FROM expanded.group_buckets(start, stop, step, expanded.level_for(step), group_by, in_site, in_rack, in_node_id,
-            in_gpu_model) AS b
-        WHERE most_racks IS NULL
-        UNION ALL
-        SELECT date_bin(step, b.time, '2000-01-01Z'), b.time, site.name || ' / ' || rack.name, sum(b.gpus)::bigint,
-            sum(b.gpus_known)::bigint, sum(b.power_mw)::bigint, sum(b.energy_mj)::bigint, sum(b.energy_ms)::bigint,
-            sum(b.gpu_util_pm_ms)::bigint, sum(b.gpu_util_ms)::bigint, sum(b.uncounted_mj)::bigint
-        FROM top
-        JOIN gigawatch.rack USING (rack_id)
-        JOIN gigawatch.site ON site.site_id = top.site_id
-        CROSS JOIN LATERAL expanded.rack_buckets(start, stop, expanded.level_for(step), top.site_id, top.rack_id) AS b
-        WHERE most_racks IS NOT NULL AND (in_gpu_model IS NULL OR b.gpu_model = in_gpu_model)
-        GROUP BY b.time, 3
+        FROM expanded.group_buckets(start, stop, step, group_by, in_site, in_rack, in_node_id, in_gpu_model,
+            most_racks) AS b
     ), members AS (
         SELECT buckets.label, max(buckets.gpus) AS gpus FROM buckets GROUP BY 1
     ), known AS MATERIALIZED (
@@ -457,14 +322,16 @@ BEGIN
         SELECT least(date_bin('1 hour', start + interval '1 hour' - interval '1 us', '2000-01-01Z'), stop) AS first,
             greatest(date_bin('1 hour', stop, '2000-01-01Z'), start) AS beyond
     ), parts AS (
-        SELECT b.* FROM edges, expanded.group_buckets(start, least(edges.first, stop), '1 minute', '1m', 'fleet', in_site,
-            in_rack, in_node_id, in_gpu_model) AS b
-        UNION ALL
-        SELECT b.* FROM edges, expanded.group_buckets(edges.first, greatest(edges.first, edges.beyond), '1 hour', '1h',
-            'fleet', in_site, in_rack, in_node_id, in_gpu_model) AS b
-        UNION ALL
-        SELECT b.* FROM edges, expanded.group_buckets(greatest(edges.first, edges.beyond), stop, '1 minute', '1m', 'fleet',
-            in_site, in_rack, in_node_id, in_gpu_model) AS b
+        SELECT b.*
+        FROM edges
+        CROSS JOIN LATERAL (
+            VALUES
+                (start, least(edges.first, stop), interval '1 minute'),
+                (edges.first, greatest(edges.first, edges.beyond), '1 hour'),
+                (greatest(edges.first, edges.beyond), stop, '1 minute')
+        ) AS span (start, stop, step)
+        CROSS JOIN LATERAL expanded.group_buckets(span.start, span.stop, span.step, 'fleet', in_site, in_rack,
+            in_node_id, in_gpu_model) AS b
     )
     SELECT
         sum(parts.energy_mj)::double precision / 1000,

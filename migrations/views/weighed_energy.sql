@@ -39,20 +39,34 @@ BEGIN ATOMIC
             VALUES (date_bin('1 hour', start, '2000-01-01Z')), (date_bin('1 hour', stop, '2000-01-01Z'))
         ) AS edge (hour)
         WHERE edge.hour < stop AND (edge.hour < start OR edge.hour + interval '1 hour' > stop)
+    ), grid AS MATERIALIZED (
+        -- Where values change at quarters of an hour alone, minutes are summed to those first: a third of the time.
+        SELECT CASE
+            WHEN bool_and(date_bin('15 minutes', moment, '2000-01-01Z') = moment) THEN interval '15 minutes'
+            ELSE '1 minute'
+        END AS width
+        FROM (
+            SELECT f.first AS moment FROM factors AS f UNION ALL SELECT f.beyond FROM factors AS f
+            UNION ALL VALUES (start), (stop)
+        ) AS moments
     ), finer AS (
-        SELECT m.site_id, m.gpu_model, m.time, m.gpus::bigint, m.energy_mj, m.energy_ms,
-            m.energy_interpolated_mj + m.energy_integrated_mj + m.energy_estimated_mj AS uncounted_mj
+        SELECT m.*
         FROM (SELECT uneven.hour FROM uneven UNION SELECT edges.hour FROM edges) AS needed
+        CROSS JOIN grid
         CROSS JOIN LATERAL (
-            SELECT it.* FROM gigawatch.site_1m AS it
-            WHERE it.time >= needed.hour AND it.time < needed.hour + interval '1 hour' OFFSET 0
+            SELECT it.site_id, it.gpu_model, date_bin(grid.width, it.time, '2000-01-01Z') AS time, max(it.gpus) AS gpus,
+                sum(it.energy_mj) AS energy_mj, sum(it.energy_ms) AS energy_ms, sum(it.uncounted_mj) AS uncounted_mj
+            FROM expanded.group_bucket AS it
+            WHERE it.of = 'site' AND it.level = '1m'
+                AND it.time >= needed.hour AND it.time < needed.hour + interval '1 hour'
+            GROUP BY 1, 2, 3
         ) AS m
         WHERE needed.hour < expanded.folded('1h')
         UNION ALL
-        SELECT m.site_id, m.gpu_model, m.time, m.gpus::bigint, m.energy_mj, m.energy_ms,
-            m.energy_interpolated_mj + m.energy_integrated_mj + m.energy_estimated_mj
-        FROM gigawatch.site_1m AS m
-        WHERE m.time >= greatest(start, expanded.folded('1h')) AND m.time < least(stop, expanded.folded('1m'))
+        SELECT m.site_id, m.gpu_model, m.time, m.gpus, m.energy_mj, m.energy_ms, m.uncounted_mj
+        FROM expanded.group_bucket AS m
+        WHERE m.of = 'site' AND m.level = '1m'
+            AND m.time >= greatest(start, expanded.folded('1h')) AND m.time < least(stop, expanded.folded('1m'))
         UNION ALL
         SELECT node.site_id, gpu.model, date_bin('1 minute', b.time, '2000-01-01Z') AS bucket, count(DISTINCT b.gpu_id),
             coalesce(sum(b.energy_mj), 0), coalesce(sum(b.energy_ms), 0),
@@ -76,8 +90,7 @@ BEGIN ATOMIC
     ), kept AS (
         SELECT m.site_id, m.gpu_model, m.hour, sum(m.energy_ms) AS energy_ms FROM minutes AS m GROUP BY 1, 2, 3
     ), hours AS MATERIALIZED (
-        SELECT b.site_id, b.gpu_model, b.time AS hour, b.gpus::bigint AS gpus, b.energy_mj, b.energy_ms,
-            b.energy_interpolated_mj + b.energy_integrated_mj + b.energy_estimated_mj AS uncounted_mj,
+        SELECT b.site_id, b.gpu_model, b.time AS hour, b.gpus, b.energy_mj, b.energy_ms, b.uncounted_mj,
             CASE
                 WHEN NOT EXISTS (SELECT FROM edges WHERE edges.hour = b.time)
                     AND NOT EXISTS (SELECT FROM uneven WHERE uneven.site_id = b.site_id AND uneven.hour = b.time)
@@ -87,9 +100,10 @@ BEGIN ATOMIC
                 ELSE 'split'
             END AS way,
             (extract(epoch FROM least(b.time + interval '1 hour', stop) - greatest(b.time, start)) / 3600) AS share
-        FROM gigawatch.site_1h AS b
+        FROM expanded.group_bucket AS b
         LEFT JOIN kept ON kept.site_id = b.site_id AND kept.gpu_model = b.gpu_model AND kept.hour = b.time
-        WHERE b.time > start - interval '1 hour' AND b.time < stop AND b.time < expanded.folded('1h')
+        WHERE b.of = 'site' AND b.level = '1h'
+            AND b.time > start - interval '1 hour' AND b.time < stop AND b.time < expanded.folded('1h')
             AND (in_site IS NULL OR b.site_id = (SELECT site.site_id FROM gigawatch.site WHERE site.name = in_site))
             AND (in_gpu_model IS NULL OR b.gpu_model = in_gpu_model)
     ), shares AS (
@@ -126,11 +140,19 @@ CREATE FUNCTION expanded.weighed_energy(
     factor_coverage double precision, estimated_share double precision, split_share double precision,
     coverage double precision, counter_share double precision
 )
-LANGUAGE sql STABLE PARALLEL SAFE
-BEGIN ATOMIC
+LANGUAGE plpgsql STABLE PARALLEL SAFE SET plan_cache_mode = force_custom_plan
+AS $$
+#variable_conflict use_column
+BEGIN
+    IF extract(epoch FROM step) <= 0 OR extract(epoch FROM step) % 3600 <> 0 THEN
+        RAISE EXCEPTION 'step = % is not a number of whole hours', step USING ERRCODE = 'invalid_parameter_value';
+    ELSIF group_by NOT IN ('fleet', 'site', 'gpu_model') THEN
+        RAISE EXCEPTION 'group_by = % is not fleet, site or gpu_model', group_by USING ERRCODE = 'invalid_parameter_value';
+    END IF;
+    RETURN QUERY
     WITH pieces AS MATERIALIZED (
         SELECT CASE WHEN step IS NULL THEN start ELSE date_bin(step, p.hour, '2000-01-01Z') END AS bin,
-            CASE group_by WHEN 'site' THEN site.name WHEN 'gpu_model' THEN p.gpu_model ELSE 'fleet' END AS label, p.*
+            expanded.label(group_by, site.name, NULL, NULL, p.gpu_model) AS label, p.*
         FROM expanded.energy_pieces(start, stop, in_kind, in_site, in_gpu_model) AS p
         JOIN gigawatch.site USING (site_id)
     ), members AS (
@@ -166,4 +188,5 @@ BEGIN ATOMIC
     JOIN members USING (label)
     CROSS JOIN known
     LEFT JOIN weighed AS w USING (bin, label);
-END;
+END
+$$;

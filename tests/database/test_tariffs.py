@@ -229,21 +229,31 @@ def test_windows_that_are_not_folded_yet_count(owner: Connection) -> None:
     assert (found.price_coverage, found.coverage, found.counter_share) == (0.5, 1, 1)
 
 
-MOMENTS = st.integers(0, 6 * 60)
+PLACES = st.integers(0, 24)
 
 
 @given(
-    st.lists(st.tuples(MOMENTS, st.integers(-500, 2_000), st.booleans()), max_size=8, unique_by=lambda it: it[0]),
-    st.lists(MOMENTS, min_size=2, max_size=6, unique=True).map(sorted),
+    # Values that change at quarters of an hour alone are summed in another way.
+    st.sampled_from([1, 7, 15]),
+    st.lists(st.tuples(PLACES, st.integers(-500, 2_000), st.booleans()), max_size=8, unique_by=lambda it: it[0]),
+    st.lists(PLACES, min_size=2, max_size=6, unique=True).map(sorted),
     st.integers(0, 2**32),
     st.sets(st.integers(0, 5)),
     st.booleans(),
 )
 @settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 def test_a_period_costs_what_its_parts_cost(
-    engine: Engine, changes: list[tuple[int, int, bool]], cuts: list[int], seed: int, gone: set[int], folded: bool
+    engine: Engine,
+    width: int,
+    places: list[tuple[int, int, bool]],
+    cut_at: list[int],
+    seed: int,
+    gone: set[int],
+    folded: bool,
 ) -> None:
     """Whatever the prices, wherever the period is cut, whichever hours have lost their minutes."""
+    changes = [(width * place, value, known) for place, value, known in places]
+    cuts = [width * place for place in cut_at]
     chance, base = random.Random(seed), utc("2026-01-05 21:00")  # noqa: S311 # no secret
     energies = {
         key: [chance.randrange(10**9) for _ in range(360)] for key in (("oslo", H100), ("oslo", B200), ("paris", H100))
@@ -355,6 +365,9 @@ def test_the_report_role_reads_figures_and_no_tables(report_engine: Engine) -> N
         assert readings.tariff_imports(connection) == readings.intensity_imports(connection) == []
         with pytest.raises(DBAPIError, match="step = 00:30:00 is not a number of whole hours"):
             readings.cost(connection, now - HOUR, now, timedelta(minutes=30))
+        connection.rollback()
+        with pytest.raises(DBAPIError, match="group_by = rack is not fleet, site or gpu_model"):
+            connection.execute(text("SELECT * FROM report.cost(now() - interval '1 hour', now(), group_by => 'rack')"))
     for table in ("tariff", "grid_intensity", "factor_import"):
         with report_engine.connect() as connection, pytest.raises(DBAPIError, match="permission denied"):
             connection.execute(text(f"SELECT * FROM gigawatch.{table}"))
