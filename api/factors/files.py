@@ -2,11 +2,13 @@
 
 import re
 from collections.abc import Callable, Iterator
-from datetime import datetime
+from datetime import UTC, datetime
 from decimal import Decimal
+from typing import Annotated, Any, TypeVar
 from zoneinfo import ZoneInfo
 
 import msgspec
+from msgspec import Struct
 
 from api.factors import clocks, layouts, schedules, tables
 from api.factors.clocks import Clock
@@ -14,18 +16,52 @@ from api.factors.intervals import Factors, Interval, check_intensities, check_pr
 from api.factors.layouts import Emissions, Layout
 from api.factors.tables import Cell, Table
 
+Moment = Annotated[datetime, msgspec.Meta(tz=True)]
 _CURRENCY = re.compile(r"[A-Z]{3}")
 _TOML = re.compile(r"\s*(?:\[|#|[A-Za-z_]+\s*=)")
 _TRUTHS = {"": False, "false": False, "0": False, "no": False, "true": True, "1": True, "yes": True}
+T = TypeVar("T", bound=Struct)
 MOST_SOURCES = 3
 """Named of those that a file names for its values."""
+
+
+class Price(Struct, frozen=True, forbid_unknown_fields=True):
+    """A price in JSON."""
+
+    start: Moment
+    stop: Moment
+    price_per_kwh: Decimal
+
+
+class Prices(Struct, frozen=True, forbid_unknown_fields=True):
+    """Prices in JSON."""
+
+    values: list[Price]
+    currency: str | None = None
+    source: str = ""
+
+
+class Intensity(Struct, frozen=True, forbid_unknown_fields=True):
+    """A carbon intensity in JSON."""
+
+    start: Moment
+    stop: Moment
+    g_per_kwh: Decimal
+    estimated: bool = False
+
+
+class Intensities(Struct, frozen=True, forbid_unknown_fields=True):
+    """Carbon intensities in JSON."""
+
+    values: list[Intensity]
+    source: str = ""
 
 
 def prices(body: bytes, *, currency: str | None = None, time_zone: str | None = None) -> Factors:
     """The prices of a file, in order and checked, in a currency per kWh.
 
     Args:
-        body: CSV, or a schedule in TOML or JSON.
+        body: CSV, a schedule in TOML or JSON, or Prices in JSON.
         currency: ISO 4217 code; needed where the file does not say.
         time_zone: of local times without one, e.g. Europe/Berlin.
 
@@ -33,8 +69,9 @@ def prices(body: bytes, *, currency: str | None = None, time_zone: str | None = 
         GigawatchError: something in it is wrong, missing or twice: it is named.
     """
     text = tables.decode(body)
-    if text.lstrip().startswith("{"):
-        found = schedules.of_object(_object(text))
+    if _is_object(text):
+        given = _object(text)
+        found = _of_prices(given) if "values" in given else schedules.of_object(given)
     elif _TOML.match(text):
         found = schedules.of_toml(text)
     else:
@@ -54,24 +91,53 @@ def intensities(body: bytes, *, emissions: Emissions = "direct", time_zone: str 
     """The carbon intensities of a file, in order and checked, in gCO2e/kWh.
 
     Args:
-        body: CSV.
+        body: CSV, or Intensities in JSON.
         emissions: which column of an export of Electricity Maps.
         time_zone: of local times without one.
 
     Raises:
         GigawatchError: something in it is wrong, missing or twice: it is named.
     """
-    found = _of_csv(tables.decode(body), lambda names: layouts.of_intensities(names, emissions), time_zone)
+    text = tables.decode(body)
+    if _is_object(text):
+        found = _of_intensities(_object(text))
+    else:
+        found = _of_csv(text, lambda names: layouts.of_intensities(names, emissions), time_zone)
     check_intensities(found.intervals)
     return msgspec.structs.replace(found, intervals=in_order(found.intervals))
 
 
-def _object(text: str) -> object:
+def _is_object(text: str) -> bool:
+    return text.lstrip().startswith("{")
+
+
+def _object(text: str) -> dict[str, Any]:
     try:
         # A float would lose digits of a price.
-        return msgspec.json.Decoder(float_hook=Decimal).decode(text)
+        return msgspec.json.Decoder(dict[str, Any], float_hook=Decimal).decode(text)
     except (msgspec.DecodeError, RecursionError) as error:
         raise unfit(f"The file is not JSON: {error}", "docs/tariffs.md has an example.") from error
+
+
+def _converted(found: dict[str, Any], kind: type[T]) -> T:
+    try:
+        return msgspec.convert(found, kind)
+    except msgspec.ValidationError as error:
+        raise unfit(f"The values are wrong: {error}", "docs/tariffs.md has an example.") from error
+
+
+def _of_prices(found: dict[str, Any]) -> Factors:
+    given = _converted(found, Prices)
+    intervals = [Interval(it.start.astimezone(UTC), it.stop.astimezone(UTC), it.price_per_kwh) for it in given.values]
+    return Factors(intervals=intervals, currency=given.currency, source=given.source)
+
+
+def _of_intensities(found: dict[str, Any]) -> Factors:
+    given = _converted(found, Intensities)
+    intervals = [
+        Interval(it.start.astimezone(UTC), it.stop.astimezone(UTC), it.g_per_kwh, it.estimated) for it in given.values
+    ]
+    return Factors(intervals=intervals, source=given.source)
 
 
 def _of_csv(text: str, recognise: Callable[[list[str]], Layout | None], time_zone: str | None) -> Factors:

@@ -96,7 +96,7 @@ def check_prices(intervals: Iterable[Interval], currency: str) -> None:
 def check_intensities(intervals: Iterable[Interval]) -> None:
     """Raise GigawatchError if an intensity can only be a mistake."""
     for it in intervals:
-        if not 0 <= it.value <= MOST_INTENSITY:
+        if not it.value.is_finite() or not 0 <= it.value <= MOST_INTENSITY:
             raise unfit(
                 f"intensity = {it.value} gCO2e/kWh from {_shown(it.start)} on is not between 0 and {MOST_INTENSITY}",
                 "Is it in another unit? It must be g per kWh, which is kg per MWh.",

@@ -52,7 +52,7 @@ async def take_tariff(
     replace: Replace = False,
     dry_run: DryRun = False,
 ) -> Response:
-    """Take prices of energy in: CSV, or a time-of-use schedule in TOML or JSON; all of it or nothing."""
+    """Take prices of energy in: CSV or JSON, or a time-of-use schedule in TOML or JSON; all of it or nothing."""
 
     def read(body: bytes) -> tuple[Kind, Factors]:
         found = files.prices(body, currency=currency, time_zone=time_zone)
@@ -61,7 +61,7 @@ async def take_tariff(
     return await _take(request, read, site, source, version, replace, dry_run)
 
 
-@router.post("/grid-intensity", responses=answers(Taken, 409, 413), openapi_extra=_body("text/csv"))
+@router.post("/grid-intensity", responses=answers(Taken, 409, 413), openapi_extra=_body("text/csv", "application/json"))
 async def take_intensity(
     request: Request,
     site: SiteName,
@@ -74,7 +74,7 @@ async def take_intensity(
     replace: Replace = False,
     dry_run: DryRun = False,
 ) -> Response:
-    """Take carbon intensities in, as CSV; all of it or nothing."""
+    """Take carbon intensities in, as CSV or JSON; all of it or nothing."""
 
     def read(body: bytes) -> tuple[Kind, Factors]:
         kind = store.intensity(method, instrument)

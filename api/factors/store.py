@@ -16,8 +16,6 @@ from gigawatch.errors import ExitCode, GigawatchError
 
 Method = Literal["location", "market"]
 MOST_TEXT = 500
-_TOGETHER = 60
-"""Overlapping stretches that an error is made from."""
 
 
 class Conflict(GigawatchError):
@@ -112,7 +110,9 @@ def take(
         Unknown: there is no such site.
         Conflict: there are values for that time, and they are not to be replaced: it says when.
     """
-    source = source or factors.source or "unnamed"
+    source = source or factors.source
+    if not source:
+        raise unfit("The file does not say where its values come from", "Name it: --source 'Contract 2026'.")
     for name, words in (("source", source), ("version", version), *kind.constants.items()):
         if words is not None and not 0 < len(words) <= MOST_TEXT:
             raise unfit(f"{name} has {len(words)} characters", f"Write 1 to {MOST_TEXT}.")
@@ -184,13 +184,13 @@ def _site(connection: Connection, name: str) -> int:
 
 
 def _overlaps(connection: Connection, kind: Kind, present: dict[str, Any]) -> list[tuple[datetime, datetime]]:
-    """When values count within the time, joined where they touch; not all where they are many."""
+    """When values count within the time, joined where they touch."""
     rows = connection.execute(
         text(f"""
         SELECT lower(span), upper(span) FROM (
             SELECT unnest(range_agg(tstzrange(greatest(start, :first), least(stop, :beyond)))) AS span
             FROM gigawatch.{kind.table} WHERE {_counting(kind)}
-        ) AS spans ORDER BY 1 LIMIT {_TOGETHER}"""),
+        ) AS spans ORDER BY 1"""),
         present,
     )
     return [(row[0], row[1]) for row in rows]

@@ -35,7 +35,7 @@ def api(embedded_server: Any, tmp_path_factory: pytest.TempPathFactory) -> Itera
         prices = files.prices(f"start,stop,price_per_kwh\n{year},0.1\n".encode(), currency="EUR", time_zone="UTC")
         factors = files.intensities(f"start,stop,g_per_kwh\n{year},50\n".encode(), time_zone="UTC")
         for kind, found in ((store.price("EUR"), prices), (store.intensity("location", None), factors)):
-            store.take(connection, "oslo", kind, found, version="1", source=None, replace=False, dry_run=False)
+            store.take(connection, "oslo", kind, found, version="1", source="test", replace=False, dry_run=False)
     engine.dispose()
     with running_api(url, tmp_path_factory.mktemp("api") / "log") as api:
         yield api

@@ -71,7 +71,7 @@ def minutes(
 
 def take(connection: Connection, site: str, kind: Kind, body: str, **given: Any) -> Taken:
     found = files.prices(body.encode()) if kind.table == "tariff" else files.intensities(body.encode())
-    asked = {"version": "1", "source": None, "replace": False, "dry_run": False, **given}
+    asked = {"version": "1", "source": "test", "replace": False, "dry_run": False, **given}
     return store.take(connection, site, kind, found, **asked)
 
 
@@ -317,7 +317,7 @@ def test_earlier_values_are_replaced_only_when_asked_and_stay_known(owner: Conne
     listed = readings.tariff_imports(owner)
     assert [(it.kind, it.source, it.intervals, it.counting) for it in listed] == [
         ("EUR", "first", 3, 2),
-        ("EUR", "unnamed", 1, 1),
+        ("EUR", "test", 1, 1),
     ]
     assert store.remove(owner, "tariff", first.import_id or 0).retired == 2
     with pytest.raises(Unknown, match="no import 1 of which anything counts"):
@@ -388,7 +388,7 @@ def test_the_verbs_import_list_and_remove(engine: Engine, tmp_path: Path) -> Non
         assert (result.exit_code != 0) == fails, result.output
         return result.output
 
-    asked = ("import", str(path), "--site", "oslo")
+    asked = ("import", str(path), "--site", "oslo", "--source", "exchange")
     assert "--currency EUR" in run(commands.tariff, *asked, fails=True)
     assert run(commands.tariff, *asked, "--currency", "EUR", "--dry-run").startswith(
         "Could take in 2 values of 2026-01-05 00:00 to 2026-01-05 02:00 UTC for oslo, -0.003 to 0.0455 EUR/kWh"
@@ -403,7 +403,7 @@ def test_the_verbs_import_list_and_remove(engine: Engine, tmp_path: Path) -> Non
     last = str(listed[-1]["import_id"])
     assert run(commands.tariff, "remove", last) == f"Removed import {last}: 2 values no longer count.\n"
     assert "list" in run(commands.tariff, "remove", last, fails=True)
-    market = ("import", str(carbon), "--site", "oslo", "--method", "market")
+    market = ("import", str(carbon), "--site", "oslo", "--method", "market", "--source", "contract")
     assert "--instrument" in run(commands.intensity, *market, fails=True)
     assert "380.95 to 380.95 gCO2e/kWh" in run(commands.intensity, *market, "--instrument", "PPA")
     (listed,) = json.loads(run(commands.intensity, "list", "--json"))
@@ -431,7 +431,7 @@ def test_the_api_takes_lists_and_removes(api: Api) -> None:
         return answer.status_code
 
     with api.client("viewer") as viewer, api.client("admin") as admin:
-        where = {"site": "oslo"}
+        where = {"site": "oslo", "source": "test"}
         assert status(viewer.post("/api/v1/tariffs", params=where, content=prices), "needs admin") == 403
         assert status(viewer.delete("/api/v1/tariffs/imports/1"), "needs admin") == 403
         assert (
@@ -442,7 +442,11 @@ def test_the_api_takes_lists_and_removes(api: Api) -> None:
         assert taken.json()["unit"] == "EUR/kWh", taken.text
         assert status(admin.post("/api/v1/tariffs", params=where, content=prices), "replace=true") == 409
         assert status(admin.post("/api/v1/tariffs", params=where, json=schedule)) == 200
-        assert status(admin.post("/api/v1/tariffs", params={"site": "x"}, content=prices), "there are: oslo") == 404
+        assert status(admin.post("/api/v1/tariffs", params={"site": "oslo"}, content=prices), "come from") == 422
+        assert (
+            status(admin.post("/api/v1/tariffs", params={**where, "site": "x"}, content=prices), "there are: oslo")
+            == 404
+        )
         assert status(admin.post("/api/v1/tariffs", params=where, content="a,b"), "header of a known format") == 422
         assert (
             status(admin.post("/api/v1/tariffs", params=where, content=b" " * 2**20 + b"12"), "split the file") == 413
@@ -457,7 +461,10 @@ def test_the_api_takes_lists_and_removes(api: Api) -> None:
         assert (first["price_per_kwh"], second["price_per_kwh"], first["site"]) == (0.25, 0.3, "oslo")
         (factor,) = viewer.get("/api/v1/grid-intensity", params=period).json()
         assert (factor["g_per_kwh"], factor["instrument"]) == (56.039, "PPA")
-        assert [it["counting"] for it in viewer.get("/api/v1/tariffs/imports", params=where).json()] == [1, 1]
+        assert [it["counting"] for it in viewer.get("/api/v1/tariffs/imports", params={"site": "oslo"}).json()] == [
+            1,
+            1,
+        ]
         assert admin.delete(f"/api/v1/tariffs/imports/{first['import_id']}").json()["retired"] == 1
         assert admin.delete(f"/api/v1/grid-intensity/imports/{factor['import_id']}").json()["retired"] == 1
         assert status(admin.delete("/api/v1/tariffs/imports/99999999999"), "no such thing") == 404

@@ -105,6 +105,19 @@ def test_a_schedule_may_be_json_with_prices_kept_to_the_digit() -> None:
     assert prices(text) == [Interval(utc("2025-12-31 18:30"), utc("2026-01-02 18:30"), Decimal("8.123456"))]
 
 
+def test_values_may_be_json() -> None:
+    text = """{"currency": "EUR", "source": "feed", "values": [
+        {"start": "2026-01-01T01:00:00+01:00", "stop": "2026-01-01T00:15:00Z", "price_per_kwh": 0.0841}]}"""
+    found = files.prices(text.encode())
+    assert list(found.intervals) == [Interval(utc("2026-01-01 00:00"), utc("2026-01-01 00:15"), Decimal("0.0841"))]
+    assert (found.currency, found.source) == ("EUR", "feed")
+    assert "Expected `datetime` with a timezone component - at `$.values[0].stop`" in refused(
+        text.replace("00:15:00Z", "00:15:00")
+    )
+    text = text.replace("price_per_kwh", "g_per_kwh").replace('"currency": "EUR", ', "")
+    assert files.intensities(text.encode()).intervals[0].value == Decimal("0.0841")
+
+
 @pytest.mark.parametrize(
     ("change", "words"),
     [
