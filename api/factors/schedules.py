@@ -18,6 +18,7 @@ DAYS = ("monday", "tuesday", "wednesday", "thursday", "friday", "saturday", "sun
 GROUPS = {"every day": DAYS, "weekdays": DAYS[:5], "weekends": DAYS[5:]}
 MOST_YEARS = 20
 MOST_PERIODS = 50
+MOST_CHARACTERS = 100_000
 MIDNIGHT = 24 * 60
 _HOURS = re.compile(r"(\d\d):(\d\d)\s*[-–]\s*(\d\d):(\d\d)")
 
@@ -60,6 +61,8 @@ def of_toml(text: str) -> Factors:
     Raises:
         GigawatchError: it is not TOML, or no schedule.
     """
+    if len(text) > MOST_CHARACTERS:
+        raise unfit(f"The schedule has {len(text)} characters, more than {MOST_CHARACTERS}", "Is it the right file?")
     try:
         found = tomllib.loads(text, parse_float=Decimal)
     except (tomllib.TOMLDecodeError, RecursionError) as error:

@@ -8,6 +8,7 @@
 -- Missing data: energy without an intensity is not in carbon_kg, and nothing is scaled up: intensity_coverage says what part
 -- is in it. A group without any has one row of the method without carbon_kg. Of an hour in which the intensity changes
 -- and whose minutes are no longer kept, the energy is spread evenly over the hour: split_share is that part of energy_j.
+-- Hours that are no longer kept are not in it.
 -- needs: weighed_energy
 CREATE FUNCTION report.carbon(
     start timestamptz,

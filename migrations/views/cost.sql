@@ -5,7 +5,8 @@
 -- report.fleet_energy(), of as many GPUs as each site and model showed at most. Unit: the row's currency.
 -- Missing data: energy without a price is not in cost, and nothing is scaled up: price_coverage says what part is in it. A
 -- group without any price has one row without cost. Of an hour in which the price changes and whose minutes are no longer
--- kept, the energy is spread evenly over the hour: split_share is that part of energy_j.
+-- kept, the energy is spread evenly over the hour: split_share is that part of energy_j. Hours that are no longer kept are
+-- not in it.
 -- needs: weighed_energy
 CREATE FUNCTION report.cost(
     start timestamptz,

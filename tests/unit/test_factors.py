@@ -3,9 +3,11 @@
 import contextlib
 import csv
 import io
+import re
 from collections.abc import Sequence
 from datetime import UTC, datetime, timedelta
 from decimal import Decimal
+from pathlib import Path
 from zoneinfo import ZoneInfo
 
 import pytest
@@ -103,6 +105,14 @@ def test_a_schedule_may_be_json_with_prices_kept_to_the_digit() -> None:
     text = """{"time_zone": "Asia/Kolkata", "from": "2026-01-01", "to": "2026-01-03",
         "currency": "INR", "price_per_kwh": 8.123456}"""
     assert prices(text) == [Interval(utc("2025-12-31 18:30"), utc("2026-01-02 18:30"), Decimal("8.123456"))]
+
+
+def test_the_examples_of_the_documentation_are_understood() -> None:
+    page = (Path(__file__).parents[2] / "docs/tariffs.md").read_text(encoding="utf-8")
+    toml, values = re.findall(r"```(?:toml|json)\n(.*?)```", page, re.DOTALL)
+    year = files.prices(toml.encode())
+    assert (year.intervals[0].start, year.intervals[-1].stop) == (utc("2025-12-31 23:00"), utc("2026-12-31 23:00"))
+    assert files.prices(values.encode()).source == "our own exchange feed"
 
 
 def test_values_may_be_json() -> None:
@@ -319,7 +329,8 @@ def test_points_and_commas(values: tuple[str, ...], delimiter: str, expected: tu
         (b"start,price_per_kwh\n2026-01-01T00:00Z,\xff\n", "not text in UTF-8 (line 2)"),
         (b"\xff\xfe\x00", "not text"),
         ('{"a": ' * 100_000, "not JSON"),
-        ("a = " + "[" * 100_000, "not TOML"),
+        ("a = " + "[" * 90_000, "not TOML"),
+        ("a = " + "[" * 100_000, "more than 100000"),
         ('start,stop,price_per_kwh,currency\n2026-01-01T00:00Z,2026-01-01T01:00Z,1,USD\n', "currency = 'EUR or USD'"),
     ],
 )  # fmt: skip
