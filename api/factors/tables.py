@@ -69,6 +69,14 @@ def read(text: str, recognise: Callable[[list[str]], T | None]) -> tuple[Table, 
             rows = list(_rows(text, delimiter))
         except csv.Error as error:
             raise unfit(f"The file is not CSV: {error}", "Is it whole, and are its quotes closed?") from error
+        for line, row in rows[1:]:
+            # As 0,12 between commas would be: the price 0. Empty cells at the end are what spreadsheets leave.
+            if any(cell.strip() for cell in row[len(header) :]):
+                raise unfit(
+                    f"Line {line} has {len(row)} cells where the header has {len(header)}:"
+                    f" {delimiter.join(row)[:80]!r}",
+                    "Write numbers with a decimal point, or quote what holds a separator.",
+                )
         return Table(delimiter, rows[1:]), found
     raise unfit(
         f"The file's first line is not the header of a known format: {first[:200]!r}",

@@ -338,6 +338,13 @@ def test_what_is_wrong_is_named(text: str | bytes, words: str) -> None:
     assert words in refused(text, currency="EUR")
 
 
+def test_a_decimal_comma_between_commas_is_no_price_of_zero() -> None:
+    rows = "start,stop,price_per_kwh\n2026-01-01T00:00Z,2026-01-01T01:00Z,0,12\n"
+    assert "Line 2 has 4 cells where the header has 3" in refused(rows, currency="EUR")
+    blank = rows.replace(",0,12", ",0.12,,")
+    assert [str(it.value) for it in prices(blank, currency="EUR")] == ["0.12"]
+
+
 def test_prices_without_a_currency_are_refused() -> None:
     assert refused(column("1", "2")) == "The file does not say its currency"
 
