@@ -18,6 +18,7 @@ from gigawatch.readings import (
     LoadSwing,
     NodePoint,
     PowerPoint,
+    RackNow,
     SiteSecond,
     SpectrumLine,
     Tick,
@@ -216,6 +217,33 @@ def test_the_heat_map_crosses_out_what_does_not_report_and_leads_to_each_gpu() -
     # A narrow column parts the nodes; x names the cells' edges.
     assert list(values.x) == pytest.approx([0, 1, 2, 2.3, 3.3])
     assert "1 not reporting" in chart.summary
+
+
+def test_racks_are_cells_in_rows_of_their_site_and_lead_to_themselves() -> None:
+    racks = [
+        RackNow(
+            site=site, rack=f"r{number}", gpus=8, gpus_reporting=0 if number == 2 else 8, gpus_throttled=0,
+            power_w=None if number == 2 else 2_800.0, power_limit_w=5_600.0, gpu_util_pct=50.0, gpu_temp_max_c=60,
+        )
+        for site in ("oslo", "paris") for number in range(3)
+    ]  # fmt: skip
+    chart = figures.heat_map_racks(racks, "power", lambda rack: f"/?rack={rack.rack}", theme.DARK, columns=2)
+    values, absent = plotly(chart).data
+    assert list(values.y) == ["oslo", "oslo +2", "paris", "paris +2"]
+    assert [list(row) for row in values.z] == [[50.0, 50.0], [None, None]] * 2
+    assert [list(row) for row in absent.z] == [[None, None], [1, None]] * 2
+    assert values.customdata[2][1] == "/?rack=r1"
+
+
+def test_each_gpu_of_a_node_and_each_group_has_its_line() -> None:
+    rows = [gpu_point(minute, gpu_uuid=f"GPU-{index}", gpu_index=index, power_w=100.0 * (index + 1))
+            for index in (1, 0) for minute in (0, 1)]  # fmt: skip
+    lines = plotly(figures.node_gpus(rows, PERIOD, theme.DARK)).data
+    assert [(it.name, it.y[0], it.y[2]) for it in lines] == [("GPU 0", 100, None), ("GPU 1", 200, None)]
+    used = figures.utilisation([power_point(0, "oslo", 1.0), power_point(2, "austin", 2.0)], PERIOD, theme.LIGHT)
+    assert [(it.name, list(it.y)[:3]) for it in plotly(used).data] == [
+        ("austin", [None, None, 50.0]), ("oslo", [50.0, None, None]),
+    ]  # fmt: skip
 
 
 def test_a_value_that_is_zero_is_not_absent() -> None:
