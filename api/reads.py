@@ -259,46 +259,55 @@ def energy_hourly(request: Request, where: WhereQuery, period: PeriodQuery) -> R
     return _read(request, lambda connection: readings.energy_hourly(connection, period.start, period.stop, where))
 
 
-GpuModel = Annotated[str | None, Query(max_length=200, description="GPU model; default all")]
 StepOfHours = Annotated[
     int | None,
     Query(ge=3_600, le=31_622_400, multiple_of=3_600, description="Length of a bin, s; default the whole period"),
 ]
 
 
-def _step(span: SpanQuery, step_s: StepOfHours = None) -> timedelta | None:
-    return None if step_s is None else _bounded(span, timedelta(seconds=step_s))
+class Weighed(msgspec.Struct, frozen=True):
+    """What is asked of energy that is weighed by a price or an intensity."""
+
+    span: Span
+    step: timedelta | None
+    where: Where
+    group_by: CostGroup
 
 
-StepQuery = Annotated[timedelta | None, Depends(_step)]
+def _weighed(
+    span: SpanQuery,
+    step_s: StepOfHours = None,
+    group_by: CostGroup = "fleet",
+    site: Site = None,
+    gpu_model: Annotated[str | None, Query(max_length=200, description="GPU model; default all")] = None,
+) -> Weighed:
+    step = None if step_s is None else _bounded(span, timedelta(seconds=step_s))
+    return Weighed(span, step, Where(site=site, gpu_model=gpu_model), group_by)
+
+
+WeighedQuery = Annotated[Weighed, Depends(_weighed)]
 
 
 @router.get("/cost", responses=answers(list[readings.Cost]))
-def cost(
-    request: Request,
-    span: SpanQuery,
-    step: StepQuery,
-    group_by: CostGroup = "fleet",
-    site: Site = None,
-    gpu_model: GpuModel = None,
-) -> Response:
+def cost(request: Request, asked: WeighedQuery) -> Response:
     """What energy cost: Σ over time of energy · price, a row for each currency. Boundary: GPUs only."""
-    where = Where(site=site, gpu_model=gpu_model)
-    return _read(request, lambda connection: readings.cost(connection, span.start, span.stop, step, where, group_by))
+    return _read(
+        request,
+        lambda connection: readings.cost(
+            connection, asked.span.start, asked.span.stop, asked.step, asked.where, asked.group_by
+        ),
+    )
 
 
 @router.get("/carbon", responses=answers(list[readings.Carbon]))
-def carbon(
-    request: Request,
-    span: SpanQuery,
-    step: StepQuery,
-    group_by: CostGroup = "fleet",
-    site: Site = None,
-    gpu_model: GpuModel = None,
-) -> Response:
+def carbon(request: Request, asked: WeighedQuery) -> Response:
     """What energy emitted, kgCO2e, location-based and market-based apart. Boundary: GPUs only."""
-    where = Where(site=site, gpu_model=gpu_model)
-    return _read(request, lambda connection: readings.carbon(connection, span.start, span.stop, step, where, group_by))
+    return _read(
+        request,
+        lambda connection: readings.carbon(
+            connection, asked.span.start, asked.span.stop, asked.step, asked.where, asked.group_by
+        ),
+    )
 
 
 @router.get("/tariffs", responses=answers(list[readings.Tariff]))

@@ -48,11 +48,10 @@ class Drawing(dict[str, Any]):
 
 def _merge(into: Properties, changes: Properties) -> None:
     for name, value in changes.items():
-        if isinstance(value, dict) and isinstance(into.get(name), dict):
-            _merge(into[name], value)
-        elif isinstance(value, dict):
-            # A copy: what is merged into it later is not the caller's.
-            into[name] = {}
-            _merge(into[name], value)
-        else:
+        if not isinstance(value, dict):
             into[name] = value
+            continue
+        # Never the caller's own, which later changes would be merged into.
+        if not isinstance(into.get(name), dict):
+            into[name] = {}
+        _merge(into[name], value)

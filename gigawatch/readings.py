@@ -24,7 +24,7 @@ NodeOrder = Literal[
 Load = Literal["power", "temperature", "utilisation"]
 STEPS_S = (10, 20, 30, 60, 120, 300, 600, 900, 1_800, 3_600, 7_200, 14_400, 43_200, 86_400)
 MOST_ROWS = 1_000_000
-MOST_POINTS = 100_000
+MOST_AT_ONCE = 100_000
 """Points of a series that are read at once, some 60 MiB: those of 75,000 nodes, each a group, would fit no memory."""
 MOST_CHOICES = 100
 MOST_LAG_S = {"1m": 300, "1h": 3_900, "1d": 86_700}
@@ -866,7 +866,7 @@ def power_series(
     """Power over time of a part of the fleet, whole or by group; with most_racks of the racks with the most power.
 
     Raises:
-        TooMany: there are more than MOST_POINTS points.
+        TooMany: there are more than MOST_AT_ONCE points.
     """
     found = _all(
         connection,
@@ -881,7 +881,7 @@ def power_series(
         step=step,
         group_by=group_by,
         most_racks=most_racks,
-        most=MOST_POINTS + 1,
+        most=MOST_AT_ONCE + 1,
     )
     return _not_too_many(found)
 
@@ -995,7 +995,7 @@ def energy_hourly(
     """Energy by GPU and hour.
 
     Raises:
-        TooMany: there are more than MOST_POINTS of them.
+        TooMany: there are more than MOST_AT_ONCE of them.
     """
     found = _all(
         connection,
@@ -1010,7 +1010,7 @@ def energy_hourly(
         where,
         start=start,
         stop=stop,
-        most=MOST_POINTS + 1,
+        most=MOST_AT_ONCE + 1,
     )
     return _not_too_many(found)
 
@@ -1024,19 +1024,8 @@ def cost(
     group_by: CostGroup = "fleet",
 ) -> list[Cost]:
     """What the energy of a part of the fleet cost, in all or by step (whole hours); of where, site and model count."""
-    return _all(
-        connection,
-        Cost,
-        """
-        SELECT time, label, boundary, currency, cost::double precision, priced_energy_j, energy_j, price_coverage,
-            split_share, coverage, counter_share
-        FROM report.cost(:start, :stop, :step, :group_by, CAST(:site AS text), CAST(:gpu_model AS text))""",
-        where,
-        start=start,
-        stop=stop,
-        step=step,
-        group_by=group_by,
-    )
+    columns = "currency, cost::double precision, priced_energy_j, price_coverage"
+    return _weighed(connection, Cost, f"{columns} FROM report.cost", start, stop, step, where, group_by)
 
 
 def carbon(
@@ -1048,13 +1037,26 @@ def carbon(
     group_by: CostGroup = "fleet",
 ) -> list[Carbon]:
     """What the energy of a part of the fleet emitted, by each method, in all or by step, as cost()."""
+    columns = "method, instrument, carbon_kg::double precision, accounted_energy_j, intensity_coverage, estimated_share"
+    return _weighed(connection, Carbon, f"{columns} FROM report.carbon", start, stop, step, where, group_by)
+
+
+def _weighed(
+    connection: Connection,
+    kind: type[T],
+    columns_from: str,
+    start: datetime,
+    stop: datetime,
+    step: timedelta | None,
+    where: Where,
+    group_by: CostGroup,
+) -> list[T]:
     return _all(
         connection,
-        Carbon,
-        """
-        SELECT time, label, boundary, method, instrument, carbon_kg::double precision, accounted_energy_j, energy_j,
-            intensity_coverage, estimated_share, split_share, coverage, counter_share
-        FROM report.carbon(:start, :stop, :step, :group_by, CAST(:site AS text), CAST(:gpu_model AS text))""",
+        kind,
+        f"""
+        SELECT time, label, boundary, energy_j, split_share, coverage, counter_share, {columns_from}(
+            :start, :stop, :step, :group_by, CAST(:site AS text), CAST(:gpu_model AS text))""",
         where,
         start=start,
         stop=stop,
@@ -1072,18 +1074,8 @@ def tariffs(
     offset: int = 0,
 ) -> list[Tariff]:
     """Prices that count in a period."""
-    return _all(
-        connection,
-        Tariff,
-        f"""
-        SELECT import_id, site, start, stop, price_per_kwh::double precision, currency, source, version, imported
-        FROM report.tariffs WHERE {_COUNTING} ORDER BY site, start LIMIT :limit OFFSET :offset""",
-        Where(site=site),
-        start=start,
-        stop=stop,
-        limit=limit,
-        offset=offset,
-    )
+    columns = "price_per_kwh::double precision, currency"
+    return _counting(connection, Tariff, f"{columns} FROM report.tariffs", start, stop, site, limit, offset)
 
 
 def grid_intensity(
@@ -1094,14 +1086,34 @@ def grid_intensity(
     limit: int = MOST_ROWS,
     offset: int = 0,
 ) -> list[GridIntensity]:
-    """Carbon intensities that count in a period."""
+    """Carbon intensities that count in a period, by site, method and time."""
+    columns = "method, instrument, g_per_kwh::double precision, estimated"
+    return _counting(
+        connection, GridIntensity, f"{columns} FROM report.grid_intensity", start, stop, site, limit, offset,
+        order="site, method, start",
+    )  # fmt: skip
+
+
+def _counting(
+    connection: Connection,
+    kind: type[T],
+    columns_from: str,
+    start: datetime,
+    stop: datetime,
+    site: str | None,
+    limit: int,
+    offset: int,
+    order: str = "site, start",
+) -> list[T]:
+    """Values over time that count in a period."""
     return _all(
         connection,
-        GridIntensity,
+        kind,
         f"""
-        SELECT import_id, site, method, instrument, start, stop, g_per_kwh::double precision, estimated, source,
-            version, imported
-        FROM report.grid_intensity WHERE {_COUNTING} ORDER BY site, method, start LIMIT :limit OFFSET :offset""",
+        SELECT import_id, site, start, stop, source, version, imported, {columns_from}
+        WHERE (CAST(:site AS text) IS NULL OR site = :site) AND retired IS NULL
+            AND start < CAST(:stop AS timestamptz) AND stop > CAST(:start AS timestamptz)
+        ORDER BY {order} LIMIT :limit OFFSET :offset""",
         Where(site=site),
         start=start,
         stop=stop,
@@ -1238,9 +1250,6 @@ def load_spectrum(
     )
 
 
-# Of a view of values over time, those that count in a period.
-_COUNTING = """(CAST(:site AS text) IS NULL OR site = :site) AND retired IS NULL
-    AND start < CAST(:stop AS timestamptz) AND stop > CAST(:start AS timestamptz)"""
 # Conditions of a Where: on a view of racks, of nodes in places, of nodes with all their models, of GPUs.
 _PLACE = "(CAST(:site AS text) IS NULL OR site = :site) AND (CAST(:rack AS text) IS NULL OR rack = :rack)"
 _AT = f"{_PLACE} AND (CAST(:node_id AS integer) IS NULL OR node_id = :node_id)"
@@ -1281,9 +1290,9 @@ def _all(connection: Connection, kind: type[T], sql: str, where: Where = EVERYTH
 
 
 def _not_too_many(found: list[T]) -> list[T]:
-    if len(found) > MOST_POINTS:
+    if len(found) > MOST_AT_ONCE:
         raise TooMany(
-            f"There are more than {MOST_POINTS} rows", "Ask for a shorter period, a longer step, or less of the fleet"
+            f"There are more than {MOST_AT_ONCE} rows", "Ask for a shorter period, a longer step, or less of the fleet"
         )
     return found
 

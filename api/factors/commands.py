@@ -1,6 +1,5 @@
 """The verbs `gigawatch tariff` and `gigawatch intensity`."""
 
-import hashlib
 from pathlib import Path
 from typing import Any, BinaryIO, get_args
 
@@ -172,7 +171,7 @@ def _take(
     as_json: bool,
     **of_store: Any,
 ) -> None:
-    name = version or hashlib.sha256(body).hexdigest()[:12]
+    name = version or files.version_of(body)
     with store_of(config, **of_store) as engine, engine.begin() as connection:
         done = store.take(connection, site, kind, found, version=name, source=source, replace=replace, dry_run=dry_run)
     if as_json:

@@ -1,5 +1,6 @@
 """Files of prices and intensities as intervals: CSV in the known layouts, schedules in TOML or JSON."""
 
+import hashlib
 import re
 from collections.abc import Callable, Iterator
 from datetime import UTC, datetime
@@ -23,6 +24,11 @@ _TRUTHS = {"": False, "false": False, "0": False, "no": False, "true": True, "1"
 T = TypeVar("T", bound=Struct)
 MOST_SOURCES = 3
 """Named of those that a file names for its values."""
+
+
+def version_of(body: bytes) -> str:
+    """What a file's version is called where nobody names one: the first 12 digits of its SHA-256."""
+    return hashlib.sha256(body).hexdigest()[:12]
 
 
 class Price(Struct, frozen=True, forbid_unknown_fields=True):

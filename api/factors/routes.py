@@ -1,6 +1,5 @@
 """Taking prices and carbon intensities in over HTTP, and removing them: for admins."""
 
-import hashlib
 from collections.abc import Callable
 from typing import Annotated, Any, Literal, TypeVar
 
@@ -24,12 +23,34 @@ from gigawatch.units import BYTES_PER_MIB
 T = TypeVar("T", bound=Struct)
 router = APIRouter(prefix="/api/v1", dependencies=[Depends(require("admin"))], tags=["tariffs"])
 
-SiteName = Annotated[str, Query(max_length=200, description="Site that the values are of")]
-Zone = Annotated[str | None, Query(max_length=60, description="Of times without offset, e.g. Europe/Berlin")]
-Source = Annotated[str | None, Query(max_length=500, description="Where they come from; default as the file says")]
-Version = Annotated[str | None, Query(max_length=500, description="Default the body's SHA-256, 12 digits")]
-Replace = Annotated[bool, Query(description="Retire what counts for that time already")]
-DryRun = Annotated[bool, Query(description="Check everything, store nothing")]
+
+class Given(Struct, frozen=True, kw_only=True):
+    """What is said of a file beside what it holds."""
+
+    site: str
+    time_zone: str | None
+    source: str | None
+    version: str | None
+    replace: bool
+    dry_run: bool
+
+
+def _given(
+    site: Annotated[str, Query(max_length=200, description="Site that the values are of")],
+    time_zone: Annotated[
+        str | None, Query(max_length=60, description="Of times without offset, e.g. Europe/Berlin")
+    ] = None,
+    source: Annotated[
+        str | None, Query(max_length=500, description="Where they come from; default as the file says")
+    ] = None,
+    version: Annotated[str | None, Query(max_length=500, description="Default the body's SHA-256, 12 digits")] = None,
+    replace: Annotated[bool, Query(description="Retire what counts for that time already")] = False,
+    dry_run: Annotated[bool, Query(description="Check everything, store nothing")] = False,
+) -> Given:
+    return Given(site=site, time_zone=time_zone, source=source, version=version, replace=replace, dry_run=dry_run)
+
+
+GivenQuery = Annotated[Given, Depends(_given)]
 
 
 def _body(*kinds: str) -> dict[str, Any]:
@@ -44,43 +65,33 @@ def _body(*kinds: str) -> dict[str, Any]:
 )
 async def take_tariff(
     request: Request,
-    site: SiteName,
+    given: GivenQuery,
     currency: Annotated[str | None, Query(max_length=3, description="ISO 4217; where the file does not say")] = None,
-    time_zone: Zone = None,
-    source: Source = None,
-    version: Version = None,
-    replace: Replace = False,
-    dry_run: DryRun = False,
 ) -> Response:
     """Take prices of energy in: CSV or JSON, or a time-of-use schedule in TOML or JSON; all of it or nothing."""
 
     def read(body: bytes) -> tuple[Kind, Factors]:
-        found = files.prices(body, currency=currency, time_zone=time_zone)
+        found = files.prices(body, currency=currency, time_zone=given.time_zone)
         return store.price(found.currency or ""), found
 
-    return await _take(request, read, site, source, version, replace, dry_run)
+    return await _take(request, read, given)
 
 
 @router.post("/grid-intensity", responses=answers(Taken, 409, 413), openapi_extra=_body("text/csv", "application/json"))
 async def take_intensity(
     request: Request,
-    site: SiteName,
+    given: GivenQuery,
     method: Method,
     instrument: Annotated[str | None, Query(max_length=500, description="What was bought, for market")] = None,
     emissions: Annotated[Emissions, Query(description="Column of an export of Electricity Maps")] = "direct",
-    time_zone: Zone = None,
-    source: Source = None,
-    version: Version = None,
-    replace: Replace = False,
-    dry_run: DryRun = False,
 ) -> Response:
     """Take carbon intensities in, as CSV or JSON; all of it or nothing."""
 
     def read(body: bytes) -> tuple[Kind, Factors]:
         kind = store.intensity(method, instrument)
-        return kind, files.intensities(body, emissions=emissions, time_zone=time_zone)
+        return kind, files.intensities(body, emissions=emissions, time_zone=given.time_zone)
 
-    return await _take(request, read, site, source, version, replace, dry_run)
+    return await _take(request, read, given)
 
 
 @router.delete("/tariffs/imports/{import_id}", responses=answers(Removed))
@@ -95,23 +106,15 @@ def remove_intensity(request: Request, import_id: int) -> Response:
     return _remove(request, "grid_intensity", import_id)
 
 
-async def _take(
-    request: Request,
-    read: Callable[[bytes], tuple[Kind, Factors]],
-    site: str,
-    source: str | None,
-    version: str | None,
-    replace: bool,
-    dry_run: bool,
-) -> Response:
+async def _take(request: Request, read: Callable[[bytes], tuple[Kind, Factors]], given: Given) -> Response:
     body = await _received(request)
 
     def take(connection: Connection) -> Taken:
         kind, factors = read(body)
-        name = version or hashlib.sha256(body).hexdigest()[:12]
         return store.take(
-            connection, site, kind, factors, version=name, source=source, replace=replace, dry_run=dry_run
-        )
+            connection, given.site, kind, factors, version=given.version or files.version_of(body),
+            source=given.source, replace=given.replace, dry_run=given.dry_run,
+        )  # fmt: skip
 
     return await run_in_threadpool(_answer, request, take)
 
