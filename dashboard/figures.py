@@ -71,11 +71,11 @@ def power(rows: Sequence[PowerPoint], period: Period, theme: Theme, known: datet
             hovertemplate="%{customdata}<extra>%{fullData.name}</extra>", showlegend=len(series) > 1,
         )  # fmt: skip
         base = upper
-    if not rows:
-        _say_empty(figure, theme)
     due = [time for time in times if known is None or time < known]
     coverage = coverages(rows, due)
     _coverage(figure, due, period.step, coverage, theme)
+    if not rows:
+        _say_empty(figure, theme)
     figure.lay_out(
         yaxis={"title": {"text": unit}, "rangemode": "tozero", "tickformat": "~g"},
         yaxis2={"domain": [0, 0.055], "range": [0, 1], "visible": False, "fixedrange": True},
@@ -796,6 +796,9 @@ def _say_empty(figure: Drawing, theme: Theme) -> None:
     )  # fmt: skip
     # An axis of numbers would pretend that there is something to read off.
     figure.lay_out(yaxis={"showticklabels": False, "title": {"text": ""}})
+    if not figure["data"]:
+        # Nor is there a period to read off: the axis would show the year 2000.
+        figure.lay_out(xaxis={"showticklabels": False})
 
 
 def _axis(figure: Drawing, unit: str, top: float | None = None) -> None:

@@ -134,6 +134,9 @@ def test_no_rows_at_all_are_said(name: theme.ThemeName) -> None:
     ):
         assert [note.text for note in plotly(chart).layout.annotations] == ["No data in this period"]
         assert "No data in this period" in chart.summary
+    assert plotly(figures.minutes_power([], PERIOD, chosen)).layout.xaxis.showticklabels is False
+    # Here the strip of coverage shows the period.
+    assert plotly(figures.power([], PERIOD, chosen)).layout.xaxis.showticklabels is True
     assert "no data" in figures.heat_map_gpus([], "power", str, chosen).summary
 
 
