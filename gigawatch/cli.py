@@ -10,7 +10,7 @@ from gigawatch import __version__
 from gigawatch.errors import ExitCode, GigawatchError
 
 GROUP = "gigawatch.commands"
-ORDER = ("up", "collect", "serve", "dashboard", "migrate", "token", "db", "replay", "simulate", "doctor")
+ORDER = ("up", "collect", "serve", "dashboard", "migrate", "token", "db", "replay", "simulate", "doctor", "engines")
 
 
 class Commands(click.Group):
