@@ -72,8 +72,9 @@ class Agent(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
 class Engine(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """An inference engine whose metrics the node agent reads: one [[engines]] for each, as many as there are."""
 
-    url: Annotated[str, Meta(pattern=r"^https?://[^/]")]
-    """Address of its metrics, such as http://127.0.0.1:8000/metrics; `gigawatch engines list` says what is usual."""
+    url: Annotated[str, Meta(pattern=r"^https?://[^/?#@]+([/?#]|$)")]
+    """Address of its metrics, such as http://127.0.0.1:8000/metrics, without user and password;
+    `gigawatch engines list` says what is usual."""
     deployment: Name
     """Name of the deployment that it serves, the same on all nodes that do."""
     engine: Name | None = None
@@ -255,8 +256,10 @@ def _check_tables(section: str, content: Any, source: str, kind: type[Struct]) -
         except msgspec.ValidationError as error:
             problem, _, place = str(error).partition(" - at `$.")
             key = place.partition("[")[0].rstrip("`")
+            value = table.get(key)
+            shown = "(hidden)" if key == "url" and "@" in str(value) else repr(value)
             raise GigawatchError(
-                f"{source}: {name}: {f'{key} = {table[key]!r}: ' if key else ''}{problem}",
+                f"{source}: {name}: {f'{key} = {shown}: ' if key else ''}{problem}",
                 "docs/configuration.md lists the keys with their ranges.",
                 ExitCode.CONFIGURATION,
             ) from error

@@ -45,7 +45,7 @@ class Endpoint:
     def take(self, at_ms: int, engine: str, reading: Reading) -> None:
         """Take in a reading by an engine's file."""
         at_ms = max(at_ms, self._at_ms + 1)
-        growth = self._counters.take(at_ms, reading)
+        growth = self._counters.take(reading, self._at_ms)
         self._counting |= {model for series, model in reading.models.items() if series.figure in TOKENS}
         known = growth is not None and growth.change is not Change.OTHER
         grown: dict[str | None, Counter[Bucket]] = {
@@ -119,7 +119,6 @@ class Endpoint:
         self._at_ms += by_ms
         self._heard_ms += by_ms
         self._told_ms += by_ms
-        self._counters.shift(by_ms)
         for folder in self._folders.values():
             folder.shift(by_ms)
 

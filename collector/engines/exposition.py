@@ -24,6 +24,7 @@ CHUNK_BYTES = 65_536
 # It has no types.
 _parse_openmetrics: Callable[[str], Iterable[Metric]] = openmetrics_parser.text_string_to_metric_families
 HEADERS = {"User-Agent": f"gigawatch/{__version__}", "Accept": "text/plain;version=0.0.4"}
+LATEST_S = 2**33
 START_TIME = "process_start_time_seconds"
 
 
@@ -52,13 +53,13 @@ class Exposition(Struct, frozen=True):
     def started_s(self) -> float | None:
         """When the process started, s since 1970, if it tells."""
         found = self.samples.get(START_TIME)
-        return found[0].value if found else None
+        return found[0].value if found and 0 < found[0].value < LATEST_S else None
 
 
-def complete(url: str) -> str:
-    """A URL as people write it, with its scheme and path."""
+def complete(url: str, path: str) -> str:
+    """A URL as people write it, with a scheme, and with this path if it has none."""
     url = url if "://" in url else f"http://{url}"
-    return url if urlsplit(url).path.strip("/") else url.rstrip("/") + "/metrics"
+    return url if urlsplit(url).path.strip("/") else url.rstrip("/") + path
 
 
 def fetch(pool: urllib3.PoolManager, url: str) -> Answer:

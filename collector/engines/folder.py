@@ -120,7 +120,6 @@ class Folder:
         given: Counter[Bucket] = Counter()
         for part_start_ms, part_end_ms in split(start_ms, end_ms, self._window_ms):
             window = self._window(part_start_ms)
-            window.start_ms = min(window.start_ms, part_start_ms)
             part_ms = part_end_ms - part_start_ms
             window.covered_ms += part_ms
             for bucket, count in grown.items():

@@ -43,12 +43,10 @@ class Counters:
     def __init__(self) -> None:
         self._values: dict[Series, int] = {}
         self._reading: Reading | None = None
-        self._at_ms = 0
 
-    def take(self, at_ms: int, reading: Reading) -> Growth | None:
-        """What grew since the reading before; None for the first."""
+    def take(self, reading: Reading, before_ms: int) -> Growth | None:
+        """What grew since the reading before, which was at before_ms; None for the first."""
         before, self._reading = self._reading, reading
-        before_ms, self._at_ms = self._at_ms, at_ms
         change = Change.NONE
         if before is not None and before.started_ms is not None and reading.started_ms is not None:
             later_ms = reading.started_ms - before.started_ms
@@ -73,10 +71,6 @@ class Counters:
         for series in list(self._values)[: max(0, len(self._values) - MOST_SERIES)]:
             del self._values[series]
         return None if before is None else Growth(change, grown)
-
-    def shift(self, by_ms: int) -> None:
-        """Follow the wall clock where it was set."""
-        self._at_ms += by_ms
 
 
 def _is_of_another_source(series: Series, before: Reading) -> bool:

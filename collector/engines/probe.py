@@ -11,6 +11,7 @@ from collector.engines.catalogue import GAUGES, LATENCIES, Engine, Source, named
 from collector.engines.exposition import complete, fetch, parse
 from collector.engines.growth import Counters
 from collector.engines.reading import ABOVE_ALL_US, Reading, Series, read, recognise
+from gigawatch.units import MILLISECONDS_PER_SECOND
 
 MISSING = {
     "prompt_tokens": "no energy per token of prompt and answer together, only per generated token",
@@ -82,21 +83,21 @@ def probe(url: str, engine_name: str | None = None, seconds: float = 0.0) -> Rep
     Raises:
         GigawatchError: it does not answer, or not with metrics of a known engine.
     """
-    url = complete(url)
+    url = complete(url, named(engine_name).path if engine_name else "/metrics")
     pool = urllib3.PoolManager(retries=False)
     counters = Counters()
     answer = fetch(pool, url)
     exposition = parse(url, answer)
     engine = named(engine_name) if engine_name else recognise(url, exposition)
     reading = read(exposition, engine)
-    counters.take(0, reading)
-    first_s, grown = answer.at_s, Counter(reading.counters)
+    counters.take(reading, 0)
+    first_s, first_ms, grown = answer.at_s, round(time.time() * MILLISECONDS_PER_SECOND), Counter(reading.counters)
     if seconds:
         time.sleep(seconds)
         answer = fetch(pool, url)
         reading = read(parse(url, answer), engine)
         seconds = answer.at_s - first_s
-        growth = counters.take(round(seconds * 1_000), reading)
+        growth = counters.take(reading, first_ms)
         grown = growth.by_series if growth else Counter()
     models = sorted({*reading.models.values(), *reading.gauges}, key=lambda it: it or "") or [None]
     return Report(

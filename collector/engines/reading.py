@@ -1,6 +1,5 @@
 """What one exposition says in the terms of serving: counters and gauges by model, whatever the engine calls them."""
 
-import math
 from collections import Counter
 from collections.abc import Iterable, Iterator
 from itertools import accumulate
@@ -158,16 +157,16 @@ def _buckets(samples: Iterable[Sample], per_unit: int) -> Iterator[tuple[Sample,
     """Each bucket as a sample of its histogram, its upper bound in µs, and how many lie in it alone."""
     cumulative: dict[frozenset[tuple[str, str]], dict[int, tuple[Sample, int]]] = {}
     for sample in samples:
-        if sample.native_histogram:
-            for bound_us, count in _native_buckets(sample.native_histogram, per_unit).items():
-                yield sample, bound_us, count
-            continue
         try:
-            bound = float(sample.labels["le"])
-        except (KeyError, ValueError):
+            if sample.native_histogram:
+                for bound_us, count in _native_buckets(sample.native_histogram, per_unit).items():
+                    yield sample, bound_us, count
+                continue
+            bound_us = _bound_us(float(sample.labels["le"]) * per_unit)
+        except (KeyError, ValueError, OverflowError):
+            # A bound or a count that is no number.
             continue
         for _, _, count in _values([sample], 1):
-            bound_us = ABOVE_ALL_US if bound == math.inf else max(0, round(bound * per_unit))
             histogram = frozenset(it for it in sample.labels.items() if it[0] != "le")
             cumulative.setdefault(histogram, {})[bound_us] = sample, count
     for histogram_buckets in cumulative.values():
@@ -177,12 +176,16 @@ def _buckets(samples: Iterable[Sample], per_unit: int) -> Iterator[tuple[Sample,
             before = max(before, count)
 
 
+def _bound_us(bound_us: float) -> int:
+    return round(min(max(bound_us, 0.0), ABOVE_ALL_US))
+
+
 def _native_buckets(histogram: NativeHistogram, per_unit: int) -> Counter[int]:
     """How many lie in each bucket, by its upper bound in µs. Bucket i of a schema ends at 2 ** (i * 2 ** -schema)."""
     found: Counter[int] = Counter()
     if not -4 <= histogram.schema <= 8:
         return found
-    found[round(histogram.zero_threshold * per_unit)] += round(histogram.zero_count)
+    found[_bound_us(histogram.zero_threshold * per_unit)] += round(histogram.zero_count)
     schema = min(histogram.schema, NATIVE_SCHEMA)
     merged = 2 ** (histogram.schema - schema)
     counts = accumulate(histogram.pos_deltas or ())
@@ -190,6 +193,6 @@ def _native_buckets(histogram: NativeHistogram, per_unit: int) -> Counter[int]:
     for span in histogram.pos_spans or ():
         index += span.offset
         for _, count in zip(range(span.length), counts, strict=False):
-            found[round(2 ** (-(-index // merged) * 2**-schema) * per_unit)] += count
+            found[_bound_us(2.0 ** (-(-index // merged) * 2**-schema) * per_unit)] += max(0, count)
             index += 1
     return found

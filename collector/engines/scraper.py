@@ -48,9 +48,9 @@ class Scraper(threading.Thread):
     def __init__(self, settings: Settings) -> None:
         super().__init__(name=f"engine {settings.deployment}", daemon=True)
         self.settings = settings
-        self.url = complete(settings.url)
         self.outcomes: SimpleQueue[Outcome] = SimpleQueue()
         self._engine: Engine | None = named(settings.engine) if settings.engine else None
+        self.url = complete(settings.url, self._engine.path if self._engine else "/metrics")
         self._pool = urllib3.PoolManager(maxsize=1, retries=False)
         self._ending = threading.Event()
 

@@ -3,6 +3,8 @@
 from pathlib import Path
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from collector.engines import catalogue
 from collector.engines.exposition import Answer, Exposition, complete, parse
@@ -267,6 +269,40 @@ def test_what_is_malformed_is_refused_with_its_beginning(text: str) -> None:
     assert repr(text[:60]) in caught.value.problem
 
 
+texts = st.sampled_from([path.read_text(encoding="utf-8") for path in sorted(EXPOSITIONS.glob("*.prom"))])
+strange = st.sampled_from(
+    ["NaN", "-Inf", "+Inf", "1e999", "-1", '"', "{", "}", "\\", "\n", " ", "#", "le", "0x1", "\ud7ff", "é"]
+)
+NATIVE = (
+    "# TYPE vllm:time_to_first_token_seconds histogram\n"
+    "vllm:time_to_first_token_seconds {count:9,sum:9.5,schema:3,zero_threshold:0.1,"
+    "zero_count:4,positive_spans:[0:2,1:1],positive_deltas:[2,1,-2]}\n# EOF\n"
+)
+
+
+@given(st.one_of(texts, st.just(NATIVE)), st.lists(st.tuples(st.floats(0, 1), st.integers(0, 9), strange), max_size=4))
+def test_whatever_an_endpoint_says_is_read_or_refused(text: str, damage: list[tuple[float, int, str]]) -> None:
+    kind = "application/openmetrics-text" if text == NATIVE else TEXT
+    for place, length, replacement in damage:
+        at = round(place * len(text))
+        text = text[:at] + replacement + text[at + length :]
+    try:
+        found = exposition(text, kind)
+    except GigawatchError:
+        return
+    for engine in catalogue.engines().values():
+        reading = read(found, engine)
+        assert all(0 <= count < 2**63 for count in reading.counters.values())
+        assert all(0 <= series.bound_us <= ABOVE_ALL_US for series in reading.counters)
+
+
+def test_bounds_that_no_latency_has_are_brought_within_or_left_out() -> None:
+    lines = [f'tgi_request_duration_bucket{{le="{bound}"}} {number}'
+             for number, bound in enumerate(("NaN", "-Inf", "1", "1e300", "+Inf", "x"), 1)]  # fmt: skip
+    reading = read(exposition("\n".join(lines)), catalogue.named("tgi"))
+    assert said(reading, None, "end_to_end_latency") == {0: 2, 1_000_000: 1, ABOVE_ALL_US: 2}
+
+
 def test_metrics_of_something_else_are_named() -> None:
     text = "# TYPE node_cpu_seconds_total counter\nnode_cpu_seconds_total 1\n# TYPE up gauge\nup 1\n"
     with pytest.raises(GigawatchError, match=r"node_cpu_seconds, up") as caught:
@@ -285,9 +321,9 @@ def test_two_engines_at_one_address_are_not_guessed_at() -> None:
 
 
 def test_addresses_as_people_write_them() -> None:
-    assert complete("localhost:8000") == "http://localhost:8000/metrics"
-    assert complete("https://h/") == "https://h/metrics"
-    assert complete("http://h:1/v1/metrics") == "http://h:1/v1/metrics"
+    assert complete("localhost:8000", "/metrics") == "http://localhost:8000/metrics"
+    assert complete("https://h/", "/v1/metrics") == "https://h/v1/metrics"
+    assert complete("http://h:1/v1/metrics", "/metrics") == "http://h:1/v1/metrics"
 
 
 GOOD = """

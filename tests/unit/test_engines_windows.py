@@ -369,7 +369,7 @@ def test_two_readings_at_the_same_moment_lose_nothing() -> None:
 def test_what_an_endpoint_makes_us_remember_is_bounded() -> None:
     counters = Counters()
     for turn in range(3):
-        counters.take(turn, reading({tokens(rank=MOST_SERIES * turn + rank): 1 for rank in range(MOST_SERIES)}))
+        counters.take(reading({tokens(rank=MOST_SERIES * turn + rank): 1 for rank in range(MOST_SERIES)}), turn)
     assert len(counters._values) == MOST_SERIES
 
 

@@ -45,6 +45,7 @@ def test_flags_outrank_the_environment_which_outranks_the_file(tmp_path: Path) -
         ("engines = ['http://h/metrics']", ["engines wants tables"]),
         ("[[engines]]\nurl = 'http://h/m'", ["[[engines]] number 1", "deployment"]),
         (ENGINE + "[[engines]]\nurl = 'h:1'\ndeployment = 'd'", ["[[engines]] number 2: url = 'h:1'"]),
+        ("[[engines]]\nurl = 'http://me:secret@h/m'\ndeployment = 'd'", ["url = (hidden)"]),
         (ENGINE + "modell = 'm'", ["unknown key in [[engines]] number 1: 'modell'", "Did you mean 'model'?"]),
         (ENGINE + "role = 'chief'", ["role = 'chief'", "Invalid enum value"]),
         (ENGINE + "gpus = [-1]", ["gpus = [-1]"]),
