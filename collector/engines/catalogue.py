@@ -119,6 +119,14 @@ def engines() -> Mapping[str, Engine]:
     return {path.stem: read(path) for path in sorted(FOLDER.glob("*.toml"))}
 
 
+def usual(key: Literal["path", "port"]) -> str:
+    """Paths or ports that are usual for metrics, with the engines that have them, for people who look for theirs."""
+    engines_of: dict[str | int, list[str]] = {}
+    for name, engine in engines().items():
+        engines_of.setdefault(getattr(engine, key), []).append(name)
+    return ", ".join(f"{it} ({', '.join(names)})" for it, names in sorted(engines_of.items()))
+
+
 def named(name: str) -> Engine:
     """The engine of this name.
 

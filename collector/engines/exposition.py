@@ -14,6 +14,7 @@ from prometheus_client.openmetrics import parser as openmetrics_parser
 from prometheus_client.parser import text_string_to_metric_families
 from prometheus_client.samples import Sample
 
+from collector.engines.catalogue import usual
 from gigawatch import __version__
 from gigawatch.errors import ExitCode, GigawatchError
 from gigawatch.units import BYTES_PER_MIB
@@ -23,6 +24,7 @@ MOST_BYTES = 16 * BYTES_PER_MIB
 CHUNK_BYTES = 65_536
 # It has no types.
 _parse_openmetrics: Callable[[str], Iterable[Metric]] = openmetrics_parser.text_string_to_metric_families
+# Asked for OpenMetrics, prometheus_client serves vllm:… as vllm_….
 HEADERS = {"User-Agent": f"gigawatch/{__version__}", "Accept": "text/plain;version=0.0.4"}
 LATEST_S = 2**33
 START_TIME = "process_start_time_seconds"
@@ -90,7 +92,7 @@ def fetch(pool: urllib3.PoolManager, url: str) -> Answer:
     if "html" in content_type or text.lstrip().startswith("<"):
         raise GigawatchError(
             f"{url} answers with a web page, not with metrics",
-            "Name the path of the metrics; `gigawatch engines list` says what is usual.",
+            f"Name the path of the metrics; usual are {usual('path')}.",
             ExitCode.DATA,
         )
     return Answer(text, content_type, at_s)
@@ -123,7 +125,7 @@ def parse(url: str, answer: Answer, only: Iterable[str] = ()) -> Exposition:
         # The parsers fail in all these ways on what is malformed.
         raise GigawatchError(
             f"{url} answers what is not in Prometheus' format ({error}); it begins {answer.text[:60]!r}",
-            "Name the path of the metrics; `gigawatch engines list` says what is usual.",
+            f"Name the path of the metrics; usual are {usual('path')}.",
             ExitCode.DATA,
         ) from error
     return Exposition(tuple(families), samples)
@@ -139,7 +141,7 @@ def _unreachable(url: str, error: Exception) -> GigawatchError:
         )
     return GigawatchError(
         f"{url} cannot be reached: {error}",
-        "Is the engine running, and is this its port? `gigawatch engines list` says what is usual.",
+        f"Is the engine running, and is this its port? Usual are {usual('port')}.",
         ExitCode.UNREACHABLE,
     )
 
@@ -171,8 +173,8 @@ def _check(url: str, response: urllib3.BaseHTTPResponse) -> None:
     if status in {404, 405}:
         raise GigawatchError(
             problem,
-            "Name the path of the metrics, and turn them on: SGLang wants --enable-metrics, llama.cpp --metrics."
-            " `gigawatch engines list` says what is usual.",
+            f"Name the path of the metrics; usual are {usual('path')}. Some engines serve them only when told to:"
+            " SGLang wants --enable-metrics, llama.cpp --metrics.",
             ExitCode.CONFIGURATION,
         )
     raise GigawatchError(problem, "See the engine's log; a retry may help.", ExitCode.UNREACHABLE)

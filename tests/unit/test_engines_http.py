@@ -311,12 +311,21 @@ def test_probe_ends_with_1_where_no_generated_tokens_are_counted(serve: Callable
     assert "energy per token cannot be formed" in done.output
 
 
-@pytest.mark.parametrize("kind", ["is a web page", "is not found", "fails"])
-def test_probe_teaches_where_it_fails(kind: str, serve: Callable[[Behaviour], Server]) -> None:
+@pytest.mark.parametrize(
+    ("kind", "remedy"),
+    [
+        ("is a web page", "/prometheus/metrics (trtllm), /v1/metrics (nim)"),
+        ("is not found", "/prometheus/metrics (trtllm), /v1/metrics (nim)"),
+        ("is cut off", "30000 (sglang)"),
+        ("fails", "the engine's log"),
+    ],
+)
+def test_probe_teaches_where_it_fails(kind: str, remedy: str, serve: Callable[[Behaviour], Server]) -> None:
     behaviour, words, code = REFUSED[kind]
     done = invoke("probe", serve(behaviour).url)
     assert done.exit_code == code
     assert words in done.output
+    assert remedy in done.output
 
 
 def test_probe_lists_what_it_saw_where_it_recognises_nothing(serve: Callable[[Behaviour], Server]) -> None:

@@ -5,9 +5,11 @@ from pathlib import Path
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
+from prometheus_client.exposition import choose_encoder
 
 from collector.engines import catalogue
-from collector.engines.exposition import Answer, Exposition, complete, parse
+from collector.engines.exposition import HEADERS, Answer, Exposition, complete, parse
 from collector.engines.reading import ABOVE_ALL_US, Reading, read, recognise
 from gigawatch.errors import ExitCode, GigawatchError
 
@@ -206,6 +208,28 @@ def test_openmetrics_is_read_too_and_created_is_no_count() -> None:
     )
     reading = read(exposition(text, "application/openmetrics-text; version=1.0.0"), catalogue.named("vllm"))
     assert said(reading, "m", "generated_tokens") == 7
+
+
+@pytest.mark.parametrize(
+    "accepted", [HEADERS["Accept"], "application/openmetrics-text; version=1.0.0; escaping=allow-utf-8"]
+)
+def test_what_prometheus_client_serves_is_read(accepted: str) -> None:
+    """vLLM, SGLang, NIM and TensorRT-LLM serve by this library: names, escapes and _created are its own."""
+    generate, content_type = choose_encoder(accepted)
+    registry = CollectorRegistry()
+    model = 'a "model" with \\ and \n in it'
+    generated = Counter("vllm:generation_tokens", "Tokens", ["model_name", "engine"], registry=registry)
+    generated.labels(model, "0").inc(12_345_678)
+    generated.labels(model, "1").inc(2)
+    Gauge("vllm:num_requests_running", "Requests", ["model_name"], registry=registry).labels(model).set(3)
+    first = Histogram("vllm:time_to_first_token_seconds", "s", ["model_name"], buckets=(0.25, 2.5), registry=registry)
+    for seconds in (0.1, 0.2, 1, 9):
+        first.labels(model).observe(seconds)
+    found = exposition(generate(registry).decode(), content_type)
+    reading = read(found, recognise("http://engine/metrics", found))
+    assert said(reading, model, "generated_tokens") == 12_345_680
+    assert said(reading, model, "running_requests") == 3
+    assert said(reading, model, "time_to_first_token") == {250_000: 2, 2_500_000: 1, ABOVE_ALL_US: 1}
 
 
 def test_native_histograms_are_brought_to_buckets() -> None:
