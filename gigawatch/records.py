@@ -154,7 +154,7 @@ class ServingWindow(Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tru
 
     deployment: Name
     endpoint: Name
-    """Host and port that were read: a deployment may have several on a node."""
+    """Host and port that were read, with the path where it is not /metrics: a deployment may have several on a node."""
     engine: Name
     model: Name | None = None
     role: Role = Role.BOTH

@@ -21,7 +21,7 @@ class Endpoint:
 
     Args:
         settings: of the engine.
-        address: its host and port.
+        address: what tells it from the node's others: host and port, and the path where it is not /metrics.
         window_ms: length of a window.
         at_ms: now.
     """
@@ -31,7 +31,8 @@ class Endpoint:
         self._address = address[:LONGEST_NAME]
         self._window_ms = window_ms
         self._counters = Counters()
-        self._folders: dict[str | None, Folder] = {}
+        self._folders: dict[tuple[str, str | None], Folder] = {}
+        """By engine, for another may take its place, and model."""
         self._counting: set[str | None] = set()
         """Models that count tokens."""
         self._at_ms = at_ms
@@ -55,13 +56,13 @@ class Endpoint:
             grown[reading.models[series]][series.figure, series.bound_us] += count
         left_out = 0
         for model, buckets in grown.items():
-            folder = self._folders.get(model)
+            folder = self._folders.get((engine, model))
             if folder is None:
                 # A model that is new was not there at the reading before: its counters were zero then.
                 since_ms = self._at_ms if known else at_ms
                 name = (model or self._settings.model or "")[:LONGEST_NAME] or None
                 folder = Folder(self._settings, self._address, engine, name, self._window_ms, since_ms)
-                self._folders[model] = folder
+                self._folders[engine, model] = folder
             left_out += folder.add(at_ms, buckets if known else None, reading.gauges.get(model, {}))
         self._at_ms = at_ms
         if not reading.sources:
@@ -105,9 +106,12 @@ class Endpoint:
         Where some models count tokens, those that do not are parts of them, such as Triton's preprocessing: they have
         no windows.
         """
-        by_model = {model: folder.close(until_ms, stop=stop) for model, folder in self._folders.items()}
-        shown = self._counting or set(by_model)
-        return [window for model, windows in by_model.items() if model in shown for window in windows]
+        windows = []
+        for (_, model), folder in self._folders.items():
+            closed = folder.close(until_ms, stop=stop)
+            if not self._counting or model in self._counting:
+                windows += closed
+        return windows
 
     def take_events(self) -> list[Event]:
         """What deserved notice since the last call."""

@@ -6,6 +6,7 @@ An endpoint that hangs delays neither another one nor the GPUs' ticks: the agent
 import logging
 import threading
 import time
+from collections import Counter
 from queue import Empty, SimpleQueue
 from urllib.parse import urlsplit
 
@@ -16,7 +17,7 @@ from collector.engines.catalogue import Engine, named
 from collector.engines.endpoint import Endpoint
 from collector.engines.exposition import complete, fetch, parse
 from collector.engines.reading import Reading, read, recognise
-from gigawatch.errors import GigawatchError
+from gigawatch.errors import ExitCode, GigawatchError
 from gigawatch.records import Event, ServingWindow
 from gigawatch.settings import Engine as Settings
 from gigawatch.units import MILLISECONDS_PER_SECOND
@@ -91,15 +92,19 @@ class Engines:
         now_ms: now, by the agent's clock.
 
     Raises:
-        GigawatchError: settings name an engine that is not known.
+        GigawatchError: settings name an engine that is not known, or an address twice.
     """
 
     def __init__(self, settings: tuple[Settings, ...], window_ms: int, now_ms: int) -> None:
         self._scrapers = [Scraper(it) for it in settings]
-        self._endpoints = [
-            Endpoint(scraper.settings, urlsplit(scraper.url).netloc.rpartition("@")[2], window_ms, now_ms)
-            for scraper in self._scrapers
-        ]
+        for url, times in Counter(scraper.url for scraper in self._scrapers).items():
+            if times > 1:
+                raise GigawatchError(
+                    f"[[engines]] name {url} {times} times",
+                    "Its tokens would be counted as often: leave one of them.",
+                    ExitCode.CONFIGURATION,
+                )
+        self._endpoints = [Endpoint(it.settings, _address(it.url), window_ms, now_ms) for it in self._scrapers]
 
     def start(self) -> None:
         """Begin to read."""
@@ -139,3 +144,8 @@ class Engines:
         """Stop reading."""
         for scraper in self._scrapers:
             scraper.stop()
+
+
+def _address(url: str) -> str:
+    parts = urlsplit(url)
+    return parts.netloc + parts._replace(scheme="", netloc="").geturl().removesuffix("/metrics")

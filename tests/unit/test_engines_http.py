@@ -269,6 +269,21 @@ def test_an_engine_that_is_not_known_is_refused_before_anything_is_read() -> Non
         Engines((settings("http://127.0.0.1:1/metrics", engine="vlllm"),), 10_000, now_ms())
 
 
+def test_an_address_that_is_named_twice_is_refused() -> None:
+    twice = (settings("http://127.0.0.1:1"), settings("http://127.0.0.1:1/metrics", "other"))
+    with pytest.raises(GigawatchError, match="2 times") as caught:
+        Engines(twice, 10_000, now_ms())
+    assert caught.value.exit_code == ExitCode.CONFIGURATION
+
+
+def test_models_of_a_router_are_told_apart_by_their_addresses(serve: Callable[[Behaviour], Server]) -> None:
+    url = serve(whole(served("llamacpp"))).url
+    engines = Engines((settings(f"{url}?model=a", model="a"), settings(f"{url}?model=b", model="b")), 1_000, now_ms())
+    windows, _ = gather(engines, 0.5)
+    host = url.removeprefix("http://")
+    assert {(it.endpoint, it.model) for it in windows} == {(f"{host}?model=a", "a"), (f"{host}?model=b", "b")}
+
+
 def invoke(*arguments: str) -> Result:
     return CliRunner().invoke(command, arguments)
 

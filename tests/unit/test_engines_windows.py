@@ -283,6 +283,15 @@ def test_a_figure_from_another_metric_is_not_taken_for_new() -> None:
     assert total(windows) == 7
 
 
+def test_an_engine_that_takes_anothers_place_has_windows_of_its_own() -> None:
+    watched = Watched()
+    watched.take(MINUTE_MS + 1_000, reading({tokens(): 100}))
+    watched.take(MINUTE_MS + 2_000, reading({tokens(): 101}))
+    watched.endpoint.take(MINUTE_MS + 3_000, "sglang", reading({tokens(metric="other"): 50}))
+    watched.endpoint.take(MINUTE_MS + 4_000, "sglang", reading({tokens(metric="other"): 57}))
+    assert [(it.engine, it.generated_tokens) for it in watched.end()] == [("vllm", 1), ("sglang", 7)]
+
+
 def test_models_that_count_no_tokens_have_no_windows_where_others_do() -> None:
     def at(done: int) -> Reading:
         return reading({tokens("llm"): done, tokens("llm", "requests_finished"): done,
