@@ -19,6 +19,7 @@ from starlette.responses import PlainTextResponse, Response
 from api.access import Access, require
 from api.counts import Counts
 from api.documents import Greeting, Problem, answers, describe
+from api.factors import routes
 from api.ingest import RETRY_SOON, Ingest
 from api.metrics import CONTENT_TYPE, Metrics
 from api.reads import router
@@ -34,7 +35,8 @@ from gigawatch.tokens import Role
 from gigawatch.units import BYTES_PER_MIB, MILLISECONDS_PER_SECOND
 
 DESCRIPTION = """Batches of GPU telemetry in, figures out. Every endpoint but the health checks needs a token: header
-`Authorization: Bearer …`. Agents' tokens may send, viewers' may read, admins' may do both. Times are UTC."""
+`Authorization: Bearer …`. Agents' tokens may send, viewers' may read, admins' may do both, and send and
+remove prices and carbon intensities. Times are UTC."""
 LONGEST = timedelta(days=36_525)
 SWITCH_S = 0.0005
 GARBAGE = 50_000
@@ -101,6 +103,7 @@ def build(loaded: Settings) -> FastAPI:
 
     app = FastAPI(title="Gigawatch", version=__version__, description=DESCRIPTION, lifespan=life, redoc_url=None)
     app.include_router(router)
+    app.include_router(routes.router)
     app.openapi = lambda: describe(app)  # type: ignore[method-assign] # FastAPI's own way to extend it
     _add_hello(app)
     _add_health(app)

@@ -84,7 +84,7 @@ def token() -> None:
 @click.pass_obj
 def create(config: Path | None, /, database_url: str | None, data_dir: str | None, role: Role, name: str) -> None:
     """Make a token for NAME and print its secret, the only time."""
-    with _of(config, database_url, data_dir) as engine, engine.begin() as connection:
+    with store_of(config, database_url, data_dir) as engine, engine.begin() as connection:
         click.echo(tokens.create(connection, name, role))
 
 
@@ -94,7 +94,7 @@ def create(config: Path | None, /, database_url: str | None, data_dir: str | Non
 @click.pass_obj
 def list_(config: Path | None, /, database_url: str | None, data_dir: str | None, as_json: bool) -> None:
     """List the tokens, the revoked ones too."""
-    with _of(config, database_url, data_dir) as engine, engine.connect() as connection:
+    with store_of(config, database_url, data_dir) as engine, engine.connect() as connection:
         found = tokens.listing(connection)
     if as_json:
         click.echo(msgspec.json.format(msgspec.json.encode(found)).decode())
@@ -110,7 +110,7 @@ def list_(config: Path | None, /, database_url: str | None, data_dir: str | None
 @click.pass_obj
 def revoke(config: Path | None, /, database_url: str | None, data_dir: str | None, name: str) -> None:
     """Make the token of NAME useless, within ten seconds."""
-    with _of(config, database_url, data_dir) as engine, engine.begin() as connection:
+    with store_of(config, database_url, data_dir) as engine, engine.begin() as connection:
         tokens.revoke(connection, name)
     click.echo(f"Revoked {name}.")
 
@@ -140,7 +140,7 @@ def status_(config: Path | None, /, database_url: str | None, data_dir: str | No
     \b
       gigawatch db status --json | jq '.rollups[] | {level, lag_s}'
     """
-    with _of(config, database_url, data_dir) as engine, engine.connect() as connection:
+    with store_of(config, database_url, data_dir) as engine, engine.connect() as connection:
         found = status.read(connection)
     click.echo(msgspec.json.format(msgspec.json.encode(found)).decode() if as_json else status.text(found))
     for problem in found.problems:
@@ -150,7 +150,8 @@ def status_(config: Path | None, /, database_url: str | None, data_dir: str | No
 
 
 @contextmanager
-def _of(config: Path | None, database_url: str | None, data_dir: str | None) -> Iterator[Engine]:
+def store_of(config: Path | None, database_url: str | None, data_dir: str | None) -> Iterator[Engine]:
+    """An engine on the store that settings and flags name."""
     loaded = settings.load(config, {"store.database_url": database_url, "store.data_dir": data_dir})
     with serving.opened(loaded.store) as engine, database.border(engine.url):
         yield engine

@@ -13,7 +13,7 @@ from starlette.responses import Response
 from api.access import require
 from api.documents import answers
 from gigawatch import readings
-from gigawatch.readings import GpuOrder, GroupBy, NodeOrder, NodeState, Where
+from gigawatch.readings import CostGroup, GpuOrder, GroupBy, NodeOrder, NodeState, Where
 
 MOST_POINTS = 5_000
 DEFAULT_PERIOD = timedelta(hours=1)
@@ -44,23 +44,44 @@ class Period(msgspec.Struct, frozen=True):
     step: timedelta
 
 
-def _period(
+class Span(msgspec.Struct, frozen=True):
+    """A period."""
+
+    start: datetime
+    stop: datetime
+
+
+def _span(
     start: Annotated[datetime | None, Query(description="First moment; default an hour before stop")] = None,
     stop: Annotated[datetime | None, Query(description="Moment after the last; default now")] = None,
-    step_s: Annotated[
-        int | None, Query(ge=1, le=86_400, description="Length of a bin, s; default such that there are up to 300")
-    ] = None,
-) -> Period:
+) -> Span:
     end = _utc(stop) if stop is not None else datetime.now(UTC)
     begin = _utc(start) if start is not None else end - DEFAULT_PERIOD
     if not begin < end:
         raise HTTPException(422, f"start = {begin.isoformat()} is not before stop = {end.isoformat()}: swap them")
     if end - begin > LONGEST_PERIOD:
         raise HTTPException(422, "start and stop are more than ten years apart: ask for a shorter period")
-    step = readings.step_for(begin, end) if step_s is None else timedelta(seconds=step_s)
-    if (end - begin) / step > MOST_POINTS:
+    return Span(begin, end)
+
+
+SpanQuery = Annotated[Span, Depends(_span)]
+
+
+def _period(
+    span: SpanQuery,
+    step_s: Annotated[
+        int | None, Query(ge=1, le=86_400, description="Length of a bin, s; default such that there are up to 300")
+    ] = None,
+) -> Period:
+    step = readings.step_for(span.start, span.stop) if step_s is None else timedelta(seconds=step_s)
+    return Period(span.start, span.stop, _bounded(span, step))
+
+
+def _bounded(span: Span, step: timedelta) -> timedelta:
+    if (span.stop - span.start) / step > MOST_POINTS:
+        step_s = f"{step.total_seconds():g}"
         raise HTTPException(422, f"step_s = {step_s} gives more than {MOST_POINTS} bins: ask for a longer step")
-    return Period(begin, end, step)
+    return step
 
 
 def _utc(moment: datetime) -> datetime:
@@ -236,6 +257,76 @@ def energy_hourly(request: Request, where: WhereQuery, period: PeriodQuery) -> R
     if period.stop - period.start > timedelta(days=31):
         raise HTTPException(422, "start and stop are more than 31 days apart: ask for a shorter period")
     return _read(request, lambda connection: readings.energy_hourly(connection, period.start, period.stop, where))
+
+
+GpuModel = Annotated[str | None, Query(max_length=200, description="GPU model; default all")]
+StepOfHours = Annotated[
+    int | None,
+    Query(ge=3_600, le=31_622_400, multiple_of=3_600, description="Length of a bin, s; default the whole period"),
+]
+
+
+def _step(span: SpanQuery, step_s: StepOfHours = None) -> timedelta | None:
+    return None if step_s is None else _bounded(span, timedelta(seconds=step_s))
+
+
+StepQuery = Annotated[timedelta | None, Depends(_step)]
+
+
+@router.get("/cost", responses=answers(list[readings.Cost]))
+def cost(
+    request: Request,
+    span: SpanQuery,
+    step: StepQuery,
+    group_by: CostGroup = "fleet",
+    site: Site = None,
+    gpu_model: GpuModel = None,
+) -> Response:
+    """What energy cost: Σ over time of energy · price, a row for each currency. Boundary: GPUs only."""
+    where = Where(site=site, gpu_model=gpu_model)
+    return _read(request, lambda connection: readings.cost(connection, span.start, span.stop, step, where, group_by))
+
+
+@router.get("/carbon", responses=answers(list[readings.Carbon]))
+def carbon(
+    request: Request,
+    span: SpanQuery,
+    step: StepQuery,
+    group_by: CostGroup = "fleet",
+    site: Site = None,
+    gpu_model: GpuModel = None,
+) -> Response:
+    """What energy emitted, kgCO2e, location-based and market-based apart. Boundary: GPUs only."""
+    where = Where(site=site, gpu_model=gpu_model)
+    return _read(request, lambda connection: readings.carbon(connection, span.start, span.stop, step, where, group_by))
+
+
+@router.get("/tariffs", responses=answers(list[readings.Tariff]))
+def tariffs(request: Request, span: SpanQuery, site: Site = None, limit: Limit = 1_000, offset: Offset = 0) -> Response:
+    """Prices of energy that count in a period."""
+    return _read(request, lambda connection: readings.tariffs(connection, span.start, span.stop, site, limit, offset))
+
+
+@router.get("/tariffs/imports", responses=answers(list[readings.FactorImport]))
+def tariff_imports(request: Request, site: Site = None) -> Response:
+    """Files of prices that were taken in, the oldest first."""
+    return _read(request, lambda connection: readings.tariff_imports(connection, site))
+
+
+@router.get("/grid-intensity", responses=answers(list[readings.GridIntensity]))
+def grid_intensity(
+    request: Request, span: SpanQuery, site: Site = None, limit: Limit = 1_000, offset: Offset = 0
+) -> Response:
+    """Carbon intensities of energy that count in a period."""
+    return _read(
+        request, lambda connection: readings.grid_intensity(connection, span.start, span.stop, site, limit, offset)
+    )
+
+
+@router.get("/grid-intensity/imports", responses=answers(list[readings.FactorImport]))
+def intensity_imports(request: Request, site: Site = None) -> Response:
+    """Files of carbon intensities that were taken in, the oldest first."""
+    return _read(request, lambda connection: readings.intensity_imports(connection, site))
 
 
 @router.get("/health/gpus", responses=answers(list[readings.GpuHealthNow]))

@@ -10,7 +10,10 @@ from gigawatch import __version__
 from gigawatch.errors import ExitCode, GigawatchError
 
 GROUP = "gigawatch.commands"
-ORDER = ("up", "collect", "serve", "dashboard", "migrate", "token", "db", "replay", "simulate", "doctor", "engines")
+ORDER = (
+    "up", "collect", "serve", "dashboard", "migrate", "token", "db", "tariff", "intensity",
+    "replay", "simulate", "doctor", "engines",
+)  # fmt: skip
 
 
 class Commands(click.Group):

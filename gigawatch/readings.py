@@ -15,6 +15,7 @@ from gigawatch.errors import GigawatchError
 
 T = TypeVar("T", bound=Struct)
 GroupBy = Literal["fleet", "site", "rack", "node", "gpu_model"]
+CostGroup = Literal["fleet", "site", "gpu_model"]
 GpuOrder = Literal["power", "temperature", "throttled", "utilisation", "place"]
 NodeState = Literal["reporting", "gpus_missing", "clock_off", "silent"]
 NodeOrder = Literal[
@@ -382,6 +383,97 @@ class EnergyHour(Struct, frozen=True, kw_only=True):
     energy_estimated_j: float
     covered_s: float
     coverage: float
+
+
+class Tariff(Struct, frozen=True, kw_only=True):
+    """Price of a site's energy from start up to but not including stop."""
+
+    import_id: int
+    site: str
+    start: datetime
+    stop: datetime
+    price_per_kwh: float
+    currency: str
+    source: str
+    version: str
+    imported: datetime
+
+
+class GridIntensity(Struct, frozen=True, kw_only=True):
+    """Carbon intensity of a site's energy from start up to but not including stop."""
+
+    import_id: int
+    site: str
+    method: Literal["location", "market"]
+    instrument: str | None
+    """What was bought, for method market."""
+    start: datetime
+    stop: datetime
+    g_per_kwh: float
+    estimated: bool
+    source: str
+    version: str
+    imported: datetime
+
+
+class FactorImport(Struct, frozen=True, kw_only=True):
+    """A file of prices or of carbon intensities that was taken in."""
+
+    import_id: int
+    site: str
+    kind: str
+    """The prices' currency, or the intensities' method and instrument."""
+    source: str
+    version: str
+    imported: datetime
+    start: datetime
+    stop: datetime
+    intervals: int
+    """Stretches of time with one value that came of it."""
+    counting: int
+    """Those of them that were neither replaced nor removed."""
+
+
+class Cost(Struct, frozen=True, kw_only=True):
+    """What the energy of a group cost, in one currency."""
+
+    time: datetime
+    label: str
+    boundary: Literal["gpu"]
+    currency: str | None
+    """None: none of the group's energy has a price."""
+    cost: float | None
+    priced_energy_j: float
+    energy_j: float
+    price_coverage: float | None
+    """Part of the energy that has a price in this currency, 0 to 1."""
+    split_share: float | None
+    """Part of the energy of hours that were split evenly, as their minutes are no longer kept, 0 to 1."""
+    coverage: float | None
+    """Covered GPU-time over the time of as many GPUs as there were at most."""
+    counter_share: float | None
+    """Part of the energy that is a difference of counters, 0 to 1."""
+
+
+class Carbon(Struct, frozen=True, kw_only=True):
+    """What the energy of a group emitted, by one method of accounting."""
+
+    time: datetime
+    label: str
+    boundary: Literal["gpu"]
+    method: Literal["location", "market"]
+    instrument: str | None
+    carbon_kg: float | None
+    """CO2 equivalent, kg; None: none of the group's energy has an intensity."""
+    accounted_energy_j: float
+    energy_j: float
+    intensity_coverage: float | None
+    """Part of the energy that has such an intensity, 0 to 1."""
+    estimated_share: float | None
+    """Part of that whose intensity the source calls an estimate, 0 to 1."""
+    split_share: float | None
+    coverage: float | None
+    counter_share: float | None
 
 
 class StoreRollup(Struct, frozen=True, kw_only=True):
@@ -923,6 +1015,124 @@ def energy_hourly(
     return _not_too_many(found)
 
 
+def cost(
+    connection: Connection,
+    start: datetime,
+    stop: datetime,
+    step: timedelta | None = None,
+    where: Where = EVERYTHING,
+    group_by: CostGroup = "fleet",
+) -> list[Cost]:
+    """What the energy of a part of the fleet cost, in all or by step (whole hours); of where, site and model count."""
+    return _all(
+        connection,
+        Cost,
+        """
+        SELECT time, label, boundary, currency, cost::double precision, priced_energy_j, energy_j, price_coverage,
+            split_share, coverage, counter_share
+        FROM report.cost(:start, :stop, :step, :group_by, CAST(:site AS text), CAST(:gpu_model AS text))""",
+        where,
+        start=start,
+        stop=stop,
+        step=step,
+        group_by=group_by,
+    )
+
+
+def carbon(
+    connection: Connection,
+    start: datetime,
+    stop: datetime,
+    step: timedelta | None = None,
+    where: Where = EVERYTHING,
+    group_by: CostGroup = "fleet",
+) -> list[Carbon]:
+    """What the energy of a part of the fleet emitted, by each method, in all or by step, as cost()."""
+    return _all(
+        connection,
+        Carbon,
+        """
+        SELECT time, label, boundary, method, instrument, carbon_kg::double precision, accounted_energy_j, energy_j,
+            intensity_coverage, estimated_share, split_share, coverage, counter_share
+        FROM report.carbon(:start, :stop, :step, :group_by, CAST(:site AS text), CAST(:gpu_model AS text))""",
+        where,
+        start=start,
+        stop=stop,
+        step=step,
+        group_by=group_by,
+    )
+
+
+def tariffs(
+    connection: Connection,
+    start: datetime,
+    stop: datetime,
+    site: str | None = None,
+    limit: int = MOST_ROWS,
+    offset: int = 0,
+) -> list[Tariff]:
+    """Prices that count in a period."""
+    return _all(
+        connection,
+        Tariff,
+        f"""
+        SELECT import_id, site, start, stop, price_per_kwh::double precision, currency, source, version, imported
+        FROM report.tariffs WHERE {_COUNTING} ORDER BY site, start LIMIT :limit OFFSET :offset""",
+        Where(site=site),
+        start=start,
+        stop=stop,
+        limit=limit,
+        offset=offset,
+    )
+
+
+def grid_intensity(
+    connection: Connection,
+    start: datetime,
+    stop: datetime,
+    site: str | None = None,
+    limit: int = MOST_ROWS,
+    offset: int = 0,
+) -> list[GridIntensity]:
+    """Carbon intensities that count in a period."""
+    return _all(
+        connection,
+        GridIntensity,
+        f"""
+        SELECT import_id, site, method, instrument, start, stop, g_per_kwh::double precision, estimated, source,
+            version, imported
+        FROM report.grid_intensity WHERE {_COUNTING} ORDER BY site, method, start LIMIT :limit OFFSET :offset""",
+        Where(site=site),
+        start=start,
+        stop=stop,
+        limit=limit,
+        offset=offset,
+    )
+
+
+def tariff_imports(connection: Connection, site: str | None = None) -> list[FactorImport]:
+    """Files of prices that were taken in, the oldest first."""
+    return _imports(connection, "tariffs", "currency", site)
+
+
+def intensity_imports(connection: Connection, site: str | None = None) -> list[FactorImport]:
+    """Files of carbon intensities that were taken in, the oldest first."""
+    return _imports(connection, "grid_intensity", "concat_ws(', ', method, instrument)", site)
+
+
+def _imports(connection: Connection, view: str, kind: str, site: str | None) -> list[FactorImport]:
+    return _all(
+        connection,
+        FactorImport,
+        f"""
+        SELECT import_id, site, {kind} AS kind, source, version, imported, min(start) AS start, max(stop) AS stop,
+            count(*) AS intervals, count(*) FILTER (WHERE retired IS NULL) AS counting
+        FROM report.{view} WHERE CAST(:site AS text) IS NULL OR site = :site
+        GROUP BY 1, 2, 3, 4, 5, 6 ORDER BY import_id""",
+        Where(site=site),
+    )
+
+
 def store_rollups(connection: Connection) -> list[StoreRollup]:
     """How far each level is folded, the finest first."""
     return _all(
@@ -1028,6 +1238,9 @@ def load_spectrum(
     )
 
 
+# Of a view of values over time, those that count in a period.
+_COUNTING = """(CAST(:site AS text) IS NULL OR site = :site) AND retired IS NULL
+    AND start < CAST(:stop AS timestamptz) AND stop > CAST(:start AS timestamptz)"""
 # Conditions of a Where: on a view of racks, of nodes in places, of nodes with all their models, of GPUs.
 _PLACE = "(CAST(:site AS text) IS NULL OR site = :site) AND (CAST(:rack AS text) IS NULL OR rack = :rack)"
 _AT = f"{_PLACE} AND (CAST(:node_id AS integer) IS NULL OR node_id = :node_id)"

@@ -26,6 +26,7 @@ from sqlalchemy import (
     Index,
     Integer,
     MetaData,
+    Numeric,
     SmallInteger,
     Table,
     Text,
@@ -33,11 +34,12 @@ from sqlalchemy import (
     func,
     text,
 )
-from sqlalchemy.dialects.postgresql import ARRAY, JSONB
+from sqlalchemy.dialects.postgresql import ARRAY, JSONB, ExcludeConstraint
+from sqlalchemy.schema import SchemaItem
 
 from gigawatch.errors import ExitCode, GigawatchError
 
-REVISION = "0003"
+REVISION = "0004"
 """The newest file in migrations/versions/."""
 
 metadata = MetaData(
@@ -390,6 +392,74 @@ api_token = Table(
     Column("revoked", Time, comment="When it was revoked; absent while it is good"),
     CheckConstraint("role IN ('agent', 'viewer', 'admin')", name="role"),
     comment="Tokens of the API, hashed",
+)
+
+factor_import = Table(
+    "factor_import",
+    metadata,
+    Column("import_id", Integer, Identity(), primary_key=True),
+    Column("site_id", ForeignKey(site.c.site_id), nullable=False),
+    Column("source", Text, nullable=False, comment="Where the values come from"),
+    Column("version", Text, nullable=False, comment="Version of the source; by default the file's SHA-256, 12 digits"),
+    Column("imported", Time, nullable=False, server_default=func.now(), comment="When they were taken in"),
+    comment="A file of prices or grid intensities that was taken in",
+)
+
+
+def _factor(name: str, *columns: SchemaItem, kinds: Mapping[str, str], comment: str) -> Table:
+    """Values per kWh of sites over time, of which no two of a kind count at the same moment.
+
+    A site's number is compared as a range, so that the constraints need no extension.
+    """
+    return Table(
+        name,
+        metadata,
+        Column("import_id", ForeignKey(factor_import.c.import_id), nullable=False),
+        Column("site_id", ForeignKey(site.c.site_id), nullable=False),
+        Column("start", Time, nullable=False, comment="From this moment on; a whole minute"),
+        Column("stop", Time, nullable=False, comment="Up to this moment, which is not part of it; a whole minute"),
+        *columns,
+        Column("retired", Time, comment="When it was replaced or removed; absent while it counts"),
+        CheckConstraint("start < stop", name="start"),
+        CheckConstraint(
+            "date_bin('00:01:00', start, '2000-01-01 00:00:00+00') = start"
+            " AND date_bin('00:01:00', stop, '2000-01-01 00:00:00+00') = stop",
+            name="minutes",
+        ),
+        *(
+            ExcludeConstraint(
+                (text("int4range(site_id, site_id, '[]')"), "&&"),
+                (text("tstzrange(start, stop)"), "&&"),
+                where=text(f"retired IS NULL{condition}"),
+                name=f"{name}_{kind}_excl",
+            )
+            for kind, condition in kinds.items()
+        ),
+        Index(f"{name}_import_id_idx", "import_id"),
+        comment=comment,
+    )
+
+
+tariff = _factor(
+    "tariff",
+    Column("price_per_kwh", Numeric, nullable=False, comment="Price, in the currency per kWh; may be below 0"),
+    Column("currency", Text, nullable=False, comment="ISO 4217 code"),
+    CheckConstraint("currency ~ '^[A-Z]{3}$'", name="currency"),
+    kinds={"time": ""},
+    comment="Price of a site's energy over time",
+)
+
+grid_intensity = _factor(
+    "grid_intensity",
+    Column("method", Text, nullable=False, comment="location: of the grid; market: of what was bought"),
+    Column("instrument", Text, comment="What was bought, for method market: guarantees of origin, a PPA, …"),
+    Column("g_per_kwh", Numeric, nullable=False, comment="Carbon intensity, gCO2e/kWh"),
+    Column("estimated", Boolean, nullable=False, comment="Whether the source calls the value an estimate"),
+    CheckConstraint("method IN ('location', 'market')", name="method"),
+    CheckConstraint("(method = 'market') = (instrument IS NOT NULL)", name="instrument"),
+    CheckConstraint("g_per_kwh >= 0", name="g_per_kwh"),
+    kinds={"location": " AND method = 'location'", "market": " AND method = 'market'"},
+    comment="Carbon intensity of a site's energy over time, by each method of accounting",
 )
 
 LEVELS: Mapping[str, timedelta] = {"1m": timedelta(minutes=1), "1h": timedelta(hours=1), "1d": timedelta(days=1)}

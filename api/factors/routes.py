@@ -1,0 +1,142 @@
+"""Taking prices and carbon intensities in over HTTP, and removing them: for admins."""
+
+import hashlib
+from collections.abc import Callable
+from typing import Annotated, Any, Literal, TypeVar
+
+import msgspec
+from fastapi import APIRouter, Depends, Query, Request
+from msgspec import Struct
+from sqlalchemy import Connection
+from starlette.concurrency import run_in_threadpool
+from starlette.exceptions import HTTPException
+from starlette.responses import Response
+
+from api.access import require
+from api.documents import answers
+from api.factors import files, store
+from api.factors.intervals import Factors
+from api.factors.layouts import Emissions
+from api.factors.store import Conflict, Kind, Method, Removed, Taken, Unknown
+from gigawatch.errors import GigawatchError
+from gigawatch.units import BYTES_PER_MIB
+
+T = TypeVar("T", bound=Struct)
+router = APIRouter(prefix="/api/v1", dependencies=[Depends(require("admin"))], tags=["tariffs"])
+
+SiteName = Annotated[str, Query(max_length=200, description="Site that the values are of")]
+Zone = Annotated[str | None, Query(max_length=60, description="Of times without offset, e.g. Europe/Berlin")]
+Source = Annotated[str | None, Query(max_length=500, description="Where they come from; default as the file says")]
+Version = Annotated[str | None, Query(max_length=500, description="Default the body's SHA-256, 12 digits")]
+Replace = Annotated[bool, Query(description="Retire what counts for that time already")]
+DryRun = Annotated[bool, Query(description="Check everything, store nothing")]
+
+
+def _body(*kinds: str) -> dict[str, Any]:
+    content = {kind: {"schema": {"type": "string"}} for kind in kinds}
+    return {"requestBody": {"required": True, "description": "A file: docs/tariffs.md", "content": content}}
+
+
+@router.post(
+    "/tariffs",
+    responses=answers(Taken, 409, 413),
+    openapi_extra=_body("text/csv", "application/json", "application/toml"),
+)
+async def take_tariff(
+    request: Request,
+    site: SiteName,
+    currency: Annotated[str | None, Query(max_length=3, description="ISO 4217; where the file does not say")] = None,
+    time_zone: Zone = None,
+    source: Source = None,
+    version: Version = None,
+    replace: Replace = False,
+    dry_run: DryRun = False,
+) -> Response:
+    """Take prices of energy in: CSV or JSON, or a time-of-use schedule in TOML or JSON; all of it or nothing."""
+
+    def read(body: bytes) -> tuple[Kind, Factors]:
+        found = files.prices(body, currency=currency, time_zone=time_zone)
+        return store.price(found.currency or ""), found
+
+    return await _take(request, read, site, source, version, replace, dry_run)
+
+
+@router.post("/grid-intensity", responses=answers(Taken, 409, 413), openapi_extra=_body("text/csv", "application/json"))
+async def take_intensity(
+    request: Request,
+    site: SiteName,
+    method: Method,
+    instrument: Annotated[str | None, Query(max_length=500, description="What was bought, for market")] = None,
+    emissions: Annotated[Emissions, Query(description="Column of an export of Electricity Maps")] = "direct",
+    time_zone: Zone = None,
+    source: Source = None,
+    version: Version = None,
+    replace: Replace = False,
+    dry_run: DryRun = False,
+) -> Response:
+    """Take carbon intensities in, as CSV or JSON; all of it or nothing."""
+
+    def read(body: bytes) -> tuple[Kind, Factors]:
+        kind = store.intensity(method, instrument)
+        return kind, files.intensities(body, emissions=emissions, time_zone=time_zone)
+
+    return await _take(request, read, site, source, version, replace, dry_run)
+
+
+@router.delete("/tariffs/imports/{import_id}", responses=answers(Removed))
+def remove_tariff(request: Request, import_id: int) -> Response:
+    """Retire the prices of an import."""
+    return _remove(request, "tariff", import_id)
+
+
+@router.delete("/grid-intensity/imports/{import_id}", responses=answers(Removed))
+def remove_intensity(request: Request, import_id: int) -> Response:
+    """Retire the carbon intensities of an import."""
+    return _remove(request, "grid_intensity", import_id)
+
+
+async def _take(
+    request: Request,
+    read: Callable[[bytes], tuple[Kind, Factors]],
+    site: str,
+    source: str | None,
+    version: str | None,
+    replace: bool,
+    dry_run: bool,
+) -> Response:
+    body = await _received(request)
+
+    def take(connection: Connection) -> Taken:
+        kind, factors = read(body)
+        name = version or hashlib.sha256(body).hexdigest()[:12]
+        return store.take(
+            connection, site, kind, factors, version=name, source=source, replace=replace, dry_run=dry_run
+        )
+
+    return await run_in_threadpool(_answer, request, take)
+
+
+def _remove(request: Request, table: Literal["tariff", "grid_intensity"], import_id: int) -> Response:
+    if not 1 <= import_id < 2**31:
+        raise HTTPException(404, "There is no such thing")
+    return _answer(request, lambda connection: store.remove(connection, table, import_id))
+
+
+def _answer(request: Request, work: Callable[[Connection], Struct]) -> Response:
+    try:
+        with request.app.state.engine.begin() as connection:
+            done = work(connection)
+    except GigawatchError as error:
+        status = 409 if isinstance(error, Conflict) else 404 if isinstance(error, Unknown) else 422
+        raise HTTPException(status, f"{error.problem}. {error.remedy}") from error
+    return Response(msgspec.json.encode(done), media_type="application/json")
+
+
+async def _received(request: Request) -> bytes:
+    most_bytes = request.app.state.settings.server.max_body_mib * BYTES_PER_MIB
+    body = bytearray()
+    async for part in request.stream():
+        body += part
+        if len(body) > most_bytes:
+            raise HTTPException(413, f"The body is larger than {most_bytes} bytes: split the file by year")
+    return bytes(body)

@@ -1,0 +1,192 @@
+-- Energy times what a kWh costs or emits at that moment; for report.cost() and report.carbon() alone.
+-- Definition: Σ over time of energy · factor, by hour where the factor is one through the hour, else by minute. Energy is
+-- that of the GPUs. The parts of a period add up to the whole. Unit: kWh times the factor's unit.
+-- Missing data: energy without a factor has no share in the amount, and lowers factor_coverage. Of an hour whose minutes
+-- are not all kept, or no longer, the energy is spread evenly over it: split_share says how much that is.
+-- needs: expanded, power
+CREATE VIEW expanded.factor AS
+SELECT 'price' AS kind, site_id, start AS first, stop AS beyond, price_per_kwh AS value, currency AS unit, false AS estimated
+FROM gigawatch.tariff WHERE retired IS NULL
+UNION ALL
+SELECT method, site_id, start, stop, g_per_kwh, instrument, estimated
+FROM gigawatch.grid_intensity WHERE retired IS NULL;
+
+-- The energy of a period in pieces of one site, GPU model and factor, each within an hour; value is NULL without a factor.
+CREATE FUNCTION expanded.energy_pieces(
+    start timestamptz, stop timestamptz, in_kind text, in_site text, in_gpu_model text
+) RETURNS TABLE (
+    site_id integer, gpu_model text, hour timestamptz, gpus bigint, energy_mj numeric, energy_ms numeric,
+    uncounted_mj numeric, split boolean, value numeric, unit text, estimated boolean
+)
+LANGUAGE sql STABLE PARALLEL SAFE
+BEGIN ATOMIC
+    WITH factors AS MATERIALIZED (
+        -- Hour by hour, so that they are joined by equality.
+        SELECT f.site_id, each.hour, greatest(f.first, each.hour) AS first,
+            least(f.beyond, each.hour + interval '1 hour') AS beyond, f.value, f.unit, f.estimated
+        FROM expanded.factor AS f
+        CROSS JOIN LATERAL generate_series(
+            date_bin('1 hour', greatest(f.first, start), '2000-01-01Z'), least(f.beyond, stop) - interval '1 us',
+            interval '1 hour'
+        ) AS each (hour)
+        WHERE f.kind = in_kind AND f.first < stop AND f.beyond > start
+    ), uneven AS MATERIALIZED (
+        SELECT DISTINCT f.site_id, f.hour FROM factors AS f
+        WHERE f.first > f.hour OR f.beyond < f.hour + interval '1 hour'
+    ), edges AS MATERIALIZED (
+        -- Hours that begin before the period or end after it.
+        SELECT edge.hour FROM (
+            VALUES (date_bin('1 hour', start, '2000-01-01Z')), (date_bin('1 hour', stop, '2000-01-01Z'))
+        ) AS edge (hour)
+        WHERE edge.hour < stop AND (edge.hour < start OR edge.hour + interval '1 hour' > stop)
+    ), grid AS MATERIALIZED (
+        -- Where values change at quarters of an hour alone, minutes are summed to those first: a third of the time.
+        SELECT CASE
+            WHEN bool_and(date_bin('15 minutes', moment, '2000-01-01Z') = moment) THEN interval '15 minutes'
+            ELSE '1 minute'
+        END AS width
+        FROM (
+            SELECT f.first AS moment FROM factors AS f UNION ALL SELECT f.beyond FROM factors AS f
+            UNION ALL VALUES (start), (stop)
+        ) AS moments
+    ), finer AS (
+        SELECT m.*
+        FROM (SELECT uneven.hour FROM uneven UNION SELECT edges.hour FROM edges) AS needed
+        CROSS JOIN grid
+        CROSS JOIN LATERAL (
+            SELECT it.site_id, it.gpu_model, date_bin(grid.width, it.time, '2000-01-01Z') AS time, max(it.gpus) AS gpus,
+                sum(it.energy_mj) AS energy_mj, sum(it.energy_ms) AS energy_ms, sum(it.uncounted_mj) AS uncounted_mj
+            FROM expanded.group_bucket AS it
+            WHERE it.of = 'site' AND it.level = '1m'
+                AND it.time >= needed.hour AND it.time < needed.hour + interval '1 hour'
+            GROUP BY 1, 2, 3
+        ) AS m
+        WHERE needed.hour < expanded.folded('1h')
+        UNION ALL
+        SELECT m.site_id, m.gpu_model, m.time, m.gpus, m.energy_mj, m.energy_ms, m.uncounted_mj
+        FROM expanded.group_bucket AS m
+        WHERE m.of = 'site' AND m.level = '1m'
+            AND m.time >= greatest(start, expanded.folded('1h')) AND m.time < least(stop, expanded.folded('1m'))
+        UNION ALL
+        SELECT node.site_id, gpu.model, date_bin('1 minute', b.time, '2000-01-01Z') AS bucket, count(DISTINCT b.gpu_id),
+            coalesce(sum(b.energy_mj), 0), coalesce(sum(b.energy_ms), 0),
+            coalesce(sum(b.energy_interpolated_mj), 0) + coalesce(sum(b.energy_integrated_mj), 0)
+                + coalesce(sum(b.energy_estimated_mj), 0)
+        FROM expanded.gpu_raw AS b
+        JOIN gigawatch.gpu USING (gpu_id)
+        JOIN gigawatch.node ON node.node_id = b.node_id
+        WHERE NOT expanded.is_large() AND b.time >= greatest(start, expanded.folded('1m')) AND b.time < stop
+        GROUP BY node.site_id, gpu.model, bucket
+    ), minutes AS MATERIALIZED (
+        SELECT m.site_id, m.gpu_model, date_bin('1 hour', m.time, '2000-01-01Z') AS hour,
+            m.time >= start AND m.time < stop AS inside, f.value, f.unit, f.estimated, max(m.gpus) AS gpus,
+            sum(m.energy_mj) AS energy_mj, sum(m.energy_ms) AS energy_ms, sum(m.uncounted_mj) AS uncounted_mj
+        FROM finer AS m
+        LEFT JOIN factors AS f ON f.site_id = m.site_id AND f.hour = date_bin('1 hour', m.time, '2000-01-01Z')
+            AND m.time >= f.first AND m.time < f.beyond
+        WHERE (in_site IS NULL OR m.site_id = (SELECT site.site_id FROM gigawatch.site WHERE site.name = in_site))
+            AND (in_gpu_model IS NULL OR m.gpu_model = in_gpu_model)
+        GROUP BY 1, 2, 3, 4, 5, 6, 7
+    ), kept AS (
+        SELECT m.site_id, m.gpu_model, m.hour, sum(m.energy_ms) AS energy_ms FROM minutes AS m GROUP BY 1, 2, 3
+    ), hours AS MATERIALIZED (
+        SELECT b.site_id, b.gpu_model, b.time AS hour, b.gpus, b.energy_mj, b.energy_ms, b.uncounted_mj,
+            CASE
+                WHEN NOT EXISTS (SELECT FROM edges WHERE edges.hour = b.time)
+                    AND NOT EXISTS (SELECT FROM uneven WHERE uneven.site_id = b.site_id AND uneven.hour = b.time)
+                    THEN 'whole'
+                -- An hour is the sum of its minutes: where they hold less, some were removed.
+                WHEN coalesce(kept.energy_ms, 0) >= b.energy_ms THEN 'minutes'
+                ELSE 'split'
+            END AS way,
+            (extract(epoch FROM least(b.time + interval '1 hour', stop) - greatest(b.time, start)) / 3600) AS share
+        FROM expanded.group_bucket AS b
+        LEFT JOIN kept ON kept.site_id = b.site_id AND kept.gpu_model = b.gpu_model AND kept.hour = b.time
+        WHERE b.of = 'site' AND b.level = '1h'
+            AND b.time > start - interval '1 hour' AND b.time < stop AND b.time < expanded.folded('1h')
+            AND (in_site IS NULL OR b.site_id = (SELECT site.site_id FROM gigawatch.site WHERE site.name = in_site))
+            AND (in_gpu_model IS NULL OR b.gpu_model = in_gpu_model)
+    ), shares AS (
+        -- Parts of the hours that are split: those with a factor, and what is left without one.
+        SELECT h.site_id, h.gpu_model, h.hour, f.value, f.unit, f.estimated,
+            extract(epoch FROM least(f.beyond, stop) - greatest(f.first, start)) / 3600 AS share
+        FROM hours AS h JOIN factors AS f ON f.site_id = h.site_id AND f.hour = h.hour
+        WHERE h.way = 'split' AND f.first < stop AND f.beyond > start
+    ), rest AS (
+        SELECT h.site_id, h.gpu_model, h.hour, h.share - coalesce(sum(s.share), 0) AS share
+        FROM hours AS h LEFT JOIN shares AS s USING (site_id, gpu_model, hour)
+        WHERE h.way = 'split' GROUP BY h.site_id, h.gpu_model, h.hour, h.share
+    )
+    SELECT h.site_id, h.gpu_model, h.hour, h.gpus, h.energy_mj, h.energy_ms, h.uncounted_mj, false, f.value, f.unit, f.estimated
+    FROM hours AS h LEFT JOIN factors AS f ON f.site_id = h.site_id AND f.hour = h.hour
+    WHERE h.way = 'whole'
+    UNION ALL
+    SELECT m.site_id, m.gpu_model, m.hour, m.gpus, m.energy_mj, m.energy_ms, m.uncounted_mj, false, m.value, m.unit, m.estimated
+    FROM minutes AS m LEFT JOIN hours AS h USING (site_id, gpu_model, hour)
+    WHERE m.inside AND (h.way IS NULL OR h.way = 'minutes')
+    UNION ALL
+    SELECT h.site_id, h.gpu_model, h.hour, h.gpus, h.energy_mj * s.share, h.energy_ms * s.share, h.uncounted_mj * s.share,
+        true, s.value, s.unit, s.estimated
+    FROM hours AS h JOIN (
+        SELECT * FROM shares UNION ALL SELECT r.site_id, r.gpu_model, r.hour, NULL, NULL, NULL, r.share FROM rest AS r
+    ) AS s USING (site_id, gpu_model, hour);
+END;
+
+-- The pieces by group and bin: a row for each unit that some energy of it has a factor in, else one without.
+CREATE FUNCTION expanded.weighed_energy(
+    start timestamptz, stop timestamptz, step interval, group_by text, in_kind text, in_site text, in_gpu_model text
+) RETURNS TABLE (
+    "time" timestamptz, label text, unit text, amount numeric, weighed_j double precision, energy_j double precision,
+    factor_coverage double precision, estimated_share double precision, split_share double precision,
+    coverage double precision, counter_share double precision
+)
+LANGUAGE plpgsql STABLE PARALLEL SAFE SET plan_cache_mode = force_custom_plan
+AS $$
+#variable_conflict use_column
+BEGIN
+    IF extract(epoch FROM step) <= 0 OR extract(epoch FROM step) % 3600 <> 0 THEN
+        RAISE EXCEPTION 'step = % is not a number of whole hours', step USING ERRCODE = 'invalid_parameter_value';
+    ELSIF group_by NOT IN ('fleet', 'site', 'gpu_model') THEN
+        RAISE EXCEPTION 'group_by = % is not fleet, site or gpu_model', group_by USING ERRCODE = 'invalid_parameter_value';
+    END IF;
+    RETURN QUERY
+    WITH pieces AS MATERIALIZED (
+        SELECT CASE WHEN step IS NULL THEN start ELSE date_bin(step, p.hour, '2000-01-01Z') END AS bin,
+            expanded.label(group_by, site.name, NULL, NULL, p.gpu_model) AS label, p.*
+        FROM expanded.energy_pieces(start, stop, in_kind, in_site, in_gpu_model) AS p
+        JOIN gigawatch.site USING (site_id)
+    ), members AS (
+        SELECT most.label, sum(most.gpus) AS gpus FROM (
+            SELECT p.label, max(p.gpus) AS gpus FROM pieces AS p GROUP BY p.label, p.site_id, p.gpu_model
+        ) AS most GROUP BY 1
+    ), known AS MATERIALIZED (
+        SELECT least(stop, expanded.known_until()) AS until
+    ), groups AS (
+        SELECT p.bin, p.label, sum(p.energy_mj) AS energy_mj, sum(p.energy_ms) AS energy_ms,
+            sum(p.uncounted_mj) AS uncounted_mj, sum(p.energy_mj) FILTER (WHERE p.split) AS split_mj
+        FROM pieces AS p GROUP BY 1, 2
+    ), weighed AS (
+        SELECT p.bin, p.label, p.unit, sum(p.energy_mj * p.value) AS amount, sum(p.energy_mj) AS energy_mj,
+            sum(p.energy_mj) FILTER (WHERE p.estimated) AS estimated_mj
+        FROM pieces AS p WHERE p.value IS NOT NULL GROUP BY 1, 2, 3
+    )
+    SELECT
+        g.bin,
+        g.label,
+        w.unit,
+        w.amount / 3600000000,
+        coalesce(w.energy_mj, 0)::double precision / 1000,
+        g.energy_mj::double precision / 1000,
+        (coalesce(w.energy_mj, 0) / nullif(g.energy_mj, 0))::double precision,
+        (coalesce(w.estimated_mj, 0) / nullif(w.energy_mj, 0))::double precision,
+        (coalesce(g.split_mj, 0) / nullif(g.energy_mj, 0))::double precision,
+        -- A bin at the edge of the period is as long as its part within it.
+        (g.energy_ms / 1000 / (members.gpus * nullif(extract(epoch FROM
+            least(g.bin + step, known.until) - greatest(g.bin, start)), 0)))::double precision,
+        (1 - g.uncounted_mj / nullif(g.energy_mj, 0))::double precision
+    FROM groups AS g
+    JOIN members USING (label)
+    CROSS JOIN known
+    LEFT JOIN weighed AS w USING (bin, label);
+END
+$$;

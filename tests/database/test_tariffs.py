@@ -1,0 +1,493 @@
+"""Prices and intensities in a real store: what they make of energy, by hand and by chance; what is taken."""
+
+import json
+import random
+from collections.abc import Iterator
+from datetime import UTC, datetime, timedelta
+from decimal import Decimal
+from itertools import pairwise
+from pathlib import Path
+from typing import Any
+
+import httpx
+import pytest
+from click.testing import CliRunner
+from hypothesis import HealthCheck, example, given, settings
+from hypothesis import strategies as st
+from sqlalchemy import Connection, Engine, text
+from sqlalchemy.exc import DBAPIError
+
+from api.factors import commands, files, store
+from api.factors.store import Conflict, Kind, Taken, Unknown
+from gigawatch import database, readings
+from gigawatch.errors import GigawatchError
+from gigawatch.readings import Where
+from gigawatch.units import JOULES_PER_KWH
+from tests import flat
+from tests.servers import Api, running_api
+
+HOUR, MINUTE = timedelta(hours=1), timedelta(minutes=1)
+KWH_MJ = JOULES_PER_KWH * 1000
+SITES = {"oslo": 1, "paris": 2}
+H100, B200 = "H100", "B200"
+GROUP = """(time, site_id, gpu_model, gpus, gpus_known, power_mw, covered_ms, energy_mj, energy_ms,
+    energy_interpolated_mj, energy_integrated_mj, energy_estimated_mj, gpu_util_pm_ms, gpu_util_ms, throttled_ms)"""
+LOCATION = store.intensity("location", None)
+
+
+def utc(text_: str) -> datetime:
+    return datetime.fromisoformat(text_).replace(tzinfo=UTC)
+
+
+def minutes(
+    connection: Connection, site: str, model: str, start: datetime, energies_mj: list[int], gpus: int = 1
+) -> None:
+    """Minutes of one site and model with these energies, and the hours that they make; all is folded afterwards."""
+    for level, width in (("1m", MINUTE), ("1h", HOUR)):
+        connection.execute(
+            text(
+                "INSERT INTO gigawatch.rollup VALUES (:level, '2100-01-01Z', '2100-01-01Z', 0) ON CONFLICT DO NOTHING"
+            ),
+            {"level": level},
+        )
+        connection.execute(
+            text(f"""
+            INSERT INTO gigawatch.site_{level} {GROUP}
+            SELECT date_bin(:width, time, '2000-01-01Z') AS bucket, :site, :model, :gpus, :gpus, 0,
+                count(*) * 60000 * :gpus, sum(energy), count(*) * 60000 * :gpus, 0, 0, 0, 0, 0, 0
+            FROM (SELECT :start + (n - 1) * interval '1 min' AS time, energy
+                FROM unnest(CAST(:energies AS bigint[])) WITH ORDINALITY AS given (energy, n)) AS minutes
+            GROUP BY 1"""),
+            {
+                "width": width,
+                "site": SITES[site],
+                "model": model,
+                "start": start,
+                "energies": energies_mj,
+                "gpus": gpus,
+            },
+        )
+
+
+def take(connection: Connection, site: str, kind: Kind, body: str, **given: Any) -> Taken:
+    found = files.prices(body.encode()) if kind.table == "tariff" else files.intensities(body.encode())
+    asked = {"version": "1", "source": "test", "replace": False, "dry_run": False, **given}
+    return store.take(connection, site, kind, found, **asked)
+
+
+def table_of(column: str, rows: list[tuple[datetime, datetime, Any]], currency: str | None = None) -> str:
+    """A file in the plain format."""
+    last = f",{currency}" if currency else ""
+    lines = [f"{start.isoformat()},{stop.isoformat()},{value}{last}" for start, stop, value in rows]
+    return "\n".join([f"start,stop,{column}{',currency' if currency else ''}", *lines])
+
+
+def price(
+    connection: Connection, site: str, *rows: tuple[datetime, datetime, Any], currency: str = "EUR", **given: Any
+) -> Taken:
+    return take(connection, site, store.price(currency), table_of("price_per_kwh", list(rows), currency), **given)
+
+
+def emit(connection: Connection, site: str, kind: Kind, *rows: tuple[datetime, datetime, Any]) -> Taken:
+    return take(connection, site, kind, table_of("g_per_kwh", list(rows)))
+
+
+@pytest.fixture
+def owner(engine: Engine) -> Iterator[Connection]:
+    """The store's owner, with two sites."""
+    with engine.connect() as connection:
+        connection.execute(text("INSERT INTO gigawatch.site (name) VALUES ('oslo'), ('paris')"))
+        yield connection
+
+
+def exact(connection: Connection, function: str, start: datetime, stop: datetime, column: str) -> Decimal:
+    """One figure of the whole fleet, to the last digit."""
+    found = connection.scalar(text(f"SELECT sum({column}) FROM report.{function}(:a, :b)"), {"a": start, "b": stop})
+    return Decimal(found or 0)
+
+
+def test_codecarbons_mix_and_two_kwh(owner: Connection) -> None:
+    """METHODS: .25·995 + .35·816 + .26·743 + .14·29 = 731.59 g/kWh; 2 kWh at 50 g/kWh are 0.1 kg."""
+    day = utc("2026-01-05 00:00")
+    minutes(owner, "oslo", H100, day, [2 * KWH_MJ // 60] * 60)
+    minutes(owner, "paris", H100, day, [KWH_MJ // 100] * 100)
+    emit(owner, "oslo", LOCATION, (day, day + HOUR, 50))
+    hundredths = iter([995] * 25 + [816] * 35 + [743] * 26 + [29] * 14)
+    emit(
+        owner, "paris", LOCATION, *((day + it * MINUTE, day + (it + 1) * MINUTE, next(hundredths)) for it in range(100))
+    )
+    by_site = {
+        it.label: it for it in readings.carbon(owner, day, day + 2 * HOUR, group_by="site") if it.method == "location"
+    }
+    assert by_site["oslo"].carbon_kg == 0.1
+    assert by_site["paris"].carbon_kg == 0.73159
+    assert {it.boundary for it in by_site.values()} == {"gpu"}
+    assert [it.intensity_coverage for it in by_site.values()] == [1, 1]
+
+
+def test_methods_and_instruments_are_apart(owner: Connection) -> None:
+    day = utc("2026-01-05 00:00")
+    minutes(owner, "oslo", H100, day, [KWH_MJ // 60] * 240)
+    emit(owner, "oslo", LOCATION, (day, day + 4 * HOUR, 400))
+    emit(owner, "oslo", store.intensity("market", "PPA wind"), (day, day + HOUR, 0))
+    emit(owner, "oslo", store.intensity("market", "residual mix"), (day + HOUR, day + 2 * HOUR, 700))
+    found = {(it.method, it.instrument): it for it in readings.carbon(owner, day, day + 4 * HOUR)}
+    assert {key: it.carbon_kg for key, it in found.items()} == {
+        ("location", None): 1.6, ("market", "PPA wind"): 0, ("market", "residual mix"): 0.7,
+    }  # fmt: skip
+    assert [it.intensity_coverage for it in found.values()] == [1, 0.25, 0.25]
+    steps = readings.carbon(owner, day, day + 4 * HOUR, HOUR)
+    assert [it.carbon_kg for it in steps if it.method == "location"] == [0.4] * 4
+    assert [it.carbon_kg for it in steps if it.method == "market"] == [0, 0.7, None, None]
+
+
+@pytest.mark.parametrize(
+    ("day", "peak_h", "rest_h"), [("2026-03-27", 14, 10), ("2026-03-29", 14, 9), ("2026-10-25", 14, 11)]
+)
+def test_time_of_use_by_hand_on_common_days_and_when_clocks_are_set(
+    owner: Connection, day: str, peak_h: int, rest_h: int
+) -> None:
+    """1 kWh an hour: the local day has 14 hours at 0.24, and 10, 9 or 11 at 0.11."""
+    first = datetime.fromisoformat(day)
+    contract = f"""
+time_zone = "Europe/Berlin"
+from = {day}
+to = {(first + timedelta(days=1)):%Y-%m-%d}
+currency = "EUR"
+price_per_kwh = 0.11
+periods = [{{hours = "07:00-21:00", price_per_kwh = 0.24}}]
+"""
+    taken = take(owner, "oslo", store.price("EUR"), contract)
+    assert taken.stop - taken.start == (peak_h + rest_h) * HOUR
+    minutes(owner, "oslo", H100, taken.start - 6 * HOUR, [KWH_MJ // 60] * (36 * 60))
+    expected = peak_h * Decimal("0.24") + rest_h * Decimal("0.11")
+    assert exact(owner, "cost", taken.start, taken.stop, "cost") == expected
+    (found,) = readings.cost(owner, taken.start, taken.stop)
+    assert (found.currency, found.price_coverage, found.split_share, found.coverage) == ("EUR", 1, 0, 1)
+    (wide,) = readings.cost(owner, taken.start - 6 * HOUR, taken.start + 30 * HOUR)
+    assert wide.cost == pytest.approx(float(expected))
+    assert wide.price_coverage == pytest.approx((peak_h + rest_h) / 36)
+
+
+def test_currencies_are_never_added_and_energy_without_a_price_is_seen(owner: Connection) -> None:
+    day = utc("2026-01-05 00:00")
+    minutes(owner, "oslo", H100, day, [KWH_MJ // 60] * 120)
+    minutes(owner, "oslo", B200, day, [KWH_MJ // 60] * 120)
+    minutes(owner, "paris", B200, day, [KWH_MJ // 60] * 120)
+    price(owner, "oslo", (day, day + HOUR, "0.1"), currency="NOK")
+    price(owner, "paris", (day, day + 2 * HOUR, "-0.02"))
+    period = (owner, day, day + 2 * HOUR)
+    fleet = {it.currency: (it.cost, it.price_coverage, it.energy_j) for it in readings.cost(*period)}
+    assert fleet == {
+        "EUR": (-0.04, pytest.approx(2 / 6), 6 * JOULES_PER_KWH),
+        "NOK": (0.2, pytest.approx(2 / 6), 6 * JOULES_PER_KWH),
+    }
+    by_model = {(it.label, it.currency): it.cost for it in readings.cost(*period, group_by="gpu_model")}
+    assert by_model == {(B200, "EUR"): -0.04, (B200, "NOK"): 0.1, (H100, "NOK"): 0.1}
+    (paris,) = readings.cost(*period, where=Where(site="paris", gpu_model=B200), group_by="site")
+    assert (paris.label, paris.cost, paris.coverage) == ("paris", -0.04, 1)
+    (none,) = readings.cost(owner, day + HOUR, day + 2 * HOUR, where=Where(site="oslo"))
+    assert (none.currency, none.cost, none.price_coverage, none.energy_j) == (None, None, 0, 2 * JOULES_PER_KWH)
+    assert readings.cost(*period, where=Where(site="nowhere")) == []
+
+
+def test_hours_whose_minutes_are_gone_are_split_evenly_and_it_is_said(owner: Connection) -> None:
+    day = utc("2026-01-05 00:00")
+    uneven = [0] * 30 + [KWH_MJ // 30] * 30
+    minutes(owner, "oslo", H100, day, uneven * 2)
+    half = day + HOUR / 2
+    price(owner, "oslo", (day, half, "0.1"), (half, day + 90 * MINUTE, "0.3"))
+    period = (owner, day, day + 2 * HOUR)
+    (found,) = readings.cost(*period)
+    assert (found.cost, found.price_coverage, found.split_share) == (0.3, 0.5, 0)
+    # Half of the first hour's minutes: not enough, they would be taken for the whole.
+    owner.execute(text("DELETE FROM gigawatch.site_1m WHERE time < :half"), {"half": half})
+    (found,) = readings.cost(*period)
+    assert (found.cost, found.price_coverage, found.split_share) == (pytest.approx(0.2), 0.5, 0.5)
+    owner.execute(text("DELETE FROM gigawatch.site_1m"))
+    (found,) = readings.cost(*period)
+    assert (found.cost, found.price_coverage, found.split_share) == (pytest.approx(0.35), 0.75, 1)
+
+
+def test_windows_that_are_not_folded_yet_count(owner: Connection) -> None:
+    start = utc("2026-01-05 00:00")
+    owner.execute(text("INSERT INTO gigawatch.node (machine_id, site_id, hostname) VALUES ('a', 1, 'a')"))
+    owner.execute(text("INSERT INTO gigawatch.gpu (node_id, uuid, index, model) VALUES (1, 'GPU-1', 0, 'H100')"))
+    flat.make(owner)
+    owner.execute(
+        text("""
+        INSERT INTO flat_window (time, gpu_id, covered_ms, ticks_taken, ticks_expected, energy_method, energy_mj)
+        SELECT time, 1, 10000, 10, 10, 1, 100000
+        FROM generate_series(CAST(:start AS timestamptz), :start + interval '19 min 50 s', interval '10 s') AS time"""),
+        {"start": start},
+    )
+    flat.store(owner)
+    price(owner, "oslo", (start, start + 5 * MINUTE, 1), (start + 5 * MINUTE, start + 10 * MINUTE, 3))
+    (found,) = readings.cost(owner, start, start + 20 * MINUTE)
+    assert found.energy_j == 12_000
+    assert found.cost == pytest.approx((3_000 * 1 + 3_000 * 3) / JOULES_PER_KWH)
+    assert (found.price_coverage, found.coverage, found.counter_share) == (0.5, 1, 1)
+
+
+PLACES = st.integers(0, 24)
+
+
+@given(
+    # Values that change at quarters of an hour alone are summed in another way.
+    st.sampled_from([1, 7, 15]),
+    st.lists(st.tuples(PLACES, st.integers(-500, 2_000), st.booleans()), max_size=8, unique_by=lambda it: it[0]),
+    st.lists(PLACES, min_size=2, max_size=6, unique=True).map(sorted),
+    st.integers(0, 2**32),
+    st.sets(st.integers(0, 5)),
+    st.booleans(),
+)
+# A price begins, or ends, in the middle of an hour, and there is no other.
+@example(15, [(2, 1_000, True)], [0, 24], 0, set(), True)
+@example(15, [(0, 1_000, True), (2, 0, False)], [0, 24], 0, set(), True)
+@settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+def test_a_period_costs_what_its_parts_cost(
+    engine: Engine,
+    width: int,
+    places: list[tuple[int, int, bool]],
+    cut_at: list[int],
+    seed: int,
+    gone: set[int],
+    folded: bool,
+) -> None:
+    """Whatever the prices, wherever the period is cut, whichever hours have lost their minutes."""
+    changes = [(width * place, value, known) for place, value, known in places]
+    cuts = [width * place for place in cut_at]
+    chance, base = random.Random(seed), utc("2026-01-05 21:00")  # noqa: S311 # no secret
+    energies = {
+        key: [chance.randrange(10**9) for _ in range(360)] for key in (("oslo", H100), ("oslo", B200), ("paris", H100))
+    }
+    stretches = [
+        (base + first * MINUTE, base + beyond * MINUTE, Decimal(value) / 1000)
+        for (first, value, known), (beyond, _, _) in pairwise([*sorted(changes), (361, 0, False)])
+        if known
+    ]
+    with engine.connect() as connection:
+        connection.execute(
+            text(
+                "TRUNCATE gigawatch.site, gigawatch.site_1m, gigawatch.site_1h, gigawatch.rollup"
+                " RESTART IDENTITY CASCADE"
+            )
+        )
+        connection.execute(text("INSERT INTO gigawatch.site (name) VALUES ('oslo'), ('paris')"))
+        for (site, model), values in energies.items():
+            minutes(connection, site, model, base, values)
+        for start, stop, value in stretches:
+            price(connection, "oslo", (start, stop, value))
+        if folded:
+            for hour in gone:
+                connection.execute(
+                    text("DELETE FROM gigawatch.site_1m WHERE date_bin('1 hour', time, '2000-01-01Z') = :a"),
+                    {"a": base + hour * HOUR},
+                )
+        else:
+            connection.execute(text("DELETE FROM gigawatch.rollup WHERE level = '1h'"))
+            connection.execute(text("DELETE FROM gigawatch.site_1h"))
+        moments = [base + it * MINUTE for it in cuts]
+        parts = [exact(connection, "cost", a, b, "cost") for a, b in pairwise(moments)]
+        whole = exact(connection, "cost", moments[0], moments[-1], "cost")
+        assert abs(whole - sum(parts)) < Decimal("1e-12")
+        if not folded or not gone:
+            expected = Decimal()
+            for at in range(cuts[0], cuts[-1]):
+                minute = base + at * MINUTE
+                value = sum((it for start, stop, it in stretches if start <= minute < stop), Decimal())
+                expected += (energies["oslo", H100][at] + energies["oslo", B200][at]) * value / KWH_MJ
+            assert abs(whole - expected) < Decimal("1e-12")
+        (energy,) = {it.energy_j for it in readings.cost(connection, base, base + 6 * HOUR)}
+        assert energy == pytest.approx(sum(map(sum, energies.values())) / 1000)
+        connection.rollback()
+
+
+def test_earlier_values_are_replaced_only_when_asked_and_stay_known(owner: Connection) -> None:
+    day = utc("2026-01-05 00:00")
+    first = price(owner, "oslo", (day, day + 4 * HOUR, 1), source="first")
+    with pytest.raises(Conflict, match="has values already: 2026-01-05 01:00 UTC to 2026-01-05 02:00 UTC"):
+        price(owner, "oslo", (day + HOUR, day + 2 * HOUR, 2))
+    tried = price(owner, "oslo", (day + HOUR, day + 2 * HOUR, 2), replace=True)
+    assert (tried.retired, tried.notes) == (1, [])
+    rows = owner.execute(
+        text("SELECT start, stop, price_per_kwh, retired IS NULL FROM report.tariffs ORDER BY 4 DESC, 1")
+    ).all()
+    assert [tuple(row) for row in rows] == [
+        (day, day + HOUR, 1, True), (day + HOUR, day + 2 * HOUR, 2, True), (day + 2 * HOUR, day + 4 * HOUR, 1, True),
+        (day + HOUR, day + 2 * HOUR, 1, False),
+    ]  # fmt: skip
+    listed = readings.tariff_imports(owner)
+    assert [(it.kind, it.source, it.intervals, it.counting) for it in listed] == [
+        ("EUR", "first", 3, 2),
+        ("EUR", "test", 1, 1),
+    ]
+    assert store.remove(owner, "tariff", first.import_id or 0).retired == 2
+    with pytest.raises(Unknown, match="no import 1 of which anything counts"):
+        store.remove(owner, "tariff", 1)
+    assert [it.price_per_kwh for it in readings.tariffs(owner, day, day + 4 * HOUR, "oslo")] == [2]
+    # What is free again can be taken again.
+    price(owner, "oslo", (day, day + HOUR, 1))
+
+
+def test_a_file_is_taken_whole_or_not_at_all(engine: Engine) -> None:
+    day = utc("2026-01-05 00:00")
+    with engine.begin() as connection:
+        connection.execute(text("INSERT INTO gigawatch.site (name) VALUES ('oslo'), ('paris')"))
+        assert price(connection, "oslo", (day, day + HOUR, 1), dry_run=True).import_id is None
+    with pytest.raises(Unknown, match="no site named 'olso'"), engine.begin() as connection:
+        price(connection, "olso", (day, day + HOUR, 1))
+    with pytest.raises(GigawatchError, match="instrument = None does not go with method = 'market'"):
+        store.intensity("market", None)
+    with engine.connect() as connection:
+        assert connection.scalar(text("SELECT count(*) FROM gigawatch.factor_import")) == 0
+        assert connection.scalar(text("SELECT count(*) FROM gigawatch.tariff")) == 0
+
+
+@pytest.mark.parametrize(
+    "rows",
+    [
+        "(1, 1, '2025-01-01 00:59Z', '2026-01-01 02:00Z', 1, 'EUR')",
+        "(1, 1, '2026-01-01 00:00Z', '2026-01-01 00:00Z', 1, 'EUR')",
+        "(1, 1, '2026-01-01 00:00:01Z', '2026-01-01 01:00Z', 1, 'EUR')",
+        "(1, 1, '2026-01-01 00:00Z', '2026-01-01 01:00Z', 1, 'euro')",
+    ],
+)
+def test_the_store_itself_refuses_what_cannot_be(owner: Connection, rows: str) -> None:
+    price(owner, "oslo", (utc("2025-01-01 00:00"), utc("2025-01-01 01:00"), 1))
+    with pytest.raises(DBAPIError, match=r"tariff_(time_excl|start_check|minutes_check|currency_check)"):
+        owner.exec_driver_sql(
+            f"INSERT INTO gigawatch.tariff (import_id, site_id, start, stop, price_per_kwh, currency) VALUES {rows}"
+        )
+
+
+def test_the_report_role_reads_figures_and_no_tables(report_engine: Engine) -> None:
+    with report_engine.connect() as connection:
+        now = datetime.now(UTC)
+        assert readings.cost(connection, now - HOUR, now) == readings.carbon(connection, now - HOUR, now) == []
+        assert readings.tariff_imports(connection) == readings.intensity_imports(connection) == []
+        with pytest.raises(DBAPIError, match="step = 00:30:00 is not a number of whole hours"):
+            readings.cost(connection, now - HOUR, now, timedelta(minutes=30))
+        connection.rollback()
+        with pytest.raises(DBAPIError, match="group_by = rack is not fleet, site or gpu_model"):
+            connection.execute(text("SELECT * FROM report.cost(now() - interval '1 hour', now(), group_by => 'rack')"))
+    for table in ("tariff", "grid_intensity", "factor_import"):
+        with report_engine.connect() as connection, pytest.raises(DBAPIError, match="permission denied"):
+            connection.execute(text(f"SELECT * FROM gigawatch.{table}"))
+
+
+def test_the_verbs_import_list_and_remove(engine: Engine, tmp_path: Path) -> None:
+    with engine.begin() as connection:
+        connection.execute(text("INSERT INTO gigawatch.site (name) VALUES ('oslo')"))
+    of_store = ["--database-url", engine.url.render_as_string(hide_password=False).replace("+psycopg", "")]
+    day = utc("2026-01-05 00:00")
+    path = tmp_path / "prices.csv"
+    path.write_text(table_of("price_per_mwh", [(day, day + HOUR, "45.5"), (day + HOUR, day + 2 * HOUR, "-3")]))
+    carbon = tmp_path / "carbon.csv"
+    carbon.write_text(table_of("g_per_kwh", [(day, day + HOUR, 380.95)]))
+
+    def run(command: Any, *arguments: str, fails: bool = False) -> str:
+        result = CliRunner().invoke(command, [*arguments[:1], *of_store, *arguments[1:]], obj=None)
+        assert (result.exit_code != 0) == fails, result.output
+        return result.output
+
+    asked = ("import", str(path), "--site", "oslo", "--source", "exchange")
+    assert "--currency EUR" in run(commands.tariff, *asked, fails=True)
+    assert run(commands.tariff, *asked, "--currency", "EUR", "--dry-run").startswith(
+        "Could take in 2 values of 2026-01-05 00:00 to 2026-01-05 02:00 UTC for oslo, -0.003 to 0.0455 EUR/kWh"
+    )
+    assert run(commands.tariff, "list") == ""
+    assert json.loads(run(commands.tariff, *asked, "--currency", "EUR", "--json"))["intervals"] == 2
+    assert "--replace" in run(commands.tariff, *asked, "--currency", "EUR", fails=True)
+    assert "Replaced 2 earlier values." in run(commands.tariff, *asked, "--currency", "EUR", "--replace")
+    listed = json.loads(run(commands.tariff, "list", "--json"))
+    assert [(it["site"], it["kind"], it["counting"]) for it in listed] == [("oslo", "EUR", 0), ("oslo", "EUR", 2)]
+    assert "2 of 2 values count" in run(commands.tariff, "list", "--site", "oslo")
+    last = str(listed[-1]["import_id"])
+    assert run(commands.tariff, "remove", last) == f"Removed import {last}: 2 values no longer count.\n"
+    assert "list" in run(commands.tariff, "remove", last, fails=True)
+    market = ("import", str(carbon), "--site", "oslo", "--method", "market", "--source", "contract")
+    assert "--instrument" in run(commands.intensity, *market, fails=True)
+    assert "380.95 to 380.95 gCO2e/kWh" in run(commands.intensity, *market, "--instrument", "PPA")
+    (listed,) = json.loads(run(commands.intensity, "list", "--json"))
+    assert listed["kind"] == "market, PPA"
+    assert "Removed" in run(commands.intensity, "remove", str(listed["import_id"]))
+
+
+@pytest.fixture
+def api(engine: Engine, tmp_path: Path) -> Iterator[Api]:
+    with engine.begin() as connection:
+        connection.execute(text("INSERT INTO gigawatch.site (name) VALUES ('oslo')"))
+    url = engine.url.render_as_string(hide_password=False).replace("+psycopg", "")
+    with running_api(url, tmp_path / "log", GIGAWATCH_SERVER__MAX_BODY_MIB="1") as api:
+        yield api
+
+
+def test_the_api_takes_lists_and_removes(api: Api) -> None:
+    day = utc("2026-01-05 00:00")
+    prices = table_of("price_per_kwh", [(day, day + HOUR, "0.25")], "EUR")
+    schedule = {"time_zone": "UTC", "from": "2026-02-01", "to": "2026-03-01", "currency": "EUR", "price_per_kwh": 0.3}
+    carbon = table_of("g_per_kwh", [(day, day + HOUR, 56.039)])
+
+    def status(answer: httpx.Response, words: str = "") -> int:
+        assert words in answer.text, answer.text
+        return answer.status_code
+
+    with api.client("viewer") as viewer, api.client("admin") as admin:
+        where = {"site": "oslo", "source": "test"}
+        assert status(viewer.post("/api/v1/tariffs", params=where, content=prices), "needs admin") == 403
+        assert status(viewer.delete("/api/v1/tariffs/imports/1"), "needs admin") == 403
+        assert (
+            admin.post("/api/v1/tariffs", params={**where, "dry_run": "true"}, content=prices).json()["import_id"]
+            is None
+        )
+        taken = admin.post("/api/v1/tariffs", params=where, content=prices)
+        assert taken.json()["unit"] == "EUR/kWh", taken.text
+        assert status(admin.post("/api/v1/tariffs", params=where, content=prices), "replace=true") == 409
+        assert status(admin.post("/api/v1/tariffs", params=where, json=schedule)) == 200
+        assert status(admin.post("/api/v1/tariffs", params={"site": "oslo"}, content=prices), "come from") == 422
+        assert (
+            status(admin.post("/api/v1/tariffs", params={**where, "site": "x"}, content=prices), "there are: oslo")
+            == 404
+        )
+        assert status(admin.post("/api/v1/tariffs", params=where, content="a,b"), "header of a known format") == 422
+        assert (
+            status(admin.post("/api/v1/tariffs", params=where, content=b" " * 2**20 + b"12"), "split the file") == 413
+        )
+        method = {**where, "method": "market"}
+        assert status(admin.post("/api/v1/grid-intensity", params=method, content=carbon), "instrument = None") == 422
+        method["instrument"] = "PPA"
+        assert status(admin.post("/api/v1/grid-intensity", params=method, content=carbon)) == 200
+
+        period = {"start": "2026-01-05T00:30Z", "stop": "2026-02-02"}
+        (first, second) = viewer.get("/api/v1/tariffs", params=period).json()
+        assert (first["price_per_kwh"], second["price_per_kwh"], first["site"]) == (0.25, 0.3, "oslo")
+        (factor,) = viewer.get("/api/v1/grid-intensity", params=period).json()
+        assert (factor["g_per_kwh"], factor["instrument"]) == (56.039, "PPA")
+        assert [it["counting"] for it in viewer.get("/api/v1/tariffs/imports", params={"site": "oslo"}).json()] == [
+            1,
+            1,
+        ]
+        assert admin.delete(f"/api/v1/tariffs/imports/{first['import_id']}").json()["retired"] == 1
+        assert admin.delete(f"/api/v1/grid-intensity/imports/{factor['import_id']}").json()["retired"] == 1
+        assert status(admin.delete("/api/v1/tariffs/imports/99999999999"), "no such thing") == 404
+        assert viewer.get("/api/v1/grid-intensity", params=period).json() == []
+        assert status(viewer.get("/api/v1/cost", params={"step_s": 1800}), "step_s = '1800'") == 422
+        assert viewer.get("/api/v1/cost", params={"step_s": 3600, "group_by": "site"}).json() == []
+
+
+def test_imports_at_once_wait_for_each_other(engine: Engine) -> None:
+    day = utc("2026-01-05 00:00")
+    with engine.begin() as connection:
+        connection.execute(text("INSERT INTO gigawatch.site (name) VALUES ('oslo')"))
+    other = database.engine(engine.url.render_as_string(hide_password=False).replace("+psycopg", ""))
+    with engine.connect() as first, other.connect() as second:
+        price(first, "oslo", (day, day + HOUR, 1))
+        second.execute(text("SET lock_timeout = '100ms'"))
+        with pytest.raises(DBAPIError, match="lock timeout"):
+            price(second, "oslo", (day, day + HOUR, 2))
+        second.rollback()
+        first.commit()
+        with pytest.raises(Conflict):
+            price(second, "oslo", (day, day + HOUR, 2))
+    other.dispose()
