@@ -62,7 +62,9 @@ class Counters:
             self._values[series] = value
             if before is None or change is Change.OTHER:
                 continue
-            if known is None and _is_of_another_source(series, before):
+            source = before.sources.get(series.figure)
+            if known is None and source is not None and source.metric != series.metric:
+                # Its figure came from elsewhere before: it is not new, only newly looked at.
                 continue
             if known is not None and value < known:
                 change = Change.RESET
@@ -71,9 +73,3 @@ class Counters:
         for series in list(self._values)[: max(0, len(self._values) - MOST_SERIES)]:
             del self._values[series]
         return None if before is None else Growth(change, grown)
-
-
-def _is_of_another_source(series: Series, before: Reading) -> bool:
-    """Whether its figure came from elsewhere at the reading before: then it is not new, only newly looked at."""
-    source = before.sources.get(series.figure)
-    return source is not None and source.metric != series.metric

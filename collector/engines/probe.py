@@ -7,7 +7,7 @@ from collections.abc import Mapping
 import urllib3
 from msgspec import Struct
 
-from collector.engines.catalogue import GAUGES, LATENCIES, Engine, Source, named
+from collector.engines.catalogue import GAUGES, LATENCIES, Engine, named
 from collector.engines.exposition import complete, fetch, parse
 from collector.engines.growth import Counters
 from collector.engines.reading import ABOVE_ALL_US, Reading, Series, read, recognise
@@ -154,8 +154,7 @@ def _quantiles(buckets: list[Series], grown: Mapping[Series, int]) -> Quantiles:
 def _notes(reading: Reading, engine: Engine) -> list[str]:
     """What somebody should know who reads figures of this engine."""
     notes = list(engine.notes)
-    late: list[Source] = [source for source in reading.sources.values() if source.at_end]
-    if late:
+    if any(source.at_end for source in reading.sources.values()):
         notes.append(
             "Tokens that are counted when their request ends fall into the window of its end: energy per token is right"
             " over times that are long against a request, and not over single windows."

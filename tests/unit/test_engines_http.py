@@ -4,6 +4,8 @@ import gzip
 import json
 import socket
 import socketserver
+import subprocess
+import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -282,6 +284,11 @@ def test_models_of_a_router_are_told_apart_by_their_addresses(serve: Callable[[B
     windows, _ = gather(engines, 0.5)
     host = url.removeprefix("http://")
     assert {(it.endpoint, it.model) for it in windows} == {(f"{host}?model=a", "a"), (f"{host}?model=b", "b")}
+
+
+def test_an_agent_without_engines_does_not_load_the_parser() -> None:
+    code = "import sys, collector.commands; sys.exit('prometheus_client' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
 
 
 def invoke(*arguments: str) -> Result:
