@@ -274,12 +274,10 @@ class GpuFolder:
 
     def _parts(self, start_ms: int, end_ms: int) -> Iterable[tuple[OpenWindow, int, int]]:
         """The windows that an interval lies in, with its part in each."""
-        while start_ms < end_ms:
-            window = self._window(start_ms)
-            window.start_ms = min(window.start_ms, start_ms)
-            part_end_ms = min(end_ms, (start_ms // self._window_ms + 1) * self._window_ms)
-            yield window, start_ms, part_end_ms
-            start_ms = part_end_ms
+        for part_start_ms, part_end_ms in split(start_ms, end_ms, self._window_ms):
+            window = self._window(part_start_ms)
+            window.start_ms = min(window.start_ms, part_start_ms)
+            yield window, part_start_ms, part_end_ms
 
     def _window(self, at_ms: int) -> OpenWindow:
         """The open window that a moment is in; they are kept by their end."""
@@ -463,6 +461,14 @@ def _plus(total: int | None, before: int | None, after: int | None) -> int | Non
     if before is None or after is None:
         return total
     return (total or 0) + after - before
+
+
+def split(start_ms: int, end_ms: int, window_ms: int) -> Iterable[tuple[int, int]]:
+    """The parts of an interval by windows."""
+    while start_ms < end_ms:
+        part_end_ms = min(end_ms, (start_ms // window_ms + 1) * window_ms)
+        yield start_ms, part_end_ms
+        start_ms = part_end_ms
 
 
 def from_ms(at_ms: int) -> datetime:

@@ -5,12 +5,14 @@ import re
 import tempfile
 import types
 import typing
+from enum import Enum
 from pathlib import Path
 from typing import Any
 
 import msgspec
 from sqlalchemy import Connection, text
 
+from collector.engines import catalogue
 from gigawatch import database, settings
 from gigawatch.embedded import EmbeddedServer
 from migrations.run import migrate, view_files
@@ -64,14 +66,18 @@ def configuration() -> str:
     ]
     explained = {**MEANINGS, **_docstrings()}
     for section in msgspec.structs.fields(settings.Settings):
-        kind = section.type
-        lines += ["", f"## [{section.name}]", "", (kind.__doc__ or "").strip(), ""]
+        kind, many = _kind(section.type)
+        title = f"[[{section.name}]]" if many else f"[{section.name}]"
+        lines += ["", f"## {title}", "", (kind.__doc__ or "").strip(), ""]
         lines += ["| key | environment | type | default | meaning |", "| --- | --- | --- | --- | --- |"]
         for field in msgspec.structs.fields(kind):
             default = field.default if field.default is not msgspec.NODEFAULT else None
             shown = "by platform" if field.name == "data_dir" else "–" if default is None else f"`{_toml(default)}`"
+            if field.required:
+                shown = "must be set"
             shape = _type(field.type)
-            variable = "in the file only" if shape == TABLE else f"`GIGAWATCH_{section.name}__{field.name}`".upper()
+            in_file_only = many or shape == TABLE
+            variable = "in the file only" if in_file_only else f"`GIGAWATCH_{section.name}__{field.name}`".upper()
             meaning = explained[f"{section.name}.{field.name}"]
             lines.append(f"| `{field.name}` | {variable} | {shape} | {shown} | {meaning} |")
     lines += [
@@ -83,10 +89,16 @@ def configuration() -> str:
     return "\n".join(lines)
 
 
+def _kind(section: Any) -> tuple[Any, bool]:
+    """The type that holds a section's keys, and whether there may be many of it."""
+    many = typing.get_origin(section) is tuple
+    return (typing.get_args(section)[0] if many else section), many
+
+
 def _docstrings() -> dict[str, str]:
     """Meaning by "section.key": the string below each field in gigawatch/settings.py."""
     tree = ast.parse(Path(settings.__file__).read_text(encoding="utf-8"))
-    sections = {field.type.__name__: field.name for field in msgspec.structs.fields(settings.Settings)}
+    sections = {_kind(field.type)[0].__name__: field.name for field in msgspec.structs.fields(settings.Settings)}
     found = {}
     for kind in tree.body:
         if not isinstance(kind, ast.ClassDef) or kind.name not in sections:
@@ -100,7 +112,7 @@ def _docstrings() -> dict[str, str]:
 
 
 def _toml(value: Any) -> str:
-    return str(value).lower() if isinstance(value, bool) else str(value)
+    return str(value).lower() if isinstance(value, bool) else str(list(value) if isinstance(value, tuple) else value)
 
 
 TABLE = "table of names"
@@ -116,12 +128,49 @@ def _type(hint: Any) -> str:
             if getattr(meta, name, None) is not None
         ]
         return " ".join([_type(base), ", ".join(bounds)]).strip()
+    if typing.get_origin(hint) is tuple:
+        return f"list of {_type(typing.get_args(hint)[0])}"
+    if isinstance(hint, type) and issubclass(hint, Enum):
+        return " or ".join(f"`{it.value}`" for it in hint)
     if typing.get_origin(hint) in {types.UnionType, typing.Union}:
         return " or ".join(_type(it) for it in typing.get_args(hint) if it is not type(None))
     return TABLE if typing.get_origin(hint) is dict else NAMES[hint]
 
 
 NAMES = {str: "text", int: "whole number", float: "number", bool: "`true` or `false`"}
+
+
+def engines() -> str:
+    """The generated part of docs/engines.md."""
+    lines = [MARK]
+    for name, engine in catalogue.engines().items():
+        model = f"label `{engine.model_label}`" if engine.model_label else "not named"
+        lines += [
+            f"### {name}: {engine.title}",
+            "",
+            f"Names of {engine.versions}, at `http://HOST:{engine.port}{engine.path}`.",
+            f"Read in: {', '.join(f'<{source}>' for source in engine.sources)}.",
+            f"Model: {model}. Counted once: {_names(engine.repeated_by)}. Added up: {_names(engine.split_by)}.",
+            "",
+            *(f"- {note}" for note in engine.notes),
+            "",
+            "| figure | series, the first that is served |",
+            "| --- | --- |",
+        ]
+        for figure, sources in engine.figures.each():
+            lines.append(f"| {figure.replace('_', ' ')} | {'<br>'.join(map(_source, sources)) or '–'} |")
+        lines.append("")
+    return "\n".join(lines)
+
+
+def _names(labels: tuple[str, ...]) -> str:
+    return ", ".join(f"`{label}`" for label in labels) or "none"
+
+
+def _source(source: catalogue.Source) -> str:
+    labels = ", ".join(f'{label}="{"|".join(values)}"' for label, values in source.labels.items())
+    name = f"`{source.metric}{f'{{{labels}}}' if labels else ''}`".replace("|", "\\|")
+    return name + (f", {source.unit}" if source.unit else "") + (", counted at the end" if source.at_end else "")
 
 
 def views(connection: Connection) -> str:
@@ -196,8 +245,9 @@ def main() -> None:
             with engine.connect() as connection:
                 reference = views(connection)
             engine.dispose()
-    path = HERE / "sql.md"
-    path.write_text(path.read_text(encoding="utf-8").partition(MARK)[0] + reference, encoding="utf-8")
+    for name, part in (("sql.md", reference), ("engines.md", engines())):
+        path = HERE / name
+        path.write_text(path.read_text(encoding="utf-8").partition(MARK)[0] + part, encoding="utf-8")
 
 
 if __name__ == "__main__":

@@ -12,7 +12,7 @@ from gigawatch.errors import ExitCode, GigawatchError
 GROUP = "gigawatch.commands"
 ORDER = (
     "up", "collect", "serve", "dashboard", "migrate", "token", "db", "tariff", "intensity",
-    "replay", "simulate", "doctor",
+    "replay", "simulate", "doctor", "engines",
 )  # fmt: skip
 
 

@@ -7,6 +7,7 @@ GPU does not support is absent (None), never zero. Units are in the names.
 
 from datetime import datetime
 from enum import IntEnum, StrEnum
+from itertools import pairwise
 from typing import Annotated
 
 from msgspec import Meta, Struct
@@ -34,6 +35,7 @@ Percent = Annotated[int, Meta(ge=0, le=200)]
 Count = Annotated[int, Meta(ge=0, le=INT8_MAX)]
 Ticks = Annotated[int, Meta(ge=0, le=INT2_MAX)]
 CoveredMs = Annotated[int, Meta(ge=1, le=MILLISECONDS_PER_MINUTE)]
+PartMs = Annotated[int, Meta(ge=0, le=MILLISECONDS_PER_MINUTE)]
 
 
 class EnergyMethod(IntEnum):
@@ -113,6 +115,72 @@ class NodeWindow(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, 
     node_power_max_mw: Milliwatts | None = None
     rejected_readings: Count = 0
     """Energy counter readings refused as impossible."""
+
+
+class Role(StrEnum):
+    """What of serving an engine does: where prefill and decode run apart, each has GPUs and tokens of its own."""
+
+    BOTH = "both"
+    PREFILL = "prefill"
+    DECODE = "decode"
+
+
+class Latencies(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """A histogram of a latency: counts add up, bucket by bucket, over any time, node and deployment.
+
+    Counts of histograms with other bounds are added at their own bounds: each bound keeps saying how many were
+    at most that.
+    """
+
+    bounds_us: Annotated[tuple[Count, ...], Meta(max_length=1_000)]
+    """Greatest latency of each bucket but the last, rising, µs."""
+    counts: Annotated[tuple[Count, ...], Meta(min_length=1, max_length=1_001)]
+    """How many lie in each bucket: above the bound before and at most its own; the last, above all bounds."""
+
+    def __post_init__(self) -> None:
+        """Check what no single bound can say."""
+        if len(self.counts) != len(self.bounds_us) + 1:
+            raise ValueError(f"{len(self.bounds_us)} bounds want one count more, and have {len(self.counts)}")
+        if any(before >= after for before, after in pairwise(self.bounds_us)):
+            raise ValueError("bounds_us must rise")
+
+
+class ServingWindow(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, omit_defaults=True):
+    """What one inference engine served of one model in one window, from what its counters grew by.
+
+    It starts and ends as a GPU's window does. A mean over any time is a ratio of sums: the mean batch is
+    running_request_ms over observed_ms. What an engine does not tell is absent.
+    """
+
+    deployment: Name
+    endpoint: Name
+    """Host and port that were read, with the path where it is not /metrics: a deployment may have several on a node."""
+    engine: Name
+    model: Name | None = None
+    role: Role = Role.BOTH
+    start: Time
+    covered_ms: CoveredMs
+    """Time for which the growth of the counters is known."""
+    observed_ms: PartMs
+    """Time between readings that came one after the other; in the rest of covered_ms growth was spread over a gap."""
+    scrapes_taken: Ticks
+    scrapes_expected: Ticks
+    prompt_tokens: Count | None = None
+    """Tokens of prompts, those from the cache among them where the engine counts them so (docs/engines.md)."""
+    cached_tokens: Count | None = None
+    """Tokens of prompts that came from the cache."""
+    generated_tokens: Count | None = None
+    requests_finished: Count | None = None
+    running_request_ms: Count | None = None
+    """Running requests times the time that they ran, within observed_ms."""
+    waiting_request_ms: Count | None = None
+    running_requests_max: Count | None = None
+    active_ms: PartMs | None = None
+    """Time of observed_ms with a request running."""
+    kv_cache_use_max_pm: PerMille | None = None
+    time_to_first_token: Latencies | None = None
+    inter_token_latency: Latencies | None = None
+    end_to_end_latency: Latencies | None = None
 
 
 class Process(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, omit_defaults=True):

@@ -9,14 +9,14 @@ import tomllib
 from collections.abc import Mapping
 from difflib import get_close_matches
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, get_args, get_origin
 
 import msgspec
 import platformdirs
 from msgspec import Meta, Struct
 
 from gigawatch.errors import ExitCode, GigawatchError
-from gigawatch.records import Name
+from gigawatch.records import Identity, Name, Role
 
 PLACES = (Path("gigawatch.toml"), Path("/etc/gigawatch/gigawatch.toml"))
 Port = Annotated[int, Meta(ge=0, le=65_535)]
@@ -67,6 +67,26 @@ class Agent(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
         if self.window_s not in WINDOW_LENGTHS_S:
             allowed = ", ".join(map(str, WINDOW_LENGTHS_S))
             raise ValueError(f"window_s must divide a minute: one of {allowed}")
+
+
+class Engine(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """An inference engine whose metrics the node agent reads: one [[engines]] for each, as many as there are."""
+
+    url: Annotated[str, Meta(pattern=r"^https?://[^/?#@]+([/?#]|$)")]
+    """Address of its metrics, such as http://127.0.0.1:8000/metrics, without user and password;
+    `gigawatch engines list` says what is usual."""
+    deployment: Name
+    """Name of the deployment that it serves, the same on all nodes that do."""
+    engine: Name | None = None
+    """What it is, as `gigawatch engines list` names it; else it is recognised by its metrics."""
+    model: Name | None = None
+    """Name of its model, where the engine does not tell."""
+    role: Role = Role.BOTH
+    """What of serving it does, where prefill and decode run apart."""
+    gpus: tuple[Annotated[int, Meta(ge=0, le=1_023)] | Identity, ...] = ()
+    """Indexes or UUIDs of this node's GPUs that it runs on."""
+    interval_s: Annotated[float, Meta(ge=0.1, le=60)] = 5.0
+    """Interval of the readings, s."""
 
 
 class Server(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -135,6 +155,7 @@ class Settings(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
 
     store: Store = Store()
     agent: Agent = Agent()
+    engines: tuple[Engine, ...] = ()
     server: Server = Server()
     relay: Relay = Relay()
     dashboard: Dashboard = Dashboard()
@@ -192,6 +213,9 @@ def _check(section: str, content: Any, source: str) -> None:
     sections = {field.name: field.type for field in msgspec.structs.fields(Settings)}
     if section not in sections:
         raise _unknown(source, "section", section, list(sections))
+    if get_origin(sections[section]) is tuple:
+        _check_tables(section, content, source, get_args(sections[section])[0])
+        return
     known = [field.name for field in msgspec.structs.fields(sections[section])]
     if not isinstance(content, dict):
         raise GigawatchError(
@@ -208,6 +232,34 @@ def _check(section: str, content: Any, source: str) -> None:
             shown = "(hidden)" if key in {"token", "database_url"} else repr(value)
             raise GigawatchError(
                 f"{source}: {section}.{key} = {shown}: {str(error).partition(' - at ')[0]}",
+                "docs/configuration.md lists the keys with their ranges.",
+                ExitCode.CONFIGURATION,
+            ) from error
+
+
+def _check_tables(section: str, content: Any, source: str, kind: type[Struct]) -> None:
+    """Refuse a wrong table of a section that there may be many of."""
+    if not isinstance(content, list) or not all(isinstance(table, dict) for table in content):
+        raise GigawatchError(
+            f"{source}: {section} wants tables in the settings file, one [[{section}]] for each",
+            f"Write [[{section}]] on a line of its own, and its keys below.",
+            ExitCode.CONFIGURATION,
+        )
+    known = [field.name for field in msgspec.structs.fields(kind)]
+    for number, table in enumerate(content, 1):
+        name = f"[[{section}]] number {number}"
+        for key in table:
+            if key not in known:
+                raise _unknown(source, f"key in {name}", key, known)
+        try:
+            msgspec.convert(table, kind, strict=False)
+        except msgspec.ValidationError as error:
+            problem, _, place = str(error).partition(" - at `$.")
+            key = place.partition("[")[0].rstrip("`")
+            value = table.get(key)
+            shown = "(hidden)" if key == "url" and "@" in str(value) else repr(value)
+            raise GigawatchError(
+                f"{source}: {name}: {f'{key} = {shown}: ' if key else ''}{problem}",
                 "docs/configuration.md lists the keys with their ranges.",
                 ExitCode.CONFIGURATION,
             ) from error

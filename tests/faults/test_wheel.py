@@ -62,5 +62,9 @@ def test_the_wheel_has_the_files_that_are_not_python(wheel: Path) -> None:
     import zipfile
 
     names = set(zipfile.ZipFile(wheel).namelist())
-    for path in (*PROJECT.glob("migrations/views/*.sql"), *PROJECT.glob("dashboard/assets/*")):
+    for path in (
+        *PROJECT.glob("migrations/views/*.sql"),
+        *PROJECT.glob("dashboard/assets/*"),
+        *PROJECT.glob("collector/engines/*.toml"),
+    ):
         assert str(path.relative_to(PROJECT)) in names

@@ -70,6 +70,11 @@ def test_the_reference_of_settings_is_fresh() -> None:
     assert written == generate.configuration(), "run `make docs`"
 
 
+def test_the_reference_of_engines_is_fresh() -> None:
+    written = (PROJECT / "docs/engines.md").read_text(encoding="utf-8")
+    assert written.endswith(generate.MARK + generate.engines().removeprefix(generate.MARK)), "run `make docs`"
+
+
 def test_events_are_listed_as_the_code_reports_them() -> None:
     listed = events()
     found: dict[str, set[str]] = {}

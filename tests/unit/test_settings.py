@@ -7,7 +7,10 @@ import pytest
 
 from gigawatch import serving
 from gigawatch.errors import ExitCode, GigawatchError
+from gigawatch.records import Role
 from gigawatch.settings import load
+
+ENGINE = "[[engines]]\nurl = 'http://127.0.0.1:8000/metrics'\ndeployment = 'chat'\n"
 
 
 def write(folder: Path, text: str) -> Path:
@@ -38,6 +41,15 @@ def test_flags_outrank_the_environment_which_outranks_the_file(tmp_path: Path) -
         ("[server]\nport = 70000", ["server.port = 70000", "65535"]),
         ("agent = 3", ["[agent] is 3"]),
         ("[agent", ["cannot be read"]),
+        ("[engines]\nurl = 'http://h/metrics'", ["engines wants tables", "[[engines]]"]),
+        ("engines = ['http://h/metrics']", ["engines wants tables"]),
+        ("[[engines]]\nurl = 'http://h/m'", ["[[engines]] number 1", "deployment"]),
+        (ENGINE + "[[engines]]\nurl = 'h:1'\ndeployment = 'd'", ["[[engines]] number 2: url = 'h:1'"]),
+        ("[[engines]]\nurl = 'http://me:secret@h/m'\ndeployment = 'd'", ["url = (hidden)"]),
+        (ENGINE + "modell = 'm'", ["unknown key in [[engines]] number 1: 'modell'", "Did you mean 'model'?"]),
+        (ENGINE + "role = 'chief'", ["role = 'chief'", "Invalid enum value"]),
+        (ENGINE + "gpus = [-1]", ["gpus = [-1]"]),
+        (ENGINE + "interval_s = 0", ["interval_s = 0", ">= 0.1"]),
     ],
 )
 def test_a_wrong_file_is_refused_with_the_key_named(tmp_path: Path, text: str, words: list[str]) -> None:
@@ -48,7 +60,16 @@ def test_a_wrong_file_is_refused_with_the_key_named(tmp_path: Path, text: str, w
         assert word in caught.value.message
 
 
-@pytest.mark.parametrize("name", ["GIGAWATCH_AGENT__SITES", "GIGAWATCH_NOSUCH__KEY", "GIGAWATCH_SERVER__PORT"])
+def test_engines_are_a_table_each(tmp_path: Path) -> None:
+    text = ENGINE + "gpus = [0, 'GPU-8a5d']\nrole = 'decode'\n" + ENGINE + "engine = 'vllm'\nmodel = 'm'\n"
+    first, second = load(write(tmp_path, text), environment={}).engines
+    assert (first.gpus, first.role, first.engine, first.interval_s) == ((0, "GPU-8a5d"), Role.DECODE, None, 5.0)
+    assert (second.gpus, second.role, second.engine, second.model) == ((), Role.BOTH, "vllm", "m")
+
+
+@pytest.mark.parametrize(
+    "name", ["GIGAWATCH_ENGINES__URL", "GIGAWATCH_AGENT__SITES", "GIGAWATCH_NOSUCH__KEY", "GIGAWATCH_SERVER__PORT"]
+)
 def test_a_wrong_environment_variable_is_named(name: str) -> None:
     with pytest.raises(GigawatchError, match=name):
         load(environment={name: "x"})

@@ -1,0 +1,1 @@
+"""What engines serve, one exposition each after its own source, which its head names."""
