@@ -161,6 +161,7 @@ class Agent:
             inventory=new.inventory or held.inventory,
             gpu_windows=[*held.gpu_windows, *new.gpu_windows],
             node_windows=[*held.node_windows, *new.node_windows],
+            serving_windows=[*held.serving_windows, *new.serving_windows],
             events=[*held.events, *new.events],
             health=[*held.health, *new.health],
         )
@@ -171,6 +172,7 @@ class Agent:
             inventory=records.inventory,
             gpu_windows=records.gpu_windows,
             node_windows=records.node_windows,
+            serving_windows=records.serving_windows,
             events=records.events,
             health=records.health,
         )
@@ -200,6 +202,7 @@ class Agent:
             inventory=records.inventory,
             gpu_windows=records.gpu_windows[excess:],
             node_windows=records.node_windows[-MOST_HELD_WINDOWS:],
+            serving_windows=records.serving_windows[-MOST_HELD_WINDOWS:],
             events=records.events[-1_000:],
             health=records.health[-1_000:],
         )

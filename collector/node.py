@@ -6,7 +6,7 @@ Knows nothing of spools and servers. Used by one thread, but for the listener's.
 import logging
 import threading
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from datetime import datetime
 
 import msgspec
@@ -17,7 +17,17 @@ from collector.sources.host import Host
 from collector.sources.nvml import Device, DriverGone, GpuLost, GpuReading, Nvml, describe_event
 from collector.windows import Gap, GpuFolder, GpusAtTick, Mark, NodeFolder, from_ms
 from gigawatch import __version__
-from gigawatch.records import Event, Gpu, GpuHealth, GpuWindow, Inventory, NodeWindow, Severity
+from gigawatch.records import (
+    Assignment,
+    Event,
+    Gpu,
+    GpuHealth,
+    GpuWindow,
+    Inventory,
+    NodeWindow,
+    ServingWindow,
+    Severity,
+)
 from gigawatch.settings import Agent
 from gigawatch.units import MILLIJOULES_PER_JOULE, MILLISECONDS_PER_SECOND
 
@@ -37,12 +47,13 @@ class Records(Struct, frozen=True, kw_only=True):
     inventory: Inventory | None = None
     gpu_windows: Sequence[GpuWindow] = ()
     node_windows: Sequence[NodeWindow] = ()
+    serving_windows: Sequence[ServingWindow] = ()
     events: Sequence[Event] = ()
     health: Sequence[GpuHealth] = ()
 
     def __bool__(self) -> bool:
         """Whether there is anything."""
-        return bool(self.inventory or self.gpu_windows or self.node_windows or self.events or self.health)
+        return any(getattr(self, name) for name in self.__struct_fields__)
 
 
 class Node:
@@ -78,6 +89,8 @@ class Node:
         self._marks = dict(marks or {})
         self._known = {gpu.uuid: gpu for gpu in known}
         self._folders: dict[str, GpuFolder] = {}
+        self._serves: Mapping[str, tuple[Assignment, ...]] = {}
+        self._over: list[GpuWindow] = []
         self._node_folder = NodeFolder(self._window_ms, self._tick_ms)
         self._listener: Listener | None = None
         self._missing: set[str] = set()
@@ -109,6 +122,7 @@ class Node:
                     self._tick_ms,
                     self._marks.pop(reading.uuid, None),
                 )
+                folder.serves = self._serves.get(reading.uuid, ())
             self._events.extend(folder.add(at_ms, reading))
         powers = [reading.power_mw for reading in readings]
         complete = len(readings) == len(self._known) and None not in powers
@@ -126,9 +140,21 @@ class Node:
             except DriverGone as error:
                 self._lose_driver(at_ms, error)
 
+    def assign(self, at_ms: int, serves: Mapping[str, tuple[Assignment, ...]]) -> None:
+        """From at_ms, the moment of the last tick, on GPUs serve this, by UUID; the others serve nothing.
+
+        Windows of a GPU that moved end here, so that each millijoule is that of the deployment that used it.
+        """
+        self._serves = serves
+        for uuid, folder in self._folders.items():
+            if folder.serves != serves.get(uuid, ()):
+                self._over += folder.close(at_ms, stop=True)
+                folder.serves = serves.get(uuid, ())
+
     def close(self, until_ms: int, *, stop: bool = False) -> tuple[list[GpuWindow], list[NodeWindow]]:
         """The windows that are over at until_ms; with stop the open ones, too."""
-        gpu_windows = [window for folder in self._folders.values() for window in folder.close(until_ms, stop=stop)]
+        gpu_windows, self._over = self._over, []
+        gpu_windows += [window for folder in self._folders.values() for window in folder.close(until_ms, stop=stop)]
         return gpu_windows, self._node_folder.close(until_ms, stop=stop)
 
     def take(self) -> tuple[Inventory | None, list[Event], list[GpuHealth]]:

@@ -15,7 +15,7 @@ from msgspec import Struct
 
 from collector.sources.host import HostReading
 from collector.sources.nvml import GpuReading
-from gigawatch.records import EnergyMethod, Event, GpuWindow, NodeWindow, Severity
+from gigawatch.records import Assignment, EnergyMethod, Event, GpuWindow, NodeWindow, Severity
 from gigawatch.units import MILLISECONDS_PER_SECOND, PER_MILLE
 
 LONGEST_TRAPEZOID_MS = 5_000
@@ -128,6 +128,8 @@ class GpuFolder:
 
     def __init__(self, uuid: str, window_ms: int, tick_ms: int, mark: Mark | None = None) -> None:
         self.uuid = uuid
+        self.serves: tuple[Assignment, ...] = ()
+        """What the GPU serves; whoever changes it closes the open windows before."""
         self._rejected = 0
         self.gaps: list[Gap] = []
         """Gaps that ended since this was last emptied."""
@@ -333,6 +335,7 @@ class GpuFolder:
             pcie_rx_kib=window.traffic.get("pcie_rx_kib"),
             nvlink_tx_kib=window.traffic.get("nvlink_tx_kib"),
             nvlink_rx_kib=window.traffic.get("nvlink_rx_kib"),
+            serves=self.serves,
         )
 
     def _event(self, kind: str, at_ms: int, base: Mark, doubt: Mark, words: str) -> Event:

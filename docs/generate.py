@@ -7,7 +7,7 @@ import types
 import typing
 from enum import Enum
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import msgspec
 from sqlalchemy import Connection, text
@@ -130,6 +130,8 @@ def _type(hint: Any) -> str:
         return " ".join([_type(base), ", ".join(bounds)]).strip()
     if typing.get_origin(hint) is tuple:
         return f"list of {_type(typing.get_args(hint)[0])}"
+    if typing.get_origin(hint) is Literal:
+        return " or ".join(f"`{it}`" for it in typing.get_args(hint))
     if isinstance(hint, type) and issubclass(hint, Enum):
         return " or ".join(f"`{it.value}`" for it in hint)
     if typing.get_origin(hint) in {types.UnionType, typing.Union}:

@@ -17,6 +17,8 @@ from gigawatch.units import MILLISECONDS_PER_MINUTE
 INT2_MAX = 2**15 - 1
 INT4_MAX = 2**31 - 1
 INT8_MAX = 2**63 - 1
+MOST_SHARING = 16
+"""Deployments that share one GPU at the same time."""
 
 Name = Annotated[str, Meta(min_length=1, max_length=200)]
 """A name that people gave or a driver reports: a site, a rack, a host, a GPU model."""
@@ -59,6 +61,23 @@ class Severity(StrEnum):
     CRITICAL = "critical"
 
 
+class Role(StrEnum):
+    """What of serving an engine does: where prefill and decode run apart, each has GPUs and tokens of its own."""
+
+    BOTH = "both"
+    PREFILL = "prefill"
+    DECODE = "decode"
+
+
+class Assignment(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, omit_defaults=True):
+    """What a GPU serves: its energy is that of this deployment, busy or not."""
+
+    deployment: Name
+    role: Role = Role.BOTH
+    endpoint: Name | None = None
+    """The engine on the same node that the GPU works for, as in ServingWindow; absent where that is on another node."""
+
+
 class GpuWindow(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, omit_defaults=True):
     """What one physical GPU did in one window.
 
@@ -93,6 +112,8 @@ class GpuWindow(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, o
     pcie_rx_kib: Kibibytes | None = None
     nvlink_tx_kib: Kibibytes | None = None
     nvlink_rx_kib: Kibibytes | None = None
+    serves: Annotated[tuple[Assignment, ...], Meta(max_length=MOST_SHARING)] = ()
+    """What it served through all of covered_ms; several deployments where they shared it at the same time."""
 
 
 class NodeWindow(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, omit_defaults=True):
@@ -115,14 +136,6 @@ class NodeWindow(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, 
     node_power_max_mw: Milliwatts | None = None
     rejected_readings: Count = 0
     """Energy counter readings refused as impossible."""
-
-
-class Role(StrEnum):
-    """What of serving an engine does: where prefill and decode run apart, each has GPUs and tokens of its own."""
-
-    BOTH = "both"
-    PREFILL = "prefill"
-    DECODE = "decode"
 
 
 class Latencies(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):

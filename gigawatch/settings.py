@@ -9,7 +9,7 @@ import tomllib
 from collections.abc import Mapping
 from difflib import get_close_matches
 from pathlib import Path
-from typing import Annotated, Any, get_args, get_origin
+from typing import Annotated, Any, Literal, get_args, get_origin
 
 import msgspec
 import platformdirs
@@ -59,6 +59,9 @@ class Agent(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     window_s: Annotated[int, Meta(ge=1, le=60)] = 10
     health_s: Annotated[float, Meta(ge=1, le=3_600)] = 60.0
     """Interval of the slow readings: ECC, row remap, processes, inventory with MIG layout."""
+    discover: tuple[Literal["processes", "slurm", "kubernetes"], ...] = ("processes",)
+    """How GPUs are found to serve a deployment, where neither [[engines]] nor [[assignments]] say so: the processes of
+    an engine on this node; the Slurm job or Kubernetes pod that a GPU is given to, whose name is the deployment's."""
     spool_max_mib: Annotated[int, Meta(ge=1, le=1_000_000)] = 512
     spool_max_age_h: Annotated[float, Meta(gt=0, le=8_760)] = 72.0
 
@@ -87,6 +90,17 @@ class Engine(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """Indexes or UUIDs of this node's GPUs that it runs on."""
     interval_s: Annotated[float, Meta(ge=0.1, le=60)] = 5.0
     """Interval of the readings, s."""
+
+
+class GpuAssignment(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """GPUs of this node that serve a deployment whose engine is on another node: one [[assignments]] for each."""
+
+    deployment: Name
+    """Name of the deployment, as on the node of its engine."""
+    role: Role = Role.BOTH
+    """What of serving they do, where prefill and decode run apart."""
+    gpus: Annotated[tuple[Annotated[int, Meta(ge=0, le=1_023)] | Identity, ...], Meta(min_length=1)]
+    """Indexes or UUIDs of this node's GPUs."""
 
 
 class Server(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -156,6 +170,7 @@ class Settings(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     store: Store = Store()
     agent: Agent = Agent()
     engines: tuple[Engine, ...] = ()
+    assignments: tuple[GpuAssignment, ...] = ()
     server: Server = Server()
     relay: Relay = Relay()
     dashboard: Dashboard = Dashboard()

@@ -20,12 +20,15 @@ from gigawatch.records import (
     INT2_MAX,
     INT4_MAX,
     INT8_MAX,
+    MOST_SHARING,
+    Assignment,
     Event,
     GpuHealth,
     GpuWindow,
     Identity,
     Inventory,
     NodeWindow,
+    ServingWindow,
     Time,
 )
 from gigawatch.units import MILLISECONDS_PER_SECOND
@@ -65,8 +68,12 @@ class Column(Struct, frozen=True):
         return self.absent.to_bytes(size, "little", signed=True) * rows
 
 
-class PackedGpuWindows(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """GPU windows as columns. Row k is about the GPU gpu_uuids[gpu[k]]."""
+Serving = Annotated[tuple[Assignment, ...], Meta(max_length=MOST_SHARING)]
+"""What one GPU serves at the same time; mostly one deployment, or nothing."""
+
+
+class PackedGpuWindows(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, omit_defaults=True):
+    """GPU windows as columns. Row k is about the GPU gpu_uuids[gpu[k]], which served serves[gpu[k]] meanwhile."""
 
     rows: Annotated[int, Meta(ge=0, le=MAX_ROWS)]
     gpu_uuids: Annotated[list[Identity], Meta(max_length=MAX_ROWS)]
@@ -75,6 +82,8 @@ class PackedGpuWindows(Struct, frozen=True, kw_only=True, forbid_unknown_fields=
     columns: dict[str, bytes]
     """By the name of a GpuWindow field; `start` is milliseconds since 1970 UTC. An absent column is absent
     in all rows."""
+    serves: Annotated[list[Serving], Meta(max_length=MAX_ROWS)] = []
+    """Of each of gpu_uuids, where a GPU stands once for all that it served; empty: none of them served anything."""
 
 
 class PackedNodeWindows(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -109,6 +118,7 @@ class Batch(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, omit_
     packed_gpu_windows: PackedGpuWindows | None = None
     node_windows: list[Raw] = []
     packed_node_windows: PackedNodeWindows | None = None
+    serving_windows: list[Raw] = []
     events: list[Raw] = []
     health: list[Raw] = []
 
@@ -147,6 +157,7 @@ class Receipt(Struct, frozen=True, kw_only=True):
     """The batch was stored by an earlier request: nothing was written now."""
     gpu_windows: int = 0
     node_windows: int = 0
+    serving_windows: int = 0
     events: int = 0
     health: int = 0
     refused: list[Refusal] = []
@@ -167,8 +178,8 @@ class Outcome(Struct, frozen=True, kw_only=True, omit_defaults=True):
 
 @cache
 def columns() -> tuple[Column, ...]:
-    """Columns of GpuWindow in the order of its fields, without gpu_uuid."""
-    return _columns(GpuWindow, "gpu_uuid")
+    """Columns of GpuWindow in the order of its fields, without gpu_uuid and serves."""
+    return _columns(GpuWindow, "gpu_uuid", "serves")
 
 
 @cache
@@ -177,12 +188,12 @@ def node_columns() -> tuple[Column, ...]:
     return _columns(NodeWindow, "gpu_power_mw")
 
 
-def _columns(kind: type[Struct], without: str) -> tuple[Column, ...]:
+def _columns(kind: type[Struct], *without: str) -> tuple[Column, ...]:
     hints = get_type_hints(kind, include_extras=True)
     return tuple(
         _column(field.name, hints[field.name], required=field.required)
         for field in msgspec.structs.fields(kind)
-        if field.name != without
+        if field.name not in without
     )
 
 
@@ -204,13 +215,14 @@ def _column(name: str, hint: Any, *, required: bool) -> Column:
 
 def pack(windows: Sequence[GpuWindow]) -> PackedGpuWindows:
     """The windows as packed columns; columns without any value are left out."""
-    uuids = list(dict.fromkeys(window.gpu_uuid for window in windows))
-    place = {uuid: index for index, uuid in enumerate(uuids)}
+    keys = [(window.gpu_uuid, window.serves) for window in windows]
+    place = {key: index for index, key in enumerate(dict.fromkeys(keys))}
     return PackedGpuWindows(
         rows=len(windows),
-        gpu_uuids=uuids,
-        gpu=_little_endian(array("i", [place[window.gpu_uuid] for window in windows])),
+        gpu_uuids=[uuid for uuid, _ in place],
+        gpu=_little_endian(array("i", [place[key] for key in keys])),
         columns=_packed(windows, columns()),
+        serves=[serves for _, serves in place] if any(serves for _, serves in place) else [],
     )
 
 
@@ -243,6 +255,7 @@ def encode(
     inventory: Inventory | None = None,
     gpu_windows: Sequence[GpuWindow] = (),
     node_windows: Sequence[NodeWindow] = (),
+    serving_windows: Sequence[ServingWindow] = (),
     events: Sequence[Event] = (),
     health: Sequence[GpuHealth] = (),
 ) -> bytes:
@@ -254,6 +267,7 @@ def encode(
             inventory=UNSET if inventory is None else Raw(raw(inventory)),
             packed_gpu_windows=pack(gpu_windows) if gpu_windows else None,
             packed_node_windows=pack_nodes(node_windows) if node_windows else None,
+            serving_windows=[Raw(raw(window)) for window in serving_windows],
             events=[Raw(raw(event)) for event in events],
             health=[Raw(raw(item)) for item in health],
         )
@@ -265,7 +279,7 @@ def fits(windows: PackedGpuWindows | PackedNodeWindows) -> bool:
     rows, found = windows.rows, windows.columns
     if isinstance(windows, PackedGpuWindows):
         sizes, required = _sizes(columns())
-        whole = len(windows.gpu) == 4 * rows
+        whole = len(windows.gpu) == 4 * rows and len(windows.serves) in {0, len(windows.gpu_uuids)}
     else:
         sizes, required = _sizes(node_columns())
         whole = len(windows.ticks) == 2 * rows and _ticks_fit(windows)
@@ -321,6 +335,9 @@ def merge(
             gpu_uuids=[uuid for it in gpus for uuid in it.gpu_uuids],
             gpu=b"".join([it.gpu for it in gpus]),
             columns=_joined(gpus, columns()),
+            serves=[serves for it in gpus for serves in it.serves or [()] * len(it.gpu_uuids)]
+            if any(it.serves for it in gpus)
+            else [],
         )
     if nodes:
         merged["node_rows"] = _counts(0 if it is None else it.rows for it in node_windows)

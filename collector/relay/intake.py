@@ -60,6 +60,7 @@ def _as_msgpack(batch: Batch) -> Batch:
         inventory=_transcode(batch.inventory) if isinstance(batch.inventory, Raw) else batch.inventory,
         gpu_windows=_transcode_all(batch.gpu_windows),
         node_windows=_transcode_all(batch.node_windows),
+        serving_windows=_transcode_all(batch.serving_windows),
         events=_transcode_all(batch.events),
         health=_transcode_all(batch.health),
     )
