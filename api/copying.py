@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 
 from api.rows import DTYPES, NodeRows, Rows
 from gigawatch import schema
+from gigawatch.records import INT4_MAX
 from gigawatch.wire import ABSENT_TICK, Column, columns, node_columns
 
 SIGNATURE = b"PGCOPY\n\xff\r\n\0" + bytes(8)
@@ -26,14 +27,18 @@ GPU_COLUMNS = tuple(column.name for column in schema.gpu_window.columns)
 NODE_COLUMNS = tuple(column.name for column in schema.node_window.columns)
 BOOKKEEPING = ("covered_ms", "ticks_taken", "ticks_expected", "energy_method")
 """Stored once for a row where all its GPUs are alike in them, as they nearly always are; else in column `each`."""
-OFTEN_ALIKE = ("power_limit_mw", "mem_clock_mhz", "clock_event_reasons", "fan_pct")
+OFTEN_ALIKE = ("power_limit_mw", "mem_clock_mhz", "clock_event_reasons", "fan_pct", "assignment_id")
 """Stored as an array of one element where all GPUs of the row are alike."""
 MOST_CELLS = 500_000
 """Slots that are laid out at a time: about 100 bytes each."""
-_KINDS: Mapping[str, Column] = {column.name: column for column in columns()}
-ABSENT = {name: kind.absent for name, kind in _KINDS.items()}
+KINDS: Mapping[str, Column] = {
+    **{column.name: column for column in columns()},
+    # It travels beside a GPU's UUID, and becomes a number in the store.
+    "assignment_id": Column("assignment_id", "i", 1, INT4_MAX, required=False),
+}
+ABSENT = {name: kind.absent for name, kind in KINDS.items()}
 _Matrices = dict[str, NDArray[Any]]
-METRICS = tuple(name for name in GPU_COLUMNS if name in _KINDS and name not in BOOKKEEPING)
+METRICS = tuple(name for name in GPU_COLUMNS if name in KINDS and name not in BOOKKEEPING)
 
 
 class NodeGrid(Struct, frozen=True):
@@ -57,7 +62,7 @@ class NodeGrid(Struct, frozen=True):
         """The column by slot, even where no slot has a value."""
         if name in self.columns:
             return self.columns[name]
-        return np.full(len(self.present), ABSENT[name], DTYPES[_KINDS[name].typecode])
+        return np.full(len(self.present), ABSENT[name], DTYPES[KINDS[name].typecode])
 
 
 def grids(
@@ -154,9 +159,9 @@ def _gpu_windows(
                 continue
             values = matrices[name][members]
             if name in alike and alike[name][sample]:
-                block.array(name, _KINDS[name].typecode, values[:, :1])
+                block.array(name, KINDS[name].typecode, values[:, :1])
             else:
-                block.array(name, _KINDS[name].typecode, values, absents[name][sample])
+                block.array(name, KINDS[name].typecode, values, absents[name][sample])
         yield block.to_bytes()
 
 

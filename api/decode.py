@@ -14,7 +14,7 @@ import numpy as np
 from msgspec import Raw, Struct
 
 from gigawatch.bodies import Unacceptable, clock_offset_s
-from gigawatch.records import Event, GpuHealth, GpuWindow, Inventory, NodeWindow
+from gigawatch.records import Event, GpuHealth, GpuWindow, Inventory, NodeWindow, ServingWindow
 from gigawatch.units import MILLISECONDS_PER_SECOND
 from gigawatch.wire import (
     BATCHES,
@@ -71,6 +71,7 @@ class Parcel(Struct, kw_only=True):
     inventory: Inventory | None
     gpu_windows: list[Packed]
     node_windows: list[Packed]
+    serving_windows: list[ServingWindow]
     events: list[Event]
     health: list[GpuHealth]
     refused: list[Refusal]
@@ -152,8 +153,9 @@ def _parcel(body: bytes | Raw, decoder: Callable[..., Any], now: datetime, max_c
         node_windows=_packed(
             "node_windows", batch.node_windows, NodeWindow, pack_nodes, batch.packed_node_windows, decoder, refused
         ),
-        events=[it for _, it in _items("events", batch.events, Event, decoder, refused)] if batch.events else [],
-        health=[it for _, it in _items("health", batch.health, GpuHealth, decoder, refused)] if batch.health else [],
+        serving_windows=_all("serving_windows", batch.serving_windows, ServingWindow, decoder, refused),
+        events=_all("events", batch.events, Event, decoder, refused),
+        health=_all("health", batch.health, GpuHealth, decoder, refused),
         refused=refused,
     )
 
@@ -215,6 +217,8 @@ def _mended(
     if isinstance(packed, PackedGpuWindows):
         if len(packed.gpu) != 4 * rows:
             faults.append(("gpu", f"{len(packed.gpu)} bytes, and {rows} rows need {4 * rows}"))
+        if packed.serves and len(packed.serves) != len(packed.gpu_uuids):
+            faults.append(("serves", f"there are {len(packed.serves)}, and {len(packed.gpu_uuids)} gpu_uuids"))
     elif len(packed.ticks) != 2 * rows:
         faults.append(("ticks", f"{len(packed.ticks)} bytes, and {rows} rows need {2 * rows}"))
     elif not faults:
@@ -224,6 +228,10 @@ def _mended(
     for where, error in faults:
         refuse(refused, Refusal(where=f"{name}.{where}", error=error, remedy="Pack all columns alike.", count=rows))
     return None
+
+
+def _all(name: str, raws: Sequence[Raw], kind: type[T], decoder: Callable[..., Any], refused: list[Refusal]) -> list[T]:
+    return [it for _, it in _items(name, raws, kind, decoder, refused)] if raws else []
 
 
 def _items(

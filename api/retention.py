@@ -24,8 +24,12 @@ def retain(engine: Engine, kept: Retention, now: datetime) -> str:
     """Remove what is older than is kept; what was removed, in words."""
     bounds = [
         *((table, kept.windows_d, "1m") for table in ("gpu_window", "node_window")),
+        *((table, kept.windows_d, "deployment_1m") for table in ("serving_window", "assigned_1m")),
+        *((f"{group}_1m", kept.minutes_d, "deployment_1h") for group in ("deployment", "serving", "latency")),
         *((table, kept.minutes_d, "1h") for table in ("gpu_1m", "node_1m", "rack_1m", "site_1m", "site_second")),
+        *((f"{group}_1h", kept.hours_d, "deployment_1d") for group in ("deployment", "serving", "latency")),
         *((table, kept.hours_d, "1d") for table in ("gpu_1h", "node_1h", "rack_1h", "site_1h")),
+        *((f"{group}_1d", kept.days_d, None) for group in ("deployment", "serving", "latency")),
         *((table, kept.days_d, None) for table in ("gpu_1d", "node_1d", "rack_1d", "site_1d")),
         *((table, kept.events_d, None) for table in ("event", "gpu_health")),
     ]

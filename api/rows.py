@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 
 from api.decode import Packed, Parcel, refuse
 from gigawatch.bodies import NTP
+from gigawatch.records import Assignment
 from gigawatch.units import MILLISECONDS_PER_MINUTE, MILLISECONDS_PER_SECOND
 from gigawatch.wire import (
     ABSENT_TICK,
@@ -56,9 +57,11 @@ class GpuRows(Struct, frozen=True):
     rows: Rows
     uuids: list[str]
     gpu: NDArray[np.int32]
-    """Place in uuids, by row. A GPU stands there once for each parcel."""
+    """Place in uuids, by row. A GPU stands there once for each parcel and for all that it served."""
     uuid_parcels: NDArray[np.int32]
     """Place of the parcel, by uuid."""
+    serves: list[tuple[Assignment, ...]]
+    """What it served, by uuid; empty: none served anything."""
 
 
 class NodeRows(Struct, frozen=True):
@@ -84,9 +87,13 @@ def gpu_rows(parcels: Sequence[Parcel], earliest: datetime) -> GpuRows:
     """
     check = _Check(parcels, [parcel.gpu_windows for parcel in parcels], columns(), earliest)
     uuids: list[str] = []
+    serves: list[tuple[Assignment, ...]] = []
     indices = []
     for run in check.runs:
         assert isinstance(run.windows, PackedGpuWindows)
+        if run.windows.serves:
+            serves += [()] * (len(uuids) - len(serves))
+            serves += run.windows.serves[run.first_gpu : run.first_gpu + run.gpus]
         uuids += run.windows.gpu_uuids[run.first_gpu : run.first_gpu + run.gpus]
         indices.append(run.windows.gpu[4 * run.first : 4 * (run.first + run.rows)])
     gpu = np.frombuffer(b"".join(indices), "<i4")
@@ -125,7 +132,9 @@ def gpu_rows(parcels: Sequence[Parcel], earliest: datetime) -> GpuRows:
         )
     check.times()
     owners = np.repeat(np.array([place for place, _ in check.sources], np.int32), owned)
-    return GpuRows(check.rows(), uuids, gpu[check.good], owners)
+    if serves:
+        serves += [()] * (len(uuids) - len(serves))
+    return GpuRows(check.rows(), uuids, gpu[check.good], owners, serves)
 
 
 def node_rows(parcels: Sequence[Parcel], earliest: datetime) -> NodeRows:

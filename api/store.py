@@ -18,12 +18,14 @@ from sqlalchemy.dialects import postgresql
 from api import copying
 from api.copying import NodeGrid
 from api.decode import Parcel, refuse
-from api.rollups import CLOSE_LOCK, THROTTLED
+from api.deployments import Deployments, check
+from api.rollup_sql import THROTTLED
+from api.rollups import CLOSE_LOCK
 from api.rows import DTYPES, GpuRows, NodeRows, Rows, gpu_rows, node_rows
 from gigawatch import schema
 from gigawatch.records import Inventory
 from gigawatch.units import MILLISECONDS_PER_MINUTE, MILLISECONDS_PER_SECOND
-from gigawatch.wire import Receipt, Refusal, columns
+from gigawatch.wire import Receipt, Refusal
 
 log = logging.getLogger(__name__)
 HEALTH_COLUMNS = (
@@ -83,6 +85,7 @@ class Store:
         self._engine = engine
         self._keep = keep
         self._nodes: dict[str, _Node] = {}
+        self._deployments = Deployments()
         self._connection: psycopg.Connection[Any] | None = None
 
     def store(self, parcels: Sequence[Parcel]) -> list[Outcome]:
@@ -115,7 +118,8 @@ class Store:
 
     def _transact(self, parcels: Sequence[Parcel], *, careful: bool) -> list[Outcome]:
         connection = self._connect()
-        transaction = _Transaction(connection, self._nodes, datetime.now(UTC) - self._keep, careful)
+        earliest = datetime.now(UTC) - self._keep
+        transaction = _Transaction(connection, self._nodes, self._deployments, earliest, careful)
         try:
             outcomes = transaction.run(parcels)
             connection.commit()
@@ -123,6 +127,7 @@ class Store:
             # What was learnt in a transaction that is undone may not exist.
             for machine_id in transaction.learnt:
                 self._nodes.pop(machine_id, None)
+            self._deployments.forget()
             self.close()
             raise
         return outcomes
@@ -150,10 +155,16 @@ class _Transaction:
     """One transaction's work."""
 
     def __init__(
-        self, connection: "psycopg.Connection[Any]", nodes: dict[str, _Node], earliest: datetime, careful: bool
+        self,
+        connection: "psycopg.Connection[Any]",
+        nodes: dict[str, _Node],
+        deployments: Deployments,
+        earliest: datetime,
+        careful: bool,
     ) -> None:
         self._connection = connection
         self._nodes = nodes
+        self._deployments = deployments
         self._earliest = earliest
         self._careful = careful
         self.learnt: set[str] = set()
@@ -364,10 +375,14 @@ class _Transaction:
         """Write the parcels' rows; a receipt for each."""
         gpus = gpu_rows(parcels, self._earliest)
         nodes = node_rows(parcels, self._earliest)
-        closed_ms = self._closed_ms() if gpus.rows.count or nodes.rows.count else 0
+        for parcel in parcels:
+            check(parcel, self._earliest)
+        served = any(parcel.serving_windows for parcel in parcels)
+        closed_ms = self._closed_ms() if gpus.rows.count or nodes.rows.count or served else 0
         node_ids = np.array([self._nodes[parcel.batch.machine_id].node_id for parcel in parcels], np.int32)
         stored = self._write_gpu_windows(parcels, gpus, node_ids, closed_ms)
         stored_nodes = self._write_node_windows(parcels, nodes, node_ids, closed_ms)
+        stored_serving = self._write_serving_windows(parcels, node_ids, closed_ms)
         self._write_events(parcels)
         self._write_health(parcels)
         now = datetime.now(UTC)
@@ -375,12 +390,15 @@ class _Transaction:
             Receipt(
                 gpu_windows=gpu_windows,
                 node_windows=node_windows,
+                serving_windows=serving_windows,
                 events=len(parcel.events),
                 health=len(parcel.health),
                 refused=parcel.refused,
                 server_time=now,
             )
-            for parcel, gpu_windows, node_windows in zip(parcels, stored, stored_nodes, strict=True)
+            for parcel, gpu_windows, node_windows, serving_windows in zip(
+                parcels, stored, stored_nodes, stored_serving, strict=True
+            )
         ]
 
     def _closed_ms(self) -> int:
@@ -412,7 +430,7 @@ class _Transaction:
         """Write them, and each node as it is now; how many were stored of each parcel."""
         newest = _Newest(parcels, node_ids)
         slot = self._slots(parcels, gpus)[gpus.gpu]
-        windows = _SlotWindows(gpus.rows, node_ids[gpus.rows.parcel], slot)
+        windows = _SlotWindows(self._with_assignments(gpus), node_ids[gpus.rows.parcel], slot)
         if not slot.all():
             places, counts = np.unique(windows.rows.parcel[slot == 0], return_counts=True)
             for place, count in zip(places.tolist(), counts.tolist(), strict=True):
@@ -438,6 +456,14 @@ class _Transaction:
             self._copy("gpu_window", copying.GPU_COLUMNS, pieces())
         newest.write(self._connection)
         return stored
+
+    def _with_assignments(self, gpus: GpuRows) -> Rows:
+        """The rows with the number of what they served, where any served anything."""
+        if not gpus.serves:
+            return gpus.rows
+        numbers = np.array(self._deployments.assignments(self._connection, gpus.serves), np.int32)
+        numbers[numbers == 0] = copying.ABSENT["assignment_id"]
+        return Rows(gpus.rows.parcel, {**gpus.rows.columns, "assignment_id": numbers[gpus.gpu]})
 
     def _slots(self, parcels: Sequence[Parcel], gpus: GpuRows) -> NDArray[np.int16]:
         """The slot of each of gpus.uuids on its parcel's node; 0 for those that no row is about."""
@@ -511,6 +537,20 @@ class _Transaction:
             self._copy("node_window", copying.NODE_COLUMNS, copying.node_windows(nodes, node_id))
         counts: list[int] = np.bincount(nodes.rows.parcel, minlength=len(parcels)).tolist()
         return counts
+
+    def _write_serving_windows(
+        self, parcels: Sequence[Parcel], node_ids: NDArray[np.int32], closed_ms: int
+    ) -> list[int]:
+        """Write them; how many were stored of each parcel."""
+        starts_ms = [
+            (node_id, round(window.start.timestamp() * MILLISECONDS_PER_SECOND))
+            for parcel, node_id in zip(parcels, node_ids.tolist(), strict=True)
+            for window in parcel.serving_windows
+        ]
+        if starts_ms:
+            table = np.array(starts_ms, np.int64)
+            self._mark_late("1m", MILLISECONDS_PER_MINUTE, table[:, 0].astype(np.int32), table[:, 1], closed_ms)
+        return self._deployments.write(self._connection, parcels, node_ids.tolist())
 
     def _copy(self, table: str, names: Sequence[str], blocks: Iterable[bytes]) -> None:
         statement = sql.SQL("COPY {} ({}) FROM STDIN (FORMAT BINARY)").format(
@@ -615,7 +655,7 @@ class _SlotWindows(Struct, frozen=True):
             name: [copying.ABSENT[name] if value is None else value for value in table[place]]
             for place, name in enumerate(_METRICS, 2)
         } | {"start": list(table[0])}
-        kinds = {column.name: column for column in columns()}
+        kinds = copying.KINDS
         nothing = np.zeros(self.rows.count, np.int64)
         rows = Rows(
             np.concatenate([self.rows.parcel, np.zeros(len(stored), np.int32)]),
@@ -766,7 +806,7 @@ def _upsert_gpus(*, replace: bool) -> sql.Composed:
     ).format(names, values, typed, update if replace else sql.SQL("NOTHING"))
 
 
-_METRICS = tuple(column.name for column in columns() if column.name != "start")
+_METRICS = tuple(name for name in copying.KINDS if name != "start")
 _DIALECT = postgresql.dialect()  # type: ignore[no-untyped-call]
 _DEFAULTS = {"model": "'unknown'", "energy_counter": "true", "mig_instances": "'[]'"}
 

@@ -156,6 +156,7 @@ class Writer:
         self.counts.add("duplicates", sum(it.duplicate for it in receipts))
         self.counts.add("gpu_windows", sum(it.gpu_windows for it in receipts))
         self.counts.add("node_windows", sum(it.node_windows for it in receipts))
+        self.counts.add("serving_windows", sum(it.serving_windows for it in receipts))
         self.counts.add("refused", sum(refusal.count for it in receipts for refusal in it.refused))
 
     def _fail(self, gathered: Sequence[_Waiting], error: Exception) -> None:

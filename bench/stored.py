@@ -25,7 +25,8 @@ from sqlalchemy import Connection, Engine, text
 
 from api.decode import Parcel, decode
 from api.retention import CHUNKED, chunk_interval, retain
-from api.rollups import GROUP_SUMS, METRICS, NODE_COLUMNS, Folder
+from api.rollup_sql import GROUP_SUMS, METRICS, NODE_COLUMNS
+from api.rollups import Folder
 from api.store import Store
 from collector.simulated import fleet
 from collector.simulated.prepared import PreparedFleet, body

@@ -20,8 +20,8 @@ INT8_MAX = 2**63 - 1
 MOST_SHARING = 16
 """Deployments that share one GPU at the same time."""
 
-Name = Annotated[str, Meta(min_length=1, max_length=200)]
-"""A name that people gave or a driver reports: a site, a rack, a host, a GPU model."""
+Name = Annotated[str, Meta(min_length=1, max_length=200, pattern="^[^\\x00]*$")]
+"""A name that people gave or a driver reports: a site, a rack, a host, a GPU model. The store cannot hold a NUL."""
 Identity = Annotated[str, Meta(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.:-]{0,95}$")]
 """A machine id, a GPU's UUID, a spool's id."""
 Time = Annotated[datetime, Meta(tz=True)]

@@ -39,7 +39,7 @@ from sqlalchemy.schema import SchemaItem
 
 from gigawatch.errors import ExitCode, GigawatchError
 
-REVISION = "0004"
+REVISION = "0005"
 """The newest file in migrations/versions/."""
 
 metadata = MetaData(
@@ -259,6 +259,7 @@ gpu_window = Table(
     _of_gpus("pcie_rx_kib", BigInteger, "Received over PCIe, KiB"),
     _of_gpus("nvlink_tx_kib", BigInteger, "Sent over NVLink, KiB"),
     _of_gpus("nvlink_rx_kib", BigInteger, "Received over NVLink, KiB"),
+    _of_gpus("assignment_id", Integer, "What it served: a row of assignment; absent where it served nothing"),
     # By node first: a series reads one range, and the same index makes a window twice impossible.
     Index("gpu_window_node_id_time_idx", "node_id", "time", unique=True),
     Index("gpu_window_time_idx", "time", postgresql_using="brin", postgresql_with={"pages_per_range": 32}),
@@ -300,6 +301,147 @@ node_window = Table(
         postgresql_with={"pages_per_range": 32},
     ),
     comment="What one node did in one window, with its GPUs' total power tick by tick",
+)
+
+deployment = Table(
+    "deployment",
+    metadata,
+    Column("deployment_id", Integer, Identity(), primary_key=True),
+    Column("name", Text, nullable=False, comment="Name, from the agents' configuration or from what they found"),
+    Column("role", Text, nullable=False, comment="both, or prefill or decode where these run apart"),
+    UniqueConstraint("name", "role"),
+    CheckConstraint("role IN ('both', 'prefill', 'decode')", name="role"),
+    comment="What GPUs serve: a deployment, or one role of it",
+)
+
+assignment = Table(
+    "assignment",
+    metadata,
+    Column("assignment_id", Integer, Identity(), primary_key=True),
+    Column(
+        "deployment_ids",
+        ARRAY(Integer),
+        nullable=False,
+        comment="Deployments; several where they share a GPU at the same time",
+    ),
+    Column(
+        "endpoints",
+        ARRAY(Text),
+        nullable=False,
+        comment="For each, the engine on the same node that the GPU works for; empty where that is on another node",
+    ),
+    UniqueConstraint("deployment_ids", "endpoints"),
+    comment="What a GPU serves at one time",
+)
+
+latency_bounds = Table(
+    "latency_bounds",
+    metadata,
+    Column("bounds_id", Integer, Identity(), primary_key=True),
+    Column("bounds_us", ARRAY(BigInteger), nullable=False, unique=True, comment="Greatest latency of each bucket, µs"),
+    comment="Buckets of engines' histograms, all but the last, which has no bound",
+)
+
+
+def _served(*key: Column[Any]) -> list[Column[Any]]:
+    """What engines counted in a window or bucket."""
+    return [
+        *key,
+        Column("covered_ms", BigInteger, nullable=False, comment="Time for which the counts are known, ms"),
+        Column("observed_ms", BigInteger, nullable=False, comment="Part of it that was not spread over a gap, ms"),
+        Column("scrapes_taken", Integer, nullable=False, comment="Readings taken"),
+        Column("scrapes_expected", Integer, nullable=False, comment="Readings due"),
+        Column("prompt_tokens", BigInteger, comment="Tokens of prompts"),
+        Column("cached_tokens", BigInteger, comment="Tokens of prompts that came from the cache"),
+        Column("generated_tokens", BigInteger, comment="Tokens of answers"),
+        Column("requests_finished", BigInteger, comment="Requests that ended"),
+        Column("running_request_ms", BigInteger, comment="Running requests times observed time, ms"),
+        Column("waiting_request_ms", BigInteger, comment="Waiting requests times observed time, ms"),
+        Column("running_requests_max", BigInteger, comment="Most running requests"),
+        Column("active_ms", BigInteger, comment="Observed time with a request running, ms"),
+        Column("kv_cache_use_max_pm", SmallInteger, comment="Greatest use of the KV cache, per mille"),
+    ]
+
+
+LATENCIES = ("time_to_first_token", "inter_token_latency", "end_to_end_latency")
+
+serving_window = Table(
+    "serving_window",
+    metadata,
+    *_served(
+        Column("time", Time, nullable=False, comment="Start of the window"),
+        Column("node_id", Integer, nullable=False, comment="Node whose agent read it"),
+        Column("deployment_id", Integer, nullable=False),
+        Column("endpoint", Text, nullable=False, comment="Host and port that were read"),
+        Column("engine", Text, nullable=False, comment="Engine: vllm, sglang, …"),
+        Column("model", Text, nullable=False, comment="Model, as the engine names it; empty where it does not"),
+    ),
+    *(
+        column
+        for latency in LATENCIES
+        for column in (
+            Column(f"{latency}_bounds_id", Integer, comment=f"Buckets of {latency}_counts"),
+            Column(f"{latency}_counts", ARRAY(BigInteger), comment="How many lie in each bucket; the last, above all"),
+        )
+    ),
+    Index("serving_window_key_idx", "node_id", "time", "deployment_id", "endpoint", "engine", "model", unique=True),
+    Index("serving_window_deployment_id_time_idx", "deployment_id", "time"),
+    Index("serving_window_time_idx", "time", postgresql_using="brin", postgresql_with={"pages_per_range": 32}),
+    comment="What one inference engine served of one model in one window",
+)
+
+
+def _used(*key: Column[Any]) -> list[Column[Any]]:
+    """What GPUs used for a deployment in a bucket."""
+    return [
+        *key,
+        Column("expected_ms", BigInteger, nullable=False, comment="GPU-time that it had, silent GPUs too, ms"),
+        Column("covered_ms", BigInteger, nullable=False, comment="GPU-time with windows, ms"),
+        Column("energy_mj", BigInteger, nullable=False, comment="Energy, mJ"),
+        Column("energy_ms", BigInteger, nullable=False, comment="GPU-time for which the energy is known, ms"),
+        Column("energy_interpolated_mj", BigInteger, nullable=False, comment="Part interpolated over gaps, mJ"),
+        Column("energy_integrated_mj", BigInteger, nullable=False, comment="Part integrated from polled power, mJ"),
+        Column("energy_estimated_mj", BigInteger, nullable=False, comment="Part estimated over counter resets, mJ"),
+        Column("energy_shared_mj", BigInteger, nullable=False, comment="Part split evenly among several, mJ"),
+        Column("host_mj", BigInteger, nullable=False, comment="Share of the metered hosts' own energy, mJ"),
+        Column("host_ms", BigInteger, nullable=False, comment="GPU-time for which that is known, ms"),
+        Column("observed_mj", BigInteger, nullable=False, comment="Part whose engine was observed, mJ"),
+        Column("active_mj", BigInteger, nullable=False, comment="Part of that while requests ran, mJ"),
+    ]
+
+
+assigned_1m = Table(
+    "assigned_1m",
+    metadata,
+    *_used(
+        Column("time", Time, nullable=False, comment="Start of the minute"),
+        Column("node_id", Integer, nullable=False),
+        Column("deployment_id", Integer, nullable=False),
+        Column("endpoint", Text, nullable=False, comment="As in assignment"),
+        Column("site_id", Integer, nullable=False, comment="Where the node was when the minute was first folded"),
+        Column("gpu_model", Text, nullable=False, comment="Model of the GPUs"),
+        Column("slots", ARRAY(SmallInteger), nullable=False, comment="The GPUs' slots"),
+        Column(
+            "silent_min",
+            SmallInteger,
+            nullable=False,
+            comment="Minutes without a window of these GPUs, which served it before; 0: they have some",
+        ),
+    ),
+    Index("assigned_1m_node_id_time_idx", "node_id", "time"),
+    Index("assigned_1m_deployment_id_time_idx", "deployment_id", "time"),
+    Index("assigned_1m_time_idx", "time", postgresql_using="brin", postgresql_with={"pages_per_range": 32}),
+    comment="What the GPUs of one node used for one deployment in a minute; kept as long as windows are",
+)
+
+deployment_node = Table(
+    "deployment_node",
+    metadata,
+    Column("node_id", Integer, primary_key=True, autoincrement=False),
+    Column("deployment_id", Integer, primary_key=True, autoincrement=False),
+    Column("first_seen", Time, nullable=False, comment="Start of the first minute that it was heard of on the node"),
+    Column("first_token", Time, comment="Start of the first window with a generated token; absent before"),
+    comment="When each node began to serve a deployment",
 )
 
 gpu_health = Table(
@@ -508,6 +650,8 @@ def _gpu_rollup(level: str) -> Table:
         _of_gpus("nvlink_ms", Integer, "Covered time with either, ms"),
         _of_gpus("ticks_taken", Integer, "Readings taken"),
         _of_gpus("ticks_expected", Integer, "Readings due"),
+        _of_gpus("host_mj", sum_kind, "Share of the energy of its metered node beside the GPUs', mJ"),
+        _of_gpus("host_ms", Integer, "Time for which that is known, ms"),
         Index(f"gpu_{level}_node_id_time_idx", "node_id", "time", unique=True),
         Index(f"gpu_{level}_time_idx", "time", postgresql_using="brin", postgresql_with={"pages_per_range": 32}),
         comment=f"What the GPUs of one node did in {level}: folded windows",
@@ -567,6 +711,16 @@ def _group_rollup(group: str, level: str) -> Table:
         Column("gpu_util_ms", BigInteger, nullable=False, comment="Covered GPU-time with that, ms"),
         Column("throttled_ms", BigInteger, nullable=False, comment="GPU-time held down by cap, slowdown or brake, ms"),
         Column("gpu_temp_max_c", SmallInteger, comment="Greatest GPU temperature, °C"),
+        Column(
+            "host_mj",
+            BigInteger,
+            nullable=False,
+            server_default="0",
+            comment="Share of the metered hosts' own energy, mJ",
+        ),
+        Column(
+            "host_ms", BigInteger, nullable=False, server_default="0", comment="GPU-time for which that is known, ms"
+        ),
         UniqueConstraint("time", *names, "gpu_model", postgresql_nulls_not_distinct=True),
         # Late data change sums of buckets that are there already.
         postgresql_with={"fillfactor": 80},
@@ -574,10 +728,97 @@ def _group_rollup(group: str, level: str) -> Table:
     )
 
 
+def _of_deployment(*more: Column[Any]) -> list[Column[Any]]:
+    return [
+        Column("time", Time, nullable=False, comment="Start of the bucket"),
+        Column("deployment_id", Integer, nullable=False),
+        Column("site_id", Integer, nullable=False),
+        Column("gpu_model", Text, nullable=False, comment="Model of the GPUs"),
+        *more,
+    ]
+
+
+def _whole() -> Column[Any]:
+    return Column(
+        "whole",
+        Boolean,
+        nullable=False,
+        comment="Whether energy and tokens of these minutes are of the same GPUs and time, so that they may be divided",
+    )
+
+
+def _deployment_rollup(level: str) -> Table:
+    """What a deployment's GPUs of one model in a site used in a bucket."""
+    return Table(
+        f"deployment_{level}",
+        metadata,
+        *_used(
+            *_of_deployment(_whole()),
+            Column("gpus", Integer, nullable=False, comment="GPUs that it had in a minute, silent ones too, whole or not: the most"),
+            Column("gpus_silent", Integer, nullable=False, comment="Those of them without windows in a minute: the most"),
+        ),
+        UniqueConstraint(
+            "time", "deployment_id", "site_id", "gpu_model", "whole", name=f"deployment_{level}_bucket_key"
+        ),
+        comment=f"What deployments used in {level}: the sums of assigned_1m",
+    )
+
+
+def _serving_rollup(level: str) -> Table:
+    """What a deployment's engines on nodes of one GPU model in a site served in a bucket."""
+    engine = Column("engine", Text, nullable=False, comment="Engine: vllm, sglang, …")
+    model = Column("model", Text, nullable=False, comment="Model, as the engine names it; empty where it does not")
+    return Table(
+        f"serving_{level}",
+        metadata,
+        *_served(*_of_deployment(engine, model, _whole())),
+        UniqueConstraint(
+            "time",
+            "deployment_id",
+            "site_id",
+            "gpu_model",
+            "engine",
+            "model",
+            "whole",
+            name=f"serving_{level}_bucket_key",
+        ),
+        comment=f"What deployments served in {level}: the sums of serving_window",
+    )
+
+
+def _latency_rollup(level: str) -> Table:
+    """A latency's histogram over a bucket, of a deployment's engines on nodes of one GPU model in a site."""
+    return Table(
+        f"latency_{level}",
+        metadata,
+        *_of_deployment(
+            Column("model", Text, nullable=False, comment="Model, as the engine names it; empty where it does not"),
+            Column("latency", Text, nullable=False, comment=", ".join(LATENCIES)),
+            Column("bounds_id", Integer, nullable=False, comment="Buckets of counts"),
+            Column("counts", ARRAY(BigInteger), nullable=False, comment="How many lie in each bucket"),
+        ),
+        UniqueConstraint(
+            "time",
+            "deployment_id",
+            "site_id",
+            "gpu_model",
+            "model",
+            "latency",
+            "bounds_id",
+            name=f"latency_{level}_bucket_key",
+        ),
+        comment=f"Latencies that deployments' users felt in {level}: the sums of serving_window",
+    )
+
+
 gpu_rollups = {level: _gpu_rollup(level) for level in LEVELS}
 node_rollups = {level: _node_rollup(level) for level in LEVELS}
 rack_rollups = {level: _group_rollup("rack", level) for level in LEVELS}
 site_rollups = {level: _group_rollup("site", level) for level in LEVELS}
+
+deployment_rollups = {level: _deployment_rollup(level) for level in LEVELS}
+serving_rollups = {level: _serving_rollup(level) for level in LEVELS}
+latency_rollups = {level: _latency_rollup(level) for level in LEVELS}
 
 site_second = Table(
     "site_second",
@@ -593,7 +834,7 @@ site_second = Table(
 rollup = Table(
     "rollup",
     metadata,
-    Column("level", Text, primary_key=True, comment="1m, 1h or 1d"),
+    Column("level", Text, primary_key=True, comment="1m, 1h or 1d, and the same of deployments: deployment_1m, …"),
     Column("closed", Time, nullable=False, comment="Buckets before it take windows by way of rollup_dirty alone"),
     Column("folded", Time, nullable=False, comment="Buckets before it are folded"),
     Column("node_id", Integer, nullable=False, comment="Nodes before it are folded in the bucket `folded` as well"),
@@ -603,9 +844,14 @@ rollup = Table(
 rollup_dirty = Table(
     "rollup_dirty",
     metadata,
-    Column("level", Text, nullable=False, comment="1m, 1h or 1d; 1s for a node window that site_second lacks"),
+    Column(
+        "level",
+        Text,
+        nullable=False,
+        comment="1m, 1h or 1d; 1s for a node window that site_second lacks; deployment_1m, …",
+    ),
     Column("time", Time, nullable=False, comment="Start of the bucket, or of the window"),
-    Column("node_id", Integer, nullable=False),
+    Column("node_id", Integer, nullable=False, comment="The node; at levels of deployments the deployment"),
     Index("rollup_dirty_level_time_idx", "level", "time"),
     comment="What came after its bucket was closed, to be folded again",
 )
@@ -630,6 +876,8 @@ hypertables: Mapping[str, str] = {
     "node_1m": "1 day",
     "gpu_1h": "30 days",
     "node_1h": "30 days",
+    "serving_window": "1 day",
+    "assigned_1m": "1 day",
 }
 """Facts that become hypertables where TimescaleDB is there, with their first chunk interval."""
 

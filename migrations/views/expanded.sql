@@ -129,7 +129,8 @@ SELECT
     expanded.at(w.pcie_tx_kib, s.slot) AS pcie_tx_kib,
     expanded.at(w.pcie_rx_kib, s.slot) AS pcie_rx_kib,
     expanded.at(w.nvlink_tx_kib, s.slot) AS nvlink_tx_kib,
-    expanded.at(w.nvlink_rx_kib, s.slot) AS nvlink_rx_kib
+    expanded.at(w.nvlink_rx_kib, s.slot) AS nvlink_rx_kib,
+    expanded.at(w.assignment_id, s.slot) AS assignment_id
 FROM gigawatch.gpu_window AS w
 JOIN gigawatch.gpu_slot AS s ON s.node_id = w.node_id AND s.slot <= w.slots
 WHERE w.each IS NULL OR w.each[s.slot][1] > 0;
@@ -168,7 +169,10 @@ SELECT
     nvlink_rx_kib,
     CASE WHEN coalesce(nvlink_tx_kib, nvlink_rx_kib) IS NOT NULL THEN covered_ms END AS nvlink_ms,
     ticks_taken,
-    ticks_expected
+    ticks_expected,
+    -- Of a whole minute alone is it known what a host used beside its GPUs.
+    NULL::bigint AS host_mj,
+    NULL::integer AS host_ms
 FROM expanded.gpu_window;
 
 -- Rows of each level, an element of each array for each slot; and all levels together, for readers that take each of

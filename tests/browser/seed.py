@@ -5,7 +5,7 @@ from datetime import datetime, timedelta
 
 from sqlalchemy import Connection, text
 
-from api.rollups import seconds_sql
+from api.rollup_sql import seconds_sql
 from tests import flat
 
 MODELS = {

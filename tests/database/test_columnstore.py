@@ -17,7 +17,8 @@ from sqlalchemy import Engine, text
 from api import columnstore, status
 from api.columnstore import SEGMENTS, compress, enabling
 from api.retention import retain
-from api.rollups import COMPRESS_LOCK, METRICS, NODE_COLUMNS, Folder
+from api.rollup_sql import METRICS, NODE_COLUMNS
+from api.rollups import COMPRESS_LOCK, Folder
 from api.scheduler import Scheduler
 from gigawatch import database, readings
 from gigawatch.database import REPORT_ROLE, Capabilities, Edition
