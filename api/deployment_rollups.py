@@ -38,8 +38,9 @@ class DeploymentFolder:
         """Fold what is to be folded until it is done or stopping."""
         until = self._folded("1m")
         for level, width in LEVELS.items():
-            if until is None or not self._fold_new(level, floor(until, width), stopping):
+            if until is None:
                 return
+            self._fold_new(level, floor(until, width), stopping)
             self._fold_marked(level, stopping)
             until = self._folded(f"deployment_{level}")
 
@@ -58,12 +59,13 @@ class DeploymentFolder:
         row = self._connection.execute("SELECT folded FROM gigawatch.rollup WHERE level = %s", [level]).fetchone()
         return None if row is None else row[0]
 
-    def _fold_new(self, level: str, until: datetime, stopping: Callable[[], bool]) -> bool:
-        """Fold buckets that were not folded yet, up to some moment; False: there are no deployments."""
+    def _fold_new(self, level: str, until: datetime, stopping: Callable[[], bool]) -> None:
+        """Fold buckets that were not folded yet, up to some moment."""
         name = f"deployment_{level}"
-        folded = self._folded(name) or self._begin(level)
+        folded = self._folded(name)
         if folded is None:
-            return False
+            # A minute before the first, so that it is noted that there is nothing where there are no deployments.
+            folded = min(self._begin(level) or until, until) - LEVELS[level]
         while folded < until and not stopping():
             stop = min(until, floor(folded, LEVELS[level]) + STEPS[level])
             self._tell(f"deployments, {level} of {folded:%Y-%m-%d %H:%M}")
@@ -76,7 +78,6 @@ class DeploymentFolder:
                     {"level": name, "at": stop},
                 )
             folded = stop
-        return True
 
     def _begin(self, level: str) -> datetime | None:
         """The first bucket of a level that nothing was folded into yet."""

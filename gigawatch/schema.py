@@ -754,8 +754,15 @@ def _deployment_rollup(level: str) -> Table:
         metadata,
         *_used(
             *_of_deployment(_whole()),
-            Column("gpus", Integer, nullable=False, comment="GPUs that it had in a minute, silent ones too, whole or not: the most"),
-            Column("gpus_silent", Integer, nullable=False, comment="Those of them without windows in a minute: the most"),
+            Column(
+                "gpus",
+                Integer,
+                nullable=False,
+                comment="GPUs that it had in a minute, silent ones too, whole or not: the most",
+            ),
+            Column(
+                "gpus_silent", Integer, nullable=False, comment="Those of them without windows in a minute: the most"
+            ),
         ),
         UniqueConstraint(
             "time", "deployment_id", "site_id", "gpu_model", "whole", name=f"deployment_{level}_bucket_key"

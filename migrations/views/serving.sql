@@ -109,3 +109,10 @@ COMMENT ON COLUMN report.ramp_up.simulated IS 'Whether the data are simulated or
 COMMENT ON COLUMN report.ramp_up.first_seen IS 'Minute in which the node was first heard of in the deployment, UTC';
 COMMENT ON COLUMN report.ramp_up.first_token IS 'Start of the first window with a generated token, UTC';
 COMMENT ON COLUMN report.ramp_up.ramp_up_s IS 'first_token minus first_seen, s';
+
+-- report.tokens_until: up to when the figures of deployments are known now.
+CREATE VIEW report.tokens_until AS
+SELECT greatest(coalesce(max(folded), '2000-01-01Z'), '2000-01-01Z') AS until
+FROM gigawatch.rollup WHERE level = 'deployment_1m';
+COMMENT ON VIEW report.tokens_until IS 'Up to when the figures of deployments are known';
+COMMENT ON COLUMN report.tokens_until.until IS 'End of the newest minute of which they are, UTC';

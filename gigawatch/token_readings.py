@@ -1,0 +1,211 @@
+"""Named reads of what deployments used and served: like gigawatch.readings, for energy per token."""
+
+from datetime import datetime, timedelta
+from decimal import Decimal
+from typing import Any, Literal, TypeVar
+
+from msgspec import Struct
+from sqlalchemy import Connection, text
+
+T = TypeVar("T")
+Boundary = Literal["gpu", "it", "facility"]
+BOUNDARIES: tuple[Boundary, ...] = ("gpu", "it", "facility")
+TokenGroup = Literal["fleet", "site", "gpu_model", "deployment", "model"]
+
+
+class Of(Struct, frozen=True, kw_only=True):
+    """A part of what is served; all of it by default."""
+
+    site: str | None = None
+    gpu_model: str | None = None
+    deployment: str | None = None
+
+
+EVERYTHING = Of()
+
+
+class EnergyPerToken(Struct, frozen=True, kw_only=True):
+    """Energy of a group at one boundary, and what was made of it: report.energy_per_token()."""
+
+    time: datetime
+    """Start of the bin, or of the period."""
+    label: str
+    boundary: Boundary
+    energy_j: float | None
+    """None: not known at this boundary."""
+    prompt_tokens: float | None
+    cached_tokens: float | None
+    generated_tokens: float | None
+    requests: float | None
+    generated_tokens_per_s: float | None
+    j_per_generated_token: float | None
+    """The headline; over the minutes alone in which energy and tokens are of the same GPUs."""
+    j_per_token: float | None
+    """For each token of prompts and answers."""
+    j_per_request: float | None
+    tokens_per_s_per_mw: float | None
+    prefill_j_per_prompt_token: float | None
+    decode_j_per_generated_token: float | None
+    variation: float | None
+    """Coefficient of variation of j_per_generated_token over the buckets of the period, 1."""
+    gpus: int
+    gpus_silent: int
+    coverage: float | None
+    """GPU-time in the ratios over all that the group had, 0 to 1."""
+    measured_share: float | None
+    """Part of the energy that is a difference of counters or metered, 0 to 1; the four shares add up to 1."""
+    interpolated_share: float | None
+    integrated_share: float | None
+    modelled_share: float | None
+
+
+class Serving(Struct, frozen=True, kw_only=True):
+    """What a group served, and how long its users waited: report.serving()."""
+
+    time: datetime
+    label: str
+    prompt_tokens_per_s: float | None
+    generated_tokens_per_s: float | None
+    requests_per_s: float | None
+    batch: float | None
+    """Requests that an engine ran at once, in the mean."""
+    waiting: float | None
+    running_requests_max: int | None
+    active_share: float | None
+    """Part of the observed time in which requests ran, 0 to 1."""
+    kv_cache_use_max: float | None
+    ttft_p50_s: float | None
+    """Time to first token: half of the requests waited no longer."""
+    ttft_p95_s: float | None
+    ttft_p99_s: float | None
+    itl_p50_s: float | None
+    """Time between tokens."""
+    itl_p95_s: float | None
+    e2e_p50_s: float | None
+    """From a request to its last token."""
+    e2e_p95_s: float | None
+    interpolated_share: float | None
+    scrape_coverage: float | None
+
+
+class Idle(Struct, frozen=True, kw_only=True):
+    """Metered GPU energy in its four parts, which add up to it: report.idle()."""
+
+    time: datetime
+    label: str
+    energy_j: float
+    active_j: float
+    provisioned_idle_j: float
+    unobserved_j: float
+    unallocated_j: float
+    coverage: float | None
+
+
+class RampUp(Struct, frozen=True, kw_only=True):
+    """How long a node took from being heard of in a deployment to its first token: report.ramp_up."""
+
+    deployment: str
+    role: str
+    site: str
+    rack: str | None
+    node_id: int
+    hostname: str
+    simulated: bool
+    first_seen: datetime
+    first_token: datetime | None
+    ramp_up_s: float | None
+
+
+def energy_per_token(
+    connection: Connection,
+    start: datetime,
+    stop: datetime,
+    step: timedelta | None = None,
+    group_by: TokenGroup = "fleet",
+    boundary: Boundary | None = None,
+    of: Of = EVERYTHING,
+) -> list[EnergyPerToken]:
+    """Energy per token by group, bin and boundary; without a boundary at all three."""
+    return _grouped(
+        connection, EnergyPerToken, "report.energy_per_token", start, stop, step, group_by, of,
+        extra="CAST(:boundary AS text), ", boundary=boundary,
+    )  # fmt: skip
+
+
+def serving(
+    connection: Connection,
+    start: datetime,
+    stop: datetime,
+    step: timedelta | None = None,
+    group_by: TokenGroup = "fleet",
+    of: Of = EVERYTHING,
+) -> list[Serving]:
+    """What was served by group and bin."""
+    return _grouped(connection, Serving, "report.serving", start, stop, step, group_by, of)
+
+
+def idle(
+    connection: Connection,
+    start: datetime,
+    stop: datetime,
+    step: timedelta | None = None,
+    group_by: TokenGroup = "fleet",
+    of: Of = EVERYTHING,
+) -> list[Idle]:
+    """Energy by whether it served requests, by group and bin."""
+    return _grouped(connection, Idle, "report.idle", start, stop, step, group_by, of)
+
+
+def ramp_ups(connection: Connection, since: datetime, deployment: str | None = None) -> list[RampUp]:
+    """Nodes that were first heard of in a deployment since then, the newest first."""
+    rows = connection.execute(
+        text(
+            "SELECT * FROM report.ramp_up WHERE first_seen >= :since"
+            " AND (CAST(:deployment AS text) IS NULL OR deployment = :deployment)"
+            " ORDER BY first_seen DESC, deployment, hostname"
+        ),
+        {"since": since, "deployment": deployment},
+    )
+    return [RampUp(**row._mapping) for row in rows]
+
+
+def tokens_until(connection: Connection) -> datetime:
+    """Up to when the figures of deployments are known now."""
+    found: datetime = connection.execute(text("SELECT until FROM report.tokens_until")).scalar_one()
+    return found
+
+
+def _grouped(
+    connection: Connection,
+    kind: type[T],
+    function: str,
+    start: datetime,
+    stop: datetime,
+    step: timedelta | None,
+    group_by: TokenGroup,
+    of: Of,
+    extra: str = "",
+    **values: Any,
+) -> list[T]:
+    rows = connection.execute(
+        text(
+            f"SELECT * FROM {function}(:start, :stop, CAST(:step AS interval), :group_by, {extra}"
+            " CAST(:site AS text), CAST(:gpu_model AS text), CAST(:deployment AS text))"
+        ),
+        {
+            "start": start,
+            "stop": stop,
+            "step": step,
+            "group_by": group_by,
+            "site": of.site,
+            "gpu_model": of.gpu_model,
+            "deployment": of.deployment,
+            **values,
+        },
+    )
+    return [kind(**{name: _plain(value) for name, value in row._mapping.items()}) for row in rows]
+
+
+def _plain(value: Any) -> Any:
+    """Decimals as floats: what is exact is in the views."""
+    return float(value) if isinstance(value, Decimal) else value
