@@ -140,11 +140,11 @@ FIND_SILENT = f"""
     FROM gigawatch.assigned_1m AS p
     LEFT JOIN gigawatch.gpu_1m AS g ON g.node_id = p.node_id AND g.time = %(start)s
     CROSS JOIN LATERAL (
-        SELECT array_agg(slot ORDER BY slot) AS slots
-        FROM unnest(p.slots) AS slot
-        JOIN gigawatch.gpu_slot ON gpu_slot.node_id = p.node_id AND gpu_slot.slot = slot.slot
-        JOIN gigawatch.gpu ON gpu.gpu_id = gpu_slot.gpu_id AND gpu.node_id = p.node_id AND gpu.removed IS NULL
-        WHERE g.node_id IS NULL OR slot.slot > g.slots OR expanded.at(g.covered_ms, slot.slot) IS NULL
+        SELECT array_agg(s.slot ORDER BY s.slot) AS slots
+        FROM gigawatch.gpu_slot AS s
+        JOIN gigawatch.gpu ON gpu.gpu_id = s.gpu_id AND gpu.node_id = p.node_id AND gpu.removed IS NULL
+        WHERE s.node_id = p.node_id AND s.slot = ANY (p.slots)
+            AND (g.node_id IS NULL OR s.slot > g.slots OR expanded.at(g.covered_ms, s.slot) IS NULL)
     ) AS silent
     WHERE p.time = %(start)s - interval '1 minute' AND p.silent_min < {LONGEST_SILENCE_MIN}
         AND {_OF_IDS.format(table="p")} AND silent.slots IS NOT NULL"""

@@ -153,7 +153,7 @@ def _order(serves: tuple[Assignment, ...]) -> list[tuple[str, str, str]]:
 def _number(connection: Connection, table: str, number: str, key: dict[str, Any]) -> int:
     """The number of the row with this key, which is made where it is not there."""
     names = sql.SQL(", ").join(map(sql.Identifier, key))
-    values = sql.SQL(", ").join(sql.Placeholder() * len(key))
+    values = sql.SQL(", ").join(sql.SQL("%s::" + _KINDS[name]) for name in key)
     connection.execute(
         sql.SQL("INSERT INTO {} ({}) VALUES ({}) ON CONFLICT DO NOTHING").format(
             sql.Identifier("gigawatch", table), names, values
@@ -170,6 +170,9 @@ def _number(connection: Connection, table: str, number: str, key: dict[str, Any]
     return int(row[0])
 
 
+_KINDS = {
+    "name": "text", "role": "text", "deployment_ids": "integer[]", "endpoints": "text[]", "bounds_us": "bigint[]",
+}  # fmt: skip
 _INSERT = sql.SQL("INSERT INTO gigawatch.serving_window ({}) VALUES ({}) ON CONFLICT DO NOTHING").format(
     sql.SQL(", ").join(map(sql.Identifier, _COLUMNS)), sql.SQL(", ").join(sql.Placeholder() * len(_COLUMNS))
 )

@@ -1,0 +1,422 @@
+"""Energy per token through the real path: counters scraped and read in, batches, fold, the report's views out."""
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+from sqlalchemy import Engine
+
+from gigawatch import database
+from gigawatch.records import Assignment, Role
+from tests.factory import MINUTE_MS, Machine, Vllm, at, evenly, fold, now_minute_ms, rows, run, store
+
+Report = Callable[..., list[dict[str, Any]]]
+Between = Callable[[int, int], int]
+H100 = "NVIDIA H100 80GB HBM3"
+
+
+@pytest.fixture
+def report(report_engine: Engine) -> Report:
+    """A query as people of reports ask it."""
+    return lambda sql, **values: rows(report_engine, sql, **values)
+
+
+def of(report: Report, function: str, start_ms: int, stop_ms: int, group_by: str = "deployment") -> dict[Any, Any]:
+    """Rows of a report's function over a period, by label, and boundary where there is one."""
+    found = report(
+        f"SELECT * FROM report.{function}(:start, :stop, group_by => :group_by)",
+        start=at(start_ms), stop=at(stop_ms), group_by=group_by,
+    )  # fmt: skip
+    return {(row["label"], row["boundary"]) if "boundary" in row else row["label"]: row for row in found}
+
+
+def local(engine: Vllm) -> list[Assignment]:
+    """What GPUs serve that work for an engine on their own node."""
+    return [Assignment(deployment=engine.deployment, role=engine.role, endpoint=engine.address)]
+
+
+def lent(deployment: str, role: Role = Role.BOTH) -> list[Assignment]:
+    """What GPUs serve that work for an engine on another node."""
+    return [Assignment(deployment=deployment, role=role)]
+
+
+def total_energy_mj(report: Report) -> int:
+    return round(1000 * report("SELECT sum(energy_j) AS it FROM report.energy_hourly")[0]["it"])
+
+
+class Rig:
+    """One machine with one GPU and one engine, which use and serve some totals evenly over a time."""
+
+    def __init__(self, engine: Engine, start_ms: int, stop_ms: int, energy_mj: int, **counts: int) -> None:
+        self.vllm = Vllm("chat")
+        self.machine = Machine("a", engines=[self.vllm])
+        self.machine.serve(start_ms, {0: local(self.vllm)})
+
+        def work(before_ms: int, now_ms: int) -> None:
+            self.vllm.running = 64
+            for name, count in counts.items():
+                grown = evenly(count, start_ms, stop_ms, before_ms, now_ms)
+                setattr(self.vllm, name, getattr(self.vllm, name) + grown)
+
+        def used_mj(_machine: Machine, _gpu: int, before_ms: int, now_ms: int) -> int:
+            return evenly(energy_mj, start_ms, stop_ms, before_ms, now_ms)
+
+        run([self.machine], start_ms, stop_ms, used_mj, work)
+        self.machine.end(stop_ms)
+        store(engine, [self.machine])
+        fold(engine, now_minute_ms(1))
+
+
+def test_example_1_of_ml_energy(engine: Engine, report: Report) -> None:
+    """54,631.48 J in 97.6 s at 0.093545 J/token: 559.75 W and 584,013 tokens (ML.ENERGY)."""
+    start_ms = now_minute_ms(6)
+    Rig(engine, start_ms, start_ms + 97_600, 54_631_480, generated_tokens=584_013)
+    found = of(report, "energy_per_token", start_ms, start_ms + 2 * MINUTE_MS)["chat", "gpu"]
+    assert (found["energy_j"], found["generated_tokens"]) == (54_631.48, 584_013)
+    assert found["j_per_generated_token"] == pytest.approx(0.093545, abs=5e-7)
+    assert found["energy_j"] / 97.6 == pytest.approx(559.75, abs=0.005)
+    # The rest of the two minutes is nobody's: it was due, and is missing.
+    assert found["coverage"] == pytest.approx(97.6 / 120)
+    assert found["measured_share"] == 1
+
+
+def test_example_2_energy_for_each_request(engine: Engine, report: Report) -> None:
+    """759.9468 W ÷ 1086.7107 tokens/s = 0.699309 J/token; × 615.0537 tokens per request = 430.1127 J (ML.ENERGY)."""
+    start_ms = now_minute_ms(12)
+    stop_ms = start_ms + 10 * MINUTE_MS
+    tokens = round(1086.7107 * 600)
+    requests = round(tokens / 615.0537)
+    Rig(engine, start_ms, stop_ms, round(759.9468 * 600_000), generated_tokens=tokens, requests=requests)
+    found = of(report, "energy_per_token", start_ms, stop_ms)["chat", "gpu"]
+    assert found["j_per_generated_token"] == pytest.approx(0.699309, rel=1e-5)
+    assert found["generated_tokens_per_s"] == pytest.approx(1086.7107, rel=1e-5)
+    # Requests are whole: one of 1060 more or less is a thousandth.
+    assert found["j_per_request"] == pytest.approx(430.1127, rel=1e-3)
+    assert found["coverage"] == 1
+
+
+@pytest.mark.parametrize(("tokens_per_s_per_mw", "j_per_token"), [(54_000, 18.52), (2_800_000, 0.357)])
+def test_example_3_tokens_for_each_megawatt(
+    engine: Engine, report: Report, tokens_per_s_per_mw: int, j_per_token: float
+) -> None:
+    """54,000 and 2.8 million tokens/s/MW: 18.52 and 0.357 J/token (NVIDIA)."""
+    start_ms = now_minute_ms(5)
+    stop_ms = start_ms + 2 * MINUTE_MS
+    # A kilowatt for two minutes.
+    Rig(engine, start_ms, stop_ms, 120_000_000, generated_tokens=tokens_per_s_per_mw * 120 // 1_000)
+    found = of(report, "energy_per_token", start_ms, stop_ms)["chat", "gpu"]
+    assert found["tokens_per_s_per_mw"] == pytest.approx(tokens_per_s_per_mw, rel=1e-9)
+    assert found["j_per_generated_token"] == pytest.approx(j_per_token, abs=0.005 if j_per_token > 1 else 0.0005)
+
+
+class Scene:
+    """Time that passes for some machines, with what their GPUs draw and their engines count."""
+
+    def __init__(self, minutes: int) -> None:
+        self.start_ms = now_minute_ms(minutes + 2)
+        self.stop_ms = self.start_ms + minutes * MINUTE_MS
+
+    def run(
+        self,
+        engine: Engine,
+        machines: Sequence[Machine],
+        watts: Callable[[Machine, int, int], int],
+        work: Callable[[int, int], None],
+        silent: Callable[[Machine, int], bool] = lambda _machine, _now_ms: False,
+    ) -> None:
+        """Let it pass, store and fold; watts are whole, so that energies are exact."""
+        run(
+            machines, self.start_ms, self.stop_ms,
+            lambda machine, gpu, before_ms, now_ms: watts(machine, gpu, now_ms) * (now_ms - before_ms), work, silent,
+        )  # fmt: skip
+        for machine in machines:
+            machine.end(self.stop_ms)
+        store(engine, machines)
+        fold(engine, self.stop_ms + MINUTE_MS)
+
+
+def test_moves_restarts_and_idle_hours_conserve_energy_and_tokens(engine: Engine, report: Report) -> None:
+    """Two deployments on one node: one moves to other GPUs in mid-window, one is idle, an engine restarts twice."""
+    scene = Scene(20)
+    chat, code = Vllm("chat", address="127.0.0.1:8000"), Vllm("code", address="127.0.0.1:8001", model="code-7b")
+    machine = Machine("a", 4, engines=[chat, code])
+    other = Machine("b", 1)
+    moved_ms = scene.start_ms + 7 * MINUTE_MS + 33_000  # in the middle of a window
+    restarts_ms = {scene.start_ms + 3 * MINUTE_MS + 5_000, scene.start_ms + 12 * MINUTE_MS + 15_000}
+    machine.serve(scene.start_ms, {0: local(chat), 1: local(chat), 2: local(code)})
+    told = {"chat": 0, "code": 0}
+    used = {"chat": 0, "code": 0, "": 0}
+
+    def work(before_ms: int, now_ms: int) -> None:
+        # What is counted between the last reading and a restart is lost: here nothing is.
+        if before_ms in restarts_ms:
+            chat.restart(before_ms)
+        chat.running = 8
+        chat.generated_tokens += 1_237
+        told["chat"] += 1_237
+        code.running = 0
+        if before_ms == moved_ms:
+            machine.serve(moved_ms, {2: local(chat), 3: local(chat), 1: local(code)})
+
+    def watts(its: Machine, gpu: int, now_ms: int) -> int:
+        drawn = 611 + 7 * gpu + now_ms // 1_000 % 13
+        serving = {0: "chat", 1: "chat", 2: "code"} if now_ms <= moved_ms else {1: "code", 2: "chat", 3: "chat"}
+        used[serving.get(gpu, "") if its is machine else ""] += drawn * 1_000
+        return drawn
+
+    scene.run(engine, [machine, other], watts, work)
+    found = of(report, "energy_per_token", scene.start_ms, scene.stop_ms)
+    assert {label: round(1_000 * row["energy_j"]) for (label, boundary), row in found.items() if boundary == "gpu"} == {
+        "chat": used["chat"], "code": used["code"],
+    }  # fmt: skip
+    assert found["chat", "gpu"]["generated_tokens"] == told["chat"]
+    # The engine of code generated nothing: no ratio, and its energy is still there.
+    assert found["code", "gpu"]["generated_tokens"] == 0
+    assert found["code", "gpu"]["j_per_generated_token"] is None
+    split = of(report, "idle", scene.start_ms, scene.stop_ms, "fleet")["fleet"]
+    assert round(1_000 * split["unallocated_j"]) == used[""]
+    assert round(1_000 * split["provisioned_idle_j"]) == used["code"]
+    assert round(1_000 * split["active_j"]) == used["chat"]
+    assert split["unobserved_j"] == 0
+    assert round(1_000 * split["energy_j"]) == sum(used.values()) == total_energy_mj(report)
+
+
+@pytest.mark.parametrize("silent_name", ["n1", "n0"])
+@pytest.mark.parametrize("spanning", [True, False])
+def test_a_silent_agent_lowers_coverage_and_betters_nothing(
+    engine: Engine, report: Report, silent_name: str, *, spanning: bool
+) -> None:
+    """4 nodes × 8 GPUs, one agent silent for 10 minutes: of one engine over all nodes (n0), or one on each."""
+    scene = Scene(30)
+    engines = {f"n{it}": Vllm("chat") for it in range(1 if spanning else 4)}
+    machines = [Machine(f"n{it}", 8, engines=[engines[f"n{it}"]] if f"n{it}" in engines else []) for it in range(4)]
+    for machine in machines:
+        serves = local(machine.engines[0]) if machine.engines else lent("chat")
+        machine.serve(scene.start_ms, dict.fromkeys(range(8), serves))
+
+    def work(_before_ms: int, _now_ms: int) -> None:
+        for vllm in engines.values():
+            vllm.running = 32
+            vllm.generated_tokens += 4_000 if spanning else 1_000
+
+    silent_from_ms, silent_to_ms = scene.start_ms + 10 * MINUTE_MS, scene.start_ms + 20 * MINUTE_MS
+    # A silent agent never comes back with what it missed: its process is another one afterwards.
+    scene.run(
+        engine, machines, lambda _machine, _gpu, _now_ms: 500, work,
+        lambda machine, now_ms: machine.name == silent_name and silent_from_ms < now_ms,
+    )  # fmt: skip
+    before = of(report, "energy_per_token", scene.start_ms, silent_from_ms)["chat", "gpu"]
+    during = of(report, "energy_per_token", scene.start_ms, silent_to_ms)["chat", "gpu"]
+    exact = 32 * 500 / 4_000
+    assert (before["j_per_generated_token"], before["coverage"], before["gpus_silent"]) == (exact, 1, 0)
+    assert during["j_per_generated_token"] >= exact
+    assert during["j_per_generated_token"] == pytest.approx(exact, rel=0.01)
+    # All minutes since are left out where the engine spans the nodes; else that node's alone.
+    assert during["coverage"] == pytest.approx(0.5 if spanning else 1 - 0.25 / 2, abs=0.01)
+    assert (during["gpus"], during["gpus_silent"]) == (32, 8)
+
+
+def test_what_comes_late_is_made_up_for(engine: Engine, report: Report) -> None:
+    """An agent that was silent comes back: its counters know the energy of the gap, and the minutes are folded again."""
+    start_ms = now_minute_ms(16)
+    middle_ms, stop_ms = start_ms + 10 * MINUTE_MS, start_ms + 14 * MINUTE_MS
+    vllm = Vllm("chat")
+    head, lending = Machine("a", 2, engines=[vllm]), Machine("b", 2)
+    head.serve(start_ms, dict.fromkeys(range(2), local(vllm)))
+    lending.serve(start_ms, dict.fromkeys(range(2), lent("chat")))
+
+    def work(_before_ms: int, _now_ms: int) -> None:
+        vllm.running, vllm.generated_tokens = 1, vllm.generated_tokens + 500
+
+    def used_mj(_machine: Machine, _gpu: int, before_ms: int, now_ms: int) -> int:
+        return 250 * (now_ms - before_ms)
+
+    def silent(machine: Machine, now_ms: int) -> bool:
+        return machine is lending and start_ms + 4 * MINUTE_MS < now_ms <= middle_ms
+
+    run([head, lending], start_ms, middle_ms, used_mj, work, silent)
+    lending_mj = lending.energy_mj
+    store(engine, [head, lending])
+    fold(engine, middle_ms + MINUTE_MS)
+    found = of(report, "energy_per_token", start_ms, middle_ms)["chat", "gpu"]
+    assert (found["coverage"], found["gpus_silent"]) == (pytest.approx(0.4), 2)
+    assert found["j_per_generated_token"] == 2
+
+    # What its GPUs used meanwhile is read at once.
+    lending.energy_mj = [it + 250 * 6 * MINUTE_MS for it in lending_mj]
+    run([head, lending], middle_ms, stop_ms, used_mj, work)
+    for machine in (head, lending):
+        machine.end(stop_ms)
+    store(engine, [head, lending])
+    fold(engine, stop_ms + MINUTE_MS)
+    found = of(report, "energy_per_token", start_ms, stop_ms)["chat", "gpu"]
+    assert (found["coverage"], found["gpus_silent"]) == (1, 0)
+    assert found["j_per_generated_token"] == 2
+    assert found["interpolated_share"] == pytest.approx(6 / 14 / 2, abs=0.01)
+    assert round(1_000 * found["energy_j"]) == 4 * 250 * 14 * MINUTE_MS == total_energy_mj(report)
+
+
+SERVED = (
+    (),
+    (Assignment(deployment="chat", endpoint="127.0.0.1:8000"),),
+    (Assignment(deployment="code", role=Role.DECODE),),
+    (Assignment(deployment="chat"), Assignment(deployment="code", role=Role.PREFILL), Assignment(deployment="lone")),
+)
+moves = st.lists(st.tuples(st.integers(0, 239), st.integers(0, 1), st.integers(0, 1), st.sampled_from(SERVED)),
+                 max_size=12)  # fmt: skip
+
+
+@settings(max_examples=12, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(moves, st.integers(0, 3), st.data())
+def test_the_parts_of_energy_add_up_to_what_is_metered(
+    embedded_server: Any, schedule: list[tuple[int, int, int, tuple[Assignment, ...]]], seed: int, data: Any
+) -> None:
+    """Whatever GPUs serve and when they move, active, idle, unobserved and unallocated energy are all of it."""
+    url = embedded_server.create()
+    engine = database.engine(url)
+    reports = database.engine(url, role=database.REPORT_ROLE)
+    scene = Scene(4)
+    vllm = Vllm("chat")
+    machines = [Machine("a", 2, engines=[vllm]), Machine("b", 2, site="paris", model="NVIDIA B200")]
+    serving = {machine.name: dict[int, tuple[Assignment, ...]]() for machine in machines}
+    quiet = data.draw(st.tuples(st.integers(0, 200), st.integers(0, 40)))
+
+    def work(before_ms: int, _now_ms: int) -> None:
+        second = (before_ms - scene.start_ms) // 1_000
+        vllm.running = seed if second % 90 < 45 else 0
+        vllm.generated_tokens += vllm.running
+        for at_s, machine, gpu, serves in schedule:
+            if at_s == second and not (machine == 1 and quiet[0] <= second <= sum(quiet)):
+                serving[machines[machine].name][gpu] = serves
+                machines[machine].serve(before_ms, serving[machines[machine].name])
+
+    def silent(machine: Machine, now_ms: int) -> bool:
+        return machine is machines[1] and quiet[0] <= (now_ms - scene.start_ms) // 1_000 <= sum(quiet)
+
+    try:
+        scene.run(engine, machines, lambda _m, gpu, now_ms: 211 * (gpu + 1) + now_ms // 1_000 % 17, work, silent)
+        report: Report = lambda sql, **values: rows(reports, sql, **values)  # noqa: E731 # as the fixture
+        for group_by in ("fleet", "site", "gpu_model"):
+            found = of(report, "idle", scene.start_ms, scene.stop_ms, group_by)
+            for row in found.values():
+                parts = [row[f"{it}_j"] for it in ("active", "provisioned_idle", "unobserved", "unallocated")]
+                assert min(parts) >= 0
+                assert round(1_000 * sum(parts)) == round(1_000 * row["energy_j"])
+            assert round(1_000 * sum(row["energy_j"] for row in found.values())) == total_energy_mj(report)
+        assigned = of(report, "energy_per_token", scene.start_ms, scene.stop_ms)
+        split = of(report, "idle", scene.start_ms, scene.stop_ms, "fleet")["fleet"]
+        of_deployments = sum(row["energy_j"] for (_, boundary), row in assigned.items() if boundary == "gpu")
+        assert round(1_000 * (of_deployments + split["unallocated_j"])) == total_energy_mj(report)
+        for level in ("1h", "1d"):
+            columns = ", ".join(f"sum({it})" for it in ("energy_mj", "expected_ms", "active_mj", "observed_mj"))
+            minutes, above = (rows(engine, f"SELECT {columns} FROM gigawatch.deployment_{it}") for it in ("1m", level))
+            assert above in (minutes, [dict.fromkeys(minutes[0])]), level
+    finally:
+        reports.dispose()
+        engine.dispose()
+        embedded_server.drop(url)
+
+
+def test_prefill_and_decode_apart(engine: Engine, report: Report) -> None:
+    """Prefill energy / prompt tokens, decode energy / generated tokens, and the sum / generated tokens."""
+    scene = Scene(5)
+    prefill = Vllm("chat", role=Role.PREFILL, address="127.0.0.1:8000")
+    decode = Vllm("chat", role=Role.DECODE, address="127.0.0.1:8001")
+    machine = Machine("a", 4, engines=[prefill, decode])
+    machine.serve(scene.start_ms, {0: local(prefill), 1: local(decode), 2: local(decode)})
+
+    def work(_before_ms: int, _now_ms: int) -> None:
+        for vllm, prompts, answers in ((prefill, 900, 5), (decode, 900, 250)):
+            vllm.running, vllm.prompt_tokens = 3, vllm.prompt_tokens + prompts
+            vllm.generated_tokens += answers
+
+    scene.run(engine, [machine], lambda _m, gpu, _now_ms: 700 if gpu == 0 else 400, work)
+    found = of(report, "energy_per_token", scene.start_ms, scene.stop_ms)["chat", "gpu"]
+    assert (found["prompt_tokens"], found["generated_tokens"]) == (900 * 300, 250 * 300)
+    assert found["prefill_j_per_prompt_token"] == pytest.approx(700 / 900)
+    assert found["decode_j_per_generated_token"] == pytest.approx(800 / 250)
+    assert found["j_per_generated_token"] == pytest.approx(1_500 / 250)
+
+
+def test_a_shared_gpu_is_split_evenly_and_marked(engine: Engine, report: Report) -> None:
+    scene = Scene(3)
+    chat, code = Vllm("chat"), Vllm("code", address="127.0.0.1:8001")
+    machine = Machine("a", 2, engines=[chat, code])
+    machine.serve(scene.start_ms, {0: [*local(chat), *local(code)], 1: local(code)})
+
+    def work(_before_ms: int, _now_ms: int) -> None:
+        chat.running = code.running = 1
+        chat.generated_tokens += 10
+        code.generated_tokens += 100
+
+    # An odd number of millijoules in each window: one of the two gets one more.
+    scene.run(engine, [machine], lambda _m, gpu, now_ms: 333 if gpu == 0 else 200 + now_ms // 1_000 % 2, work)
+    found = of(report, "energy_per_token", scene.start_ms, scene.stop_ms)
+    energies = {label: row["energy_j"] for (label, boundary), row in found.items() if boundary == "gpu"}
+    assert energies["chat"] == pytest.approx(333 * 180 / 2, abs=0.01)
+    assert round(1_000 * sum(energies.values())) == total_energy_mj(report)
+    assert found["chat", "gpu"]["modelled_share"] == 1
+    assert found["code", "gpu"]["modelled_share"] == pytest.approx(333 / 2 / (333 / 2 + 200.5), rel=1e-3)
+
+
+def test_the_host_belongs_to_those_who_use_it(engine: Engine, report: Report) -> None:
+    """A metered node's own use is shared by GPU-time; an unmetered one's is modelled by it and marked."""
+    scene = Scene(4)
+    chat, code, far = Vllm("chat"), Vllm("code", address="127.0.0.1:8001"), Vllm("far")
+    metered, unmetered = Machine("a", 4, engines=[chat, code]), Machine("b", 2, engines=[far])
+    other = Machine("c", 1, model="NVIDIA B200", engines=[Vllm("new")])
+    metered.node_mw = 3_200_000
+    metered.serve(scene.start_ms, {0: local(chat), 1: local(chat), 2: local(code)})
+    unmetered.serve(scene.start_ms, {0: local(far), 1: local(far)})
+    other.serve(scene.start_ms, {0: local(other.engines[0])})
+
+    def work(_before_ms: int, _now_ms: int) -> None:
+        for vllm in (chat, code, far, *other.engines):
+            vllm.running, vllm.generated_tokens = 1, vllm.generated_tokens + 100
+
+    scene.run(engine, [metered, unmetered, other], lambda _m, _gpu, _now_ms: 500, work)
+    found = of(report, "energy_per_token", scene.start_ms, scene.stop_ms)
+    # 3,200 W less 4 × 500 W are 1,200 W, 300 W for each GPU.
+    assert found["chat", "it"]["j_per_generated_token"] == pytest.approx(2 * 800 / 100, rel=1e-6)
+    assert found["code", "it"]["j_per_generated_token"] == pytest.approx(800 / 100, rel=1e-6)
+    assert found["code", "it"]["modelled_share"] == 0
+    assert found["far", "it"]["j_per_generated_token"] == pytest.approx(2 * 800 / 100, rel=1e-6)
+    assert found["far", "it"]["modelled_share"] == pytest.approx(300 / 800, rel=1e-6)
+    # No node with such GPUs is metered: there is no figure, rather than a wrong one.
+    assert found["new", "it"]["energy_j"] is None
+    assert found["new", "it"]["j_per_generated_token"] is None
+    assert found["new", "gpu"]["j_per_generated_token"] == pytest.approx(5)
+    # Without a PUE nothing is known at the facility.
+    assert all(row["energy_j"] is None for (_, boundary), row in found.items() if boundary == "facility")
+
+
+def test_what_users_felt_and_when_a_node_began(engine: Engine, report: Report) -> None:
+    scene = Scene(6)
+    vllm = Vllm("chat")
+    head, lending = Machine("a", 1, engines=[vllm]), Machine("b", 1)
+    head.serve(scene.start_ms, {0: local(vllm)})
+    lending.serve(scene.start_ms, {0: lent("chat")})
+    first_ms = scene.start_ms + 2 * MINUTE_MS + 20_000
+
+    def work(before_ms: int, _now_ms: int) -> None:
+        if before_ms < first_ms:
+            return
+        vllm.running = 4
+        vllm.waiting = 2
+        vllm.generated_tokens += 50
+        for bound_s, count in ((0.1, 6), (0.5, 3), (1.0, 1)):
+            vllm.ttft_s[bound_s] += count
+
+    scene.run(engine, [head, lending], lambda _m, _gpu, _now_ms: 300, work)
+    found = of(report, "serving", first_ms // MINUTE_MS * MINUTE_MS + MINUTE_MS, scene.stop_ms)["chat"]
+    assert found["generated_tokens_per_s"] == pytest.approx(50)
+    assert (found["batch"], found["waiting"], found["active_share"]) == (4, 2, 1)
+    # Six of ten within 100 ms: the fifth lies at five sixths of it.
+    assert found["ttft_p50_s"] == pytest.approx(0.1 * 5 / 6)
+    assert found["ttft_p95_s"] == pytest.approx(0.5 + 0.5 * 0.5)
+    begun = {row["hostname"]: row for row in report("SELECT * FROM report.ramp_up")}
+    for name in ("a", "b"):
+        assert begun[name]["first_seen"] == at(scene.start_ms)
+        assert begun[name]["ramp_up_s"] == (first_ms - scene.start_ms) / 1_000
