@@ -13,7 +13,8 @@ from starlette.responses import Response
 from api.access import require
 from api.documents import answers
 from gigawatch import readings
-from gigawatch.readings import CostGroup, GpuOrder, GroupBy, NodeOrder, NodeState, Where
+from gigawatch.readings import GpuOrder, GroupBy, NodeOrder, NodeState, Where
+from gigawatch.token_readings import Boundary, TokenGroup
 
 MOST_POINTS = 5_000
 DEFAULT_PERIOD = timedelta(hours=1)
@@ -271,18 +272,22 @@ class Weighed(msgspec.Struct, frozen=True):
     span: Span
     step: timedelta | None
     where: Where
-    group_by: CostGroup
+    group_by: TokenGroup
+    boundary: Boundary
+    deployment: str | None
 
 
 def _weighed(
     span: SpanQuery,
     step_s: StepOfHours = None,
-    group_by: CostGroup = "fleet",
+    group_by: TokenGroup = "fleet",
     site: Site = None,
     gpu_model: Annotated[str | None, Query(max_length=200, description="GPU model; default all")] = None,
+    boundary: Annotated[Boundary, Query(description="gpu, it or facility")] = "gpu",
+    deployment: Annotated[str | None, Query(max_length=200, description="Deployment; default all")] = None,
 ) -> Weighed:
     step = None if step_s is None else _bounded(span, timedelta(seconds=step_s))
-    return Weighed(span, step, Where(site=site, gpu_model=gpu_model), group_by)
+    return Weighed(span, step, Where(site=site, gpu_model=gpu_model), group_by, boundary, deployment)
 
 
 WeighedQuery = Annotated[Weighed, Depends(_weighed)]
@@ -290,22 +295,36 @@ WeighedQuery = Annotated[Weighed, Depends(_weighed)]
 
 @router.get("/cost", responses=answers(list[readings.Cost]))
 def cost(request: Request, asked: WeighedQuery) -> Response:
-    """What energy cost: Σ over time of energy · price, a row for each currency. Boundary: GPUs only."""
+    """What energy cost at a boundary: Σ over time of energy · price, a row for each currency."""
     return _read(
         request,
         lambda connection: readings.cost(
-            connection, asked.span.start, asked.span.stop, asked.step, asked.where, asked.group_by
+            connection,
+            asked.span.start,
+            asked.span.stop,
+            asked.step,
+            asked.where,
+            asked.group_by,
+            asked.boundary,
+            asked.deployment,
         ),
     )
 
 
 @router.get("/carbon", responses=answers(list[readings.Carbon]))
 def carbon(request: Request, asked: WeighedQuery) -> Response:
-    """What energy emitted, kgCO2e, location-based and market-based apart. Boundary: GPUs only."""
+    """What energy emitted at a boundary, kgCO2e, location-based and market-based apart."""
     return _read(
         request,
         lambda connection: readings.carbon(
-            connection, asked.span.start, asked.span.stop, asked.step, asked.where, asked.group_by
+            connection,
+            asked.span.start,
+            asked.span.stop,
+            asked.step,
+            asked.where,
+            asked.group_by,
+            asked.boundary,
+            asked.deployment,
         ),
     )
 

@@ -12,10 +12,10 @@ from msgspec import Struct
 from sqlalchemy import Connection, text
 
 from gigawatch.errors import GigawatchError
+from gigawatch.token_readings import Boundary, TokenGroup
 
 T = TypeVar("T", bound=Struct)
 GroupBy = Literal["fleet", "site", "rack", "node", "gpu_model"]
-CostGroup = Literal["fleet", "site", "gpu_model"]
 GpuOrder = Literal["power", "temperature", "throttled", "utilisation", "place"]
 NodeState = Literal["reporting", "gpus_missing", "clock_off", "silent"]
 NodeOrder = Literal[
@@ -439,7 +439,7 @@ class Cost(Struct, frozen=True, kw_only=True):
 
     time: datetime
     label: str
-    boundary: Literal["gpu"]
+    boundary: Boundary
     currency: str | None
     """None: none of the group's energy has a price."""
     cost: float | None
@@ -452,7 +452,11 @@ class Cost(Struct, frozen=True, kw_only=True):
     coverage: float | None
     """Covered GPU-time over the time of as many GPUs as there were at most."""
     counter_share: float | None
-    """Part of the energy that is a difference of counters, 0 to 1."""
+    """Part of the GPUs' energy that is a difference of counters, 0 to 1."""
+    boundary_coverage: float | None
+    """Part of the GPUs' energy that is known at the boundary, 0 to 1."""
+    modelled_share: float | None
+    """Part of the energy that is modelled by other nodes' meters, 0 to 1."""
 
 
 class Carbon(Struct, frozen=True, kw_only=True):
@@ -460,7 +464,7 @@ class Carbon(Struct, frozen=True, kw_only=True):
 
     time: datetime
     label: str
-    boundary: Literal["gpu"]
+    boundary: Boundary
     method: Literal["location", "market"]
     instrument: str | None
     carbon_kg: float | None
@@ -474,6 +478,8 @@ class Carbon(Struct, frozen=True, kw_only=True):
     split_share: float | None
     coverage: float | None
     counter_share: float | None
+    boundary_coverage: float | None
+    modelled_share: float | None
 
 
 class StoreRollup(Struct, frozen=True, kw_only=True):
@@ -1021,11 +1027,14 @@ def cost(
     stop: datetime,
     step: timedelta | None = None,
     where: Where = EVERYTHING,
-    group_by: CostGroup = "fleet",
+    group_by: TokenGroup = "fleet",
+    boundary: Boundary = "gpu",
+    deployment: str | None = None,
 ) -> list[Cost]:
     """What the energy of a part of the fleet cost, in all or by step (whole hours); of where, site and model count."""
     columns = "currency, cost::double precision, priced_energy_j, price_coverage"
-    return _weighed(connection, Cost, f"{columns} FROM report.cost", start, stop, step, where, group_by)
+    return _weighed(connection, Cost, f"{columns} FROM report.cost", start, stop, step, where, group_by, boundary,
+                    deployment)  # fmt: skip
 
 
 def carbon(
@@ -1034,11 +1043,14 @@ def carbon(
     stop: datetime,
     step: timedelta | None = None,
     where: Where = EVERYTHING,
-    group_by: CostGroup = "fleet",
+    group_by: TokenGroup = "fleet",
+    boundary: Boundary = "gpu",
+    deployment: str | None = None,
 ) -> list[Carbon]:
     """What the energy of a part of the fleet emitted, by each method, in all or by step, as cost()."""
     columns = "method, instrument, carbon_kg::double precision, accounted_energy_j, intensity_coverage, estimated_share"
-    return _weighed(connection, Carbon, f"{columns} FROM report.carbon", start, stop, step, where, group_by)
+    return _weighed(connection, Carbon, f"{columns} FROM report.carbon", start, stop, step, where, group_by, boundary,
+                    deployment)  # fmt: skip
 
 
 def _weighed(
@@ -1049,19 +1061,25 @@ def _weighed(
     stop: datetime,
     step: timedelta | None,
     where: Where,
-    group_by: CostGroup,
+    group_by: TokenGroup,
+    boundary: Boundary,
+    deployment: str | None,
 ) -> list[T]:
     return _all(
         connection,
         kind,
         f"""
-        SELECT time, label, boundary, energy_j, split_share, coverage, counter_share, {columns_from}(
-            :start, :stop, :step, :group_by, CAST(:site AS text), CAST(:gpu_model AS text))""",
+        SELECT time, label, boundary, energy_j, split_share, coverage, counter_share, boundary_coverage, modelled_share,
+            {columns_from}(
+                :start, :stop, :step, :group_by, CAST(:site AS text), CAST(:gpu_model AS text), :boundary,
+                CAST(:deployment AS text))""",
         where,
         start=start,
         stop=stop,
         step=step,
         group_by=group_by,
+        boundary=boundary,
+        deployment=deployment,
     )
 
 

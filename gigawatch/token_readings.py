@@ -57,6 +57,9 @@ class EnergyPerToken(Struct, frozen=True, kw_only=True):
     interpolated_share: float | None
     integrated_share: float | None
     modelled_share: float | None
+    gpu_s_per_generated_token: float | None
+    """GPU-time for each generated token, s."""
+    gpu_s_per_request: float | None
 
 
 class Serving(Struct, frozen=True, kw_only=True):
@@ -98,6 +101,38 @@ class Idle(Struct, frozen=True, kw_only=True):
     provisioned_idle_j: float
     unobserved_j: float
     unallocated_j: float
+    coverage: float | None
+
+
+class TokenCost(Struct, frozen=True, kw_only=True):
+    """What a million generated tokens cost: report.token_cost()."""
+
+    time: datetime
+    label: str
+    boundary: Boundary
+    currency: str | None
+    """None: the group's energy has no price."""
+    energy_cost_per_million_tokens: float | None
+    price_coverage: float | None
+    gpu_hours_per_million_tokens: float | None
+    gpu_cost_per_million_tokens: float | None
+    """At the price of a GPU-hour that was asked with; in whatever currency that is."""
+    coverage: float | None
+
+
+class TokenCarbon(Struct, frozen=True, kw_only=True):
+    """What a million generated tokens emit, by one method of accounting: report.token_carbon()."""
+
+    time: datetime
+    label: str
+    boundary: Boundary
+    method: Literal["location", "market"]
+    instrument: str | None
+    carbon_kg_per_million_tokens: float | None
+    carbon_g_per_request: float | None
+    sci_g_per_request: float | None
+    """With the share of what making the GPUs emitted that was asked with."""
+    intensity_coverage: float | None
     coverage: float | None
 
 
@@ -154,6 +189,41 @@ def idle(
 ) -> list[Idle]:
     """Energy by whether it served requests, by group and bin."""
     return _grouped(connection, Idle, "report.idle", start, stop, step, group_by, of)
+
+
+def token_cost(
+    connection: Connection,
+    start: datetime,
+    stop: datetime,
+    step: timedelta | None = None,
+    group_by: TokenGroup = "fleet",
+    boundary: Boundary = "gpu",
+    of: Of = EVERYTHING,
+    price_per_gpu_hour: float | None = None,
+) -> list[TokenCost]:
+    """What a million generated tokens cost; step is of whole hours."""
+    return _grouped(
+        connection, TokenCost, "report.token_cost", start, stop, step, group_by, of,
+        extra="CAST(:boundary AS text), CAST(:price AS numeric), ", boundary=boundary, price=price_per_gpu_hour,
+    )  # fmt: skip
+
+
+def token_carbon(
+    connection: Connection,
+    start: datetime,
+    stop: datetime,
+    step: timedelta | None = None,
+    group_by: TokenGroup = "fleet",
+    boundary: Boundary = "gpu",
+    of: Of = EVERYTHING,
+    embodied_g_per_gpu_hour: float | None = None,
+) -> list[TokenCarbon]:
+    """What a million generated tokens emit; step is of whole hours."""
+    return _grouped(
+        connection, TokenCarbon, "report.token_carbon", start, stop, step, group_by, of,
+        extra="CAST(:boundary AS text), CAST(:embodied AS numeric), ", boundary=boundary,
+        embodied=embodied_g_per_gpu_hour,
+    )  # fmt: skip
 
 
 def ramp_ups(connection: Connection, since: datetime, deployment: str | None = None) -> list[RampUp]:

@@ -180,10 +180,16 @@ def _make_rollups(level: str) -> None:
         *_used(
             *_of_deployment(_whole()),
             sa.Column(
-                "gpus", sa.Integer(), nullable=False, comment="GPUs that it had in a minute, silent ones too, whole or not: the most"
+                "gpus",
+                sa.Integer(),
+                nullable=False,
+                comment="GPUs that it had in a minute, silent ones too, whole or not: the most",
             ),
             sa.Column(
-                "gpus_silent", sa.Integer(), nullable=False, comment="Those of them without windows in a minute: the most"
+                "gpus_silent",
+                sa.Integer(),
+                nullable=False,
+                comment="Those of them without windows in a minute: the most",
             ),
         ),
         sa.UniqueConstraint(*key, "whole", name=f"deployment_{level}_bucket_key"),

@@ -2,28 +2,7 @@
 -- Definition: sums of the buckets that make up the period: days, then hours and minutes at its edges, as far as they are
 -- folded (about 80 s after a minute's end).
 -- Missing data: a bucket without a deployment has no row. GPUs that nothing is heard of are in expected_ms alone.
--- needs: expanded, power, weighed_energy
-CREATE VIEW expanded.deployment_bucket AS
-SELECT '1m' AS level, it.* FROM gigawatch.deployment_1m AS it
-UNION ALL
-SELECT '1h', it.* FROM gigawatch.deployment_1h AS it
-UNION ALL
-SELECT '1d', it.* FROM gigawatch.deployment_1d AS it;
-
-CREATE VIEW expanded.serving_bucket AS
-SELECT '1m' AS level, it.* FROM gigawatch.serving_1m AS it
-UNION ALL
-SELECT '1h', it.* FROM gigawatch.serving_1h AS it
-UNION ALL
-SELECT '1d', it.* FROM gigawatch.serving_1d AS it;
-
-CREATE VIEW expanded.latency_bucket AS
-SELECT '1m' AS level, it.* FROM gigawatch.latency_1m AS it
-UNION ALL
-SELECT '1h', it.* FROM gigawatch.latency_1h AS it
-UNION ALL
-SELECT '1d', it.* FROM gigawatch.latency_1d AS it;
-
+-- needs: expanded, factors
 -- The buckets that make a period up: of each level the whole ones, the coarsest first, that steps are made of.
 CREATE FUNCTION expanded.deployment_parts(start timestamptz, stop timestamptz, step interval)
 RETURNS TABLE (level text, first timestamptz, beyond timestamptz)
@@ -81,6 +60,15 @@ BEGIN
 END
 $$;
 
+CREATE FUNCTION expanded.check_boundary(boundary text) RETURNS void LANGUAGE plpgsql IMMUTABLE PARALLEL SAFE
+AS $$
+BEGIN
+    IF boundary NOT IN ('gpu', 'it', 'facility') THEN
+        RAISE EXCEPTION 'boundary = % is not gpu, it or facility', boundary USING ERRCODE = 'invalid_parameter_value';
+    END IF;
+END
+$$;
+
 CREATE FUNCTION expanded.serving_label(group_by text, site text, gpu_model text, deployment text, model text)
 RETURNS text LANGUAGE sql IMMUTABLE PARALLEL SAFE
 BEGIN ATOMIC
@@ -112,6 +100,17 @@ BEGIN ATOMIC
     WHERE in_deployment IS NULL OR d.name = in_deployment;
 END;
 
+-- What hosts use beside their GPUs, by GPU model, as far as they are metered: mW for each GPU.
+CREATE FUNCTION expanded.host_power(start timestamptz, stop timestamptz) RETURNS TABLE (gpu_model text, mw numeric)
+LANGUAGE sql STABLE PARALLEL SAFE
+BEGIN ATOMIC
+    SELECT b.gpu_model, sum(b.host_mj) * 1000 / sum(b.host_ms)
+    FROM expanded.deployment_parts(start, stop, NULL) AS part
+    JOIN expanded.site_bucket AS b ON b.level = part.level AND b.time >= part.first AND b.time < part.beyond
+    GROUP BY b.gpu_model
+    HAVING sum(b.host_ms) > 0;
+END;
+
 -- Energy by bucket, at all three boundaries; it_mj is NULL where neither the hosts nor others with the same GPUs are metered,
 -- facility_mj where its site has no PUE at that time. modelled_mj is the part of it_mj from others' hosts.
 CREATE FUNCTION expanded.used_by_deployments(
@@ -131,12 +130,7 @@ BEGIN
     WITH parts AS MATERIALIZED (
         SELECT * FROM expanded.deployment_parts(start, stop, step)
     ), hosts AS MATERIALIZED (
-        -- What hosts of such GPUs use beside them, by those that are metered: mW for each GPU.
-        SELECT b.gpu_model, sum(b.host_mj) * 1000 / sum(b.host_ms) AS mw
-        FROM parts AS part
-        JOIN expanded.site_bucket AS b ON b.level = part.level AND b.time >= part.first AND b.time < part.beyond
-        GROUP BY b.gpu_model
-        HAVING sum(b.host_ms) > 0
+        SELECT * FROM expanded.host_power(start, stop)
     ), pues AS MATERIALIZED (
         SELECT f.site_id, f.first, f.beyond, f.value FROM expanded.factor AS f
         WHERE f.kind = 'pue' AND f.first < stop AND f.beyond > start

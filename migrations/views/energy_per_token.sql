@@ -7,7 +7,7 @@
 -- engines and generated tokens those of decode engines, over the energy of both; prefill_j_per_prompt_token and
 -- decode_j_per_generated_token are of each role's own energy. Source: METHODS of this project, after ML.ENERGY, MLPerf Power
 -- and the GSF's SCI.
--- Unit: J. variation is the coefficient of variation of j_per_generated_token over the buckets of the period, 1.
+-- gpu_s_per_generated_token and gpu_s_per_request are the GPU-time of the same minutes. Unit: J, s. variation is the coefficient of variation of j_per_generated_token over the buckets of the period, 1.
 -- Missing data: minutes in which a GPU was silent, or an engine's counts or the boundary's energy are not known, are in neither
 -- sum; coverage is the GPU-time that is in them over all that the group had, silent GPUs too. Without a token the ratio is
 -- absent and the energy stays in energy_j. Hosts without a meter are modelled by metered ones with the same GPUs in the same
@@ -29,15 +29,14 @@ CREATE FUNCTION report.energy_per_token(
     tokens_per_s_per_mw double precision, prefill_j_per_prompt_token double precision,
     decode_j_per_generated_token double precision, variation double precision, gpus bigint, gpus_silent bigint,
     coverage double precision, measured_share double precision, interpolated_share double precision,
-    integrated_share double precision, modelled_share double precision
+    integrated_share double precision, modelled_share double precision, gpu_s_per_generated_token double precision,
+    gpu_s_per_request double precision
 )
 LANGUAGE plpgsql STABLE PARALLEL SAFE SECURITY DEFINER SET search_path = pg_catalog SET plan_cache_mode = force_custom_plan
 AS $$
 #variable_conflict use_column
 BEGIN
-    IF in_boundary NOT IN ('gpu', 'it', 'facility') THEN
-        RAISE EXCEPTION 'boundary = % is not gpu, it or facility', in_boundary USING ERRCODE = 'invalid_parameter_value';
-    END IF;
+    PERFORM expanded.check_boundary(in_boundary);
     RETURN QUERY
     WITH used AS MATERIALIZED (
         SELECT it.boundary, CASE it.boundary WHEN 'gpu' THEN u.energy_mj WHEN 'it' THEN u.it_mj ELSE u.facility_mj END AS mj, u.*
@@ -125,7 +124,9 @@ BEGIN
             ::double precision,
         (coalesce(e.interpolated_mj, 0) / nullif(e.mj, 0))::double precision,
         (coalesce(e.integrated_mj, 0) / nullif(e.mj, 0))::double precision,
-        (coalesce(e.modelled_mj, 0) / nullif(e.mj, 0))::double precision
+        (coalesce(e.modelled_mj, 0) / nullif(e.mj, 0))::double precision,
+        (e.energy_ms / 1000 / nullif(t.generated_tokens, 0))::double precision,
+        (e.energy_ms / 1000 / nullif(t.requests, 0))::double precision
     FROM energy AS e
     JOIN members AS m USING (bin, label)
     CROSS JOIN known_until

@@ -254,3 +254,25 @@ UNION ALL
 SELECT '1h', it.* FROM gigawatch.site_1h AS it
 UNION ALL
 SELECT '1d', it.* FROM gigawatch.site_1d AS it;
+
+-- Deployments' buckets; what is not folded is not there.
+CREATE VIEW expanded.deployment_bucket AS
+SELECT '1m' AS level, it.* FROM gigawatch.deployment_1m AS it
+UNION ALL
+SELECT '1h', it.* FROM gigawatch.deployment_1h AS it
+UNION ALL
+SELECT '1d', it.* FROM gigawatch.deployment_1d AS it;
+
+CREATE VIEW expanded.serving_bucket AS
+SELECT '1m' AS level, it.* FROM gigawatch.serving_1m AS it
+UNION ALL
+SELECT '1h', it.* FROM gigawatch.serving_1h AS it
+UNION ALL
+SELECT '1d', it.* FROM gigawatch.serving_1d AS it;
+
+CREATE VIEW expanded.latency_bucket AS
+SELECT '1m' AS level, it.* FROM gigawatch.latency_1m AS it
+UNION ALL
+SELECT '1h', it.* FROM gigawatch.latency_1h AS it
+UNION ALL
+SELECT '1d', it.* FROM gigawatch.latency_1d AS it;

@@ -55,19 +55,25 @@ COMMENT ON COLUMN report.power.power_w IS 'Mean power: energy_j / covered_s, W';
 COMMENT ON COLUMN report.power.power_min_w IS 'Least polled power, W';
 COMMENT ON COLUMN report.power.power_max_w IS 'Greatest polled power, W';
 
--- Sites' and racks' buckets together.
+-- Sites', racks' and deployments' buckets together; of those without a deployment its number is 0.
 CREATE VIEW expanded.group_bucket AS
 SELECT
     'site' AS of, level, time, site_id, NULL::integer AS rack_id, gpu_model, gpus::bigint, gpus_known::bigint, power_mw,
     energy_mj, energy_ms, gpu_util_pm_ms, gpu_util_ms,
-    energy_interpolated_mj + energy_integrated_mj + energy_estimated_mj AS uncounted_mj
+    energy_interpolated_mj + energy_integrated_mj + energy_estimated_mj AS uncounted_mj, host_mj, host_ms,
+    0 AS deployment_id
 FROM expanded.site_bucket
 UNION ALL
 SELECT
     'rack', level, time, site_id, rack_id, gpu_model, gpus::bigint, gpus_known::bigint, power_mw,
     energy_mj, energy_ms, gpu_util_pm_ms, gpu_util_ms,
-    energy_interpolated_mj + energy_integrated_mj + energy_estimated_mj
-FROM expanded.rack_bucket;
+    energy_interpolated_mj + energy_integrated_mj + energy_estimated_mj, host_mj, host_ms, 0
+FROM expanded.rack_bucket
+UNION ALL
+SELECT
+    'deployment', level, time, site_id, NULL, gpu_model, gpus::bigint, NULL, NULL, energy_mj, energy_ms, NULL, NULL,
+    energy_interpolated_mj + energy_integrated_mj + energy_estimated_mj + energy_shared_mj, host_mj, host_ms, deployment_id
+FROM expanded.deployment_bucket;
 
 -- The buckets of one rack that begin in a period. It is looked up bucket by bucket, since the index begins with the
 -- time: a range of it holds all racks. OFFSET 0 keeps the planner from reading that.

@@ -1,22 +1,24 @@
 -- Energy times what a kWh costs or emits at that moment; for report.cost() and report.carbon() alone.
 -- Definition: Σ over time of energy · factor, by hour where the factor is one through the hour, else by minute. Energy is
--- that of the GPUs. The parts of a period add up to the whole. Unit: kWh times the factor's unit.
+-- that of the boundary: the GPUs' alone, with their hosts', or that times the site's PUE. The parts of a period add up to the whole. Unit: kWh times the factor's unit.
 -- Missing data: energy without a factor has no share in the amount, and lowers factor_coverage. Of an hour whose minutes
 -- are not all kept, or no longer, the energy is spread evenly over it: split_share says how much that is.
--- needs: expanded, power
-CREATE VIEW expanded.factor AS
-SELECT 'price' AS kind, site_id, start AS first, stop AS beyond, price_per_kwh AS value, currency AS unit, false AS estimated
-FROM gigawatch.tariff WHERE retired IS NULL
-UNION ALL
-SELECT method, site_id, start, stop, g_per_kwh, instrument, estimated
-FROM gigawatch.grid_intensity WHERE retired IS NULL;
+-- needs: expanded, power, factors, deployments
+-- How far a level is folded, of sites or of deployments.
+CREATE FUNCTION expanded.folded_of(in_of text, in_level text) RETURNS timestamptz LANGUAGE sql STABLE PARALLEL SAFE
+BEGIN ATOMIC
+    SELECT expanded.folded(CASE in_of WHEN 'site' THEN '' ELSE in_of || '_' END || in_level);
+END;
 
--- The energy of a period in pieces of one site, GPU model and factor, each within an hour; value is NULL without a factor.
+-- The energy of a period in pieces of one site (in_of: or one deployment), GPU model and factor, each within an hour; value
+-- is NULL without a factor. What is not folded is read from windows, which know of no host, and only of sites.
 CREATE FUNCTION expanded.energy_pieces(
-    start timestamptz, stop timestamptz, in_kind text, in_site text, in_gpu_model text
+    start timestamptz, stop timestamptz, in_kind text, in_site text, in_gpu_model text, in_of text, in_deployment text,
+    with_windows boolean
 ) RETURNS TABLE (
-    site_id integer, gpu_model text, hour timestamptz, gpus bigint, energy_mj numeric, energy_ms numeric,
-    uncounted_mj numeric, split boolean, value numeric, unit text, estimated boolean
+    site_id integer, deployment_id integer, gpu_model text, hour timestamptz, gpus bigint, energy_mj numeric,
+    energy_ms numeric, uncounted_mj numeric, host_mj numeric, host_ms numeric, split boolean, value numeric, unit text,
+    estimated boolean
 )
 LANGUAGE sql STABLE PARALLEL SAFE
 BEGIN ATOMIC
@@ -49,48 +51,59 @@ BEGIN ATOMIC
             SELECT f.first AS moment FROM factors AS f UNION ALL SELECT f.beyond FROM factors AS f
             UNION ALL VALUES (start), (stop)
         ) AS moments
+    ), wanted AS MATERIALIZED (
+        SELECT 0 AS deployment_id WHERE in_of = 'site'
+        UNION ALL
+        SELECT d.deployment_id FROM gigawatch.deployment AS d
+        WHERE in_of = 'deployment' AND (in_deployment IS NULL OR d.name = in_deployment)
     ), finer AS (
         SELECT m.*
         FROM (SELECT uneven.hour FROM uneven UNION SELECT edges.hour FROM edges) AS needed
         CROSS JOIN grid
         CROSS JOIN LATERAL (
-            SELECT it.site_id, it.gpu_model, date_bin(grid.width, it.time, '2000-01-01Z') AS time, max(it.gpus) AS gpus,
-                sum(it.energy_mj) AS energy_mj, sum(it.energy_ms) AS energy_ms, sum(it.uncounted_mj) AS uncounted_mj
+            SELECT it.site_id, it.deployment_id, it.gpu_model, date_bin(grid.width, it.time, '2000-01-01Z') AS time,
+                max(it.gpus) AS gpus, sum(it.energy_mj) AS energy_mj, sum(it.energy_ms) AS energy_ms,
+                sum(it.uncounted_mj) AS uncounted_mj, sum(it.host_mj) AS host_mj, sum(it.host_ms) AS host_ms
             FROM expanded.group_bucket AS it
-            WHERE it.of = 'site' AND it.level = '1m'
+            WHERE it.of = in_of AND it.level = '1m'
                 AND it.time >= needed.hour AND it.time < needed.hour + interval '1 hour'
-            GROUP BY 1, 2, 3
+            GROUP BY 1, 2, 3, 4
         ) AS m
-        WHERE needed.hour < expanded.folded('1h')
+        WHERE needed.hour < expanded.folded_of(in_of, '1h')
         UNION ALL
-        SELECT m.site_id, m.gpu_model, m.time, m.gpus, m.energy_mj, m.energy_ms, m.uncounted_mj
+        SELECT m.site_id, m.deployment_id, m.gpu_model, m.time, m.gpus, m.energy_mj, m.energy_ms, m.uncounted_mj, m.host_mj,
+            m.host_ms
         FROM expanded.group_bucket AS m
-        WHERE m.of = 'site' AND m.level = '1m'
-            AND m.time >= greatest(start, expanded.folded('1h')) AND m.time < least(stop, expanded.folded('1m'))
+        WHERE m.of = in_of AND m.level = '1m' AND m.time >= greatest(start, expanded.folded_of(in_of, '1h'))
+            AND m.time < least(stop, expanded.folded_of(in_of, '1m'))
         UNION ALL
-        SELECT node.site_id, gpu.model, date_bin('1 minute', b.time, '2000-01-01Z') AS bucket, count(DISTINCT b.gpu_id),
+        SELECT node.site_id, 0, gpu.model, date_bin('1 minute', b.time, '2000-01-01Z') AS bucket, count(DISTINCT b.gpu_id),
             coalesce(sum(b.energy_mj), 0), coalesce(sum(b.energy_ms), 0),
             coalesce(sum(b.energy_interpolated_mj), 0) + coalesce(sum(b.energy_integrated_mj), 0)
-                + coalesce(sum(b.energy_estimated_mj), 0)
+                + coalesce(sum(b.energy_estimated_mj), 0), 0, 0
         FROM expanded.gpu_raw AS b
         JOIN gigawatch.gpu USING (gpu_id)
         JOIN gigawatch.node ON node.node_id = b.node_id
-        WHERE NOT expanded.is_large() AND b.time >= greatest(start, expanded.folded('1m')) AND b.time < stop
+        WHERE with_windows AND NOT expanded.is_large() AND b.time >= greatest(start, expanded.folded('1m')) AND b.time < stop
         GROUP BY node.site_id, gpu.model, bucket
     ), minutes AS MATERIALIZED (
-        SELECT m.site_id, m.gpu_model, date_bin('1 hour', m.time, '2000-01-01Z') AS hour,
+        SELECT m.site_id, m.deployment_id, m.gpu_model, date_bin('1 hour', m.time, '2000-01-01Z') AS hour,
             m.time >= start AND m.time < stop AS inside, f.value, f.unit, f.estimated, max(m.gpus) AS gpus,
-            sum(m.energy_mj) AS energy_mj, sum(m.energy_ms) AS energy_ms, sum(m.uncounted_mj) AS uncounted_mj
+            sum(m.energy_mj) AS energy_mj, sum(m.energy_ms) AS energy_ms, sum(m.uncounted_mj) AS uncounted_mj,
+            sum(m.host_mj) AS host_mj, sum(m.host_ms) AS host_ms
         FROM finer AS m
+        JOIN wanted USING (deployment_id)
         LEFT JOIN factors AS f ON f.site_id = m.site_id AND f.hour = date_bin('1 hour', m.time, '2000-01-01Z')
             AND m.time >= f.first AND m.time < f.beyond
         WHERE (in_site IS NULL OR m.site_id = (SELECT site.site_id FROM gigawatch.site WHERE site.name = in_site))
             AND (in_gpu_model IS NULL OR m.gpu_model = in_gpu_model)
-        GROUP BY 1, 2, 3, 4, 5, 6, 7
+        GROUP BY 1, 2, 3, 4, 5, 6, 7, 8
     ), kept AS (
-        SELECT m.site_id, m.gpu_model, m.hour, sum(m.energy_ms) AS energy_ms FROM minutes AS m GROUP BY 1, 2, 3
+        SELECT m.site_id, m.deployment_id, m.gpu_model, m.hour, sum(m.energy_ms) AS energy_ms
+        FROM minutes AS m GROUP BY 1, 2, 3, 4
     ), hours AS MATERIALIZED (
-        SELECT b.site_id, b.gpu_model, b.time AS hour, b.gpus, b.energy_mj, b.energy_ms, b.uncounted_mj,
+        SELECT b.site_id, b.deployment_id, b.gpu_model, b.time AS hour, b.gpus, b.energy_mj, b.energy_ms, b.uncounted_mj,
+            b.host_mj, b.host_ms,
             CASE
                 WHEN NOT EXISTS (SELECT FROM edges WHERE edges.hour = b.time)
                     AND NOT EXISTS (SELECT FROM uneven WHERE uneven.site_id = b.site_id AND uneven.hour = b.time)
@@ -100,90 +113,121 @@ BEGIN ATOMIC
                 ELSE 'split'
             END AS way,
             (extract(epoch FROM least(b.time + interval '1 hour', stop) - greatest(b.time, start)) / 3600) AS share
-        FROM expanded.group_bucket AS b
-        LEFT JOIN kept ON kept.site_id = b.site_id AND kept.gpu_model = b.gpu_model AND kept.hour = b.time
-        WHERE b.of = 'site' AND b.level = '1h'
-            AND b.time > start - interval '1 hour' AND b.time < stop AND b.time < expanded.folded('1h')
-            AND (in_site IS NULL OR b.site_id = (SELECT site.site_id FROM gigawatch.site WHERE site.name = in_site))
+        FROM (
+            -- Of a deployment's rows, whole and not, the sum.
+            SELECT it.site_id, it.deployment_id, it.gpu_model, it.time, max(it.gpus) AS gpus, sum(it.energy_mj) AS energy_mj,
+                sum(it.energy_ms) AS energy_ms, sum(it.uncounted_mj) AS uncounted_mj, sum(it.host_mj) AS host_mj,
+                sum(it.host_ms) AS host_ms
+            FROM expanded.group_bucket AS it
+            JOIN wanted USING (deployment_id)
+            WHERE it.of = in_of AND it.level = '1h' AND it.time > start - interval '1 hour' AND it.time < stop
+                AND it.time < expanded.folded_of(in_of, '1h')
+            GROUP BY 1, 2, 3, 4
+        ) AS b
+        LEFT JOIN kept ON kept.site_id = b.site_id AND kept.deployment_id = b.deployment_id AND kept.gpu_model = b.gpu_model
+            AND kept.hour = b.time
+        WHERE (in_site IS NULL OR b.site_id = (SELECT site.site_id FROM gigawatch.site WHERE site.name = in_site))
             AND (in_gpu_model IS NULL OR b.gpu_model = in_gpu_model)
     ), shares AS (
         -- Parts of the hours that are split: those with a factor, and what is left without one.
-        SELECT h.site_id, h.gpu_model, h.hour, f.value, f.unit, f.estimated,
+        SELECT h.site_id, h.deployment_id, h.gpu_model, h.hour, f.value, f.unit, f.estimated,
             extract(epoch FROM least(f.beyond, stop) - greatest(f.first, start)) / 3600 AS share
         FROM hours AS h JOIN factors AS f ON f.site_id = h.site_id AND f.hour = h.hour
         WHERE h.way = 'split' AND f.first < stop AND f.beyond > start
     ), rest AS (
-        SELECT h.site_id, h.gpu_model, h.hour, h.share - coalesce(sum(s.share), 0) AS share
-        FROM hours AS h LEFT JOIN shares AS s USING (site_id, gpu_model, hour)
-        WHERE h.way = 'split' GROUP BY h.site_id, h.gpu_model, h.hour, h.share
+        SELECT h.site_id, h.deployment_id, h.gpu_model, h.hour, h.share - coalesce(sum(s.share), 0) AS share
+        FROM hours AS h LEFT JOIN shares AS s USING (site_id, deployment_id, gpu_model, hour)
+        WHERE h.way = 'split' GROUP BY h.site_id, h.deployment_id, h.gpu_model, h.hour, h.share
     )
-    SELECT h.site_id, h.gpu_model, h.hour, h.gpus, h.energy_mj, h.energy_ms, h.uncounted_mj, false, f.value, f.unit, f.estimated
+    SELECT h.site_id, h.deployment_id, h.gpu_model, h.hour, h.gpus, h.energy_mj, h.energy_ms, h.uncounted_mj, h.host_mj,
+        h.host_ms, false, f.value, f.unit, f.estimated
     FROM hours AS h LEFT JOIN factors AS f ON f.site_id = h.site_id AND f.hour = h.hour
     WHERE h.way = 'whole'
     UNION ALL
-    SELECT m.site_id, m.gpu_model, m.hour, m.gpus, m.energy_mj, m.energy_ms, m.uncounted_mj, false, m.value, m.unit, m.estimated
-    FROM minutes AS m LEFT JOIN hours AS h USING (site_id, gpu_model, hour)
+    SELECT m.site_id, m.deployment_id, m.gpu_model, m.hour, m.gpus, m.energy_mj, m.energy_ms, m.uncounted_mj, m.host_mj,
+        m.host_ms, false, m.value, m.unit, m.estimated
+    FROM minutes AS m LEFT JOIN hours AS h USING (site_id, deployment_id, gpu_model, hour)
     WHERE m.inside AND (h.way IS NULL OR h.way = 'minutes')
     UNION ALL
-    SELECT h.site_id, h.gpu_model, h.hour, h.gpus, h.energy_mj * s.share, h.energy_ms * s.share, h.uncounted_mj * s.share,
-        true, s.value, s.unit, s.estimated
+    SELECT h.site_id, h.deployment_id, h.gpu_model, h.hour, h.gpus, h.energy_mj * s.share, h.energy_ms * s.share,
+        h.uncounted_mj * s.share, h.host_mj * s.share, h.host_ms * s.share, true, s.value, s.unit, s.estimated
     FROM hours AS h JOIN (
-        SELECT * FROM shares UNION ALL SELECT r.site_id, r.gpu_model, r.hour, NULL, NULL, NULL, r.share FROM rest AS r
-    ) AS s USING (site_id, gpu_model, hour);
+        SELECT * FROM shares
+        UNION ALL SELECT r.site_id, r.deployment_id, r.gpu_model, r.hour, NULL, NULL, NULL, r.share FROM rest AS r
+    ) AS s USING (site_id, deployment_id, gpu_model, hour);
 END;
 
--- The pieces by group and bin: a row for each unit that some energy of it has a factor in, else one without.
+-- The pieces by group and bin, at a boundary: a row for each unit that some energy of it has a factor in, else one without.
 CREATE FUNCTION expanded.weighed_energy(
-    start timestamptz, stop timestamptz, step interval, group_by text, in_kind text, in_site text, in_gpu_model text
+    start timestamptz, stop timestamptz, step interval, group_by text, in_kind text, in_site text, in_gpu_model text,
+    in_boundary text, in_deployment text
 ) RETURNS TABLE (
     "time" timestamptz, label text, unit text, amount numeric, weighed_j double precision, energy_j double precision,
     factor_coverage double precision, estimated_share double precision, split_share double precision,
-    coverage double precision, counter_share double precision
+    coverage double precision, counter_share double precision, boundary_coverage double precision,
+    modelled_share double precision
 )
 LANGUAGE plpgsql STABLE PARALLEL SAFE SET plan_cache_mode = force_custom_plan
 AS $$
 #variable_conflict use_column
+DECLARE
+    chosen text := CASE WHEN group_by IN ('deployment', 'model') OR in_deployment IS NOT NULL THEN 'deployment' ELSE 'site' END;
 BEGIN
+    PERFORM expanded.check_grouping(group_by);
+    PERFORM expanded.check_boundary(in_boundary);
     IF extract(epoch FROM step) <= 0 OR extract(epoch FROM step) % 3600 <> 0 THEN
         RAISE EXCEPTION 'step = % is not a number of whole hours', step USING ERRCODE = 'invalid_parameter_value';
-    ELSIF group_by NOT IN ('fleet', 'site', 'gpu_model') THEN
-        RAISE EXCEPTION 'group_by = % is not fleet, site or gpu_model', group_by USING ERRCODE = 'invalid_parameter_value';
     END IF;
     RETURN QUERY
     WITH pieces AS MATERIALIZED (
         SELECT CASE WHEN step IS NULL THEN start ELSE date_bin(step, p.hour, '2000-01-01Z') END AS bin,
-            expanded.label(group_by, site.name, NULL, NULL, p.gpu_model) AS label, p.*
-        FROM expanded.energy_pieces(start, stop, in_kind, in_site, in_gpu_model) AS p
+            expanded.serving_label(group_by, site.name, p.gpu_model, d.name, d.model) AS label, p.*,
+            CASE in_boundary WHEN 'gpu' THEN p.energy_mj WHEN 'it' THEN it.mj ELSE it.mj * pue.value END AS mj,
+            CASE in_boundary WHEN 'gpu' THEN 0 WHEN 'it' THEN host.modelled_mj ELSE host.modelled_mj * pue.value END AS modelled_mj
+        FROM expanded.energy_pieces(start, stop, in_kind, in_site, in_gpu_model, chosen, in_deployment, in_boundary = 'gpu') AS p
         JOIN gigawatch.site USING (site_id)
+        LEFT JOIN expanded.deployment_models(start, stop, in_deployment) AS d USING (deployment_id)
+        LEFT JOIN expanded.host_power(start, stop) AS others ON in_boundary <> 'gpu' AND others.gpu_model = p.gpu_model
+        CROSS JOIN LATERAL (
+            SELECT CASE WHEN p.energy_ms <= p.host_ms THEN 0 ELSE (p.energy_ms - p.host_ms) * others.mw / 1000 END AS modelled_mj
+        ) AS host
+        CROSS JOIN LATERAL (SELECT p.energy_mj + p.host_mj + host.modelled_mj AS mj) AS it
+        -- The PUE is that of the beginning of the hour.
+        LEFT JOIN expanded.factor AS pue ON in_boundary = 'facility' AND pue.kind = 'pue' AND pue.site_id = p.site_id
+            AND p.hour >= pue.first AND p.hour < pue.beyond
     ), members AS (
         SELECT most.label, sum(most.gpus) AS gpus FROM (
-            SELECT p.label, max(p.gpus) AS gpus FROM pieces AS p GROUP BY p.label, p.site_id, p.gpu_model
+            SELECT p.label, max(p.gpus) AS gpus FROM pieces AS p GROUP BY p.label, p.site_id, p.deployment_id, p.gpu_model
         ) AS most GROUP BY 1
     ), known AS MATERIALIZED (
-        SELECT least(stop, expanded.known_until()) AS until
+        SELECT least(stop, CASE WHEN chosen = 'site' AND in_boundary = 'gpu' THEN expanded.known_until()
+            ELSE expanded.deployments_until() END) AS until
     ), groups AS (
-        SELECT p.bin, p.label, sum(p.energy_mj) AS energy_mj, sum(p.energy_ms) AS energy_ms,
-            sum(p.uncounted_mj) AS uncounted_mj, sum(p.energy_mj) FILTER (WHERE p.split) AS split_mj
+        SELECT p.bin, p.label, sum(p.energy_mj) AS gpu_mj, sum(p.mj) AS mj, sum(p.energy_ms) AS energy_ms,
+            sum(p.energy_mj) FILTER (WHERE p.mj IS NOT NULL) AS known_mj, sum(p.modelled_mj) AS modelled_mj,
+            sum(p.uncounted_mj) AS uncounted_mj, sum(p.mj) FILTER (WHERE p.split) AS split_mj
         FROM pieces AS p GROUP BY 1, 2
     ), weighed AS (
-        SELECT p.bin, p.label, p.unit, sum(p.energy_mj * p.value) AS amount, sum(p.energy_mj) AS energy_mj,
-            sum(p.energy_mj) FILTER (WHERE p.estimated) AS estimated_mj
-        FROM pieces AS p WHERE p.value IS NOT NULL GROUP BY 1, 2, 3
+        SELECT p.bin, p.label, p.unit, sum(p.mj * p.value) AS amount, sum(p.mj) AS mj,
+            sum(p.mj) FILTER (WHERE p.estimated) AS estimated_mj
+        FROM pieces AS p WHERE p.value IS NOT NULL AND p.mj IS NOT NULL GROUP BY 1, 2, 3
     )
     SELECT
         g.bin,
         g.label,
         w.unit,
         w.amount / 3600000000,
-        coalesce(w.energy_mj, 0)::double precision / 1000,
-        g.energy_mj::double precision / 1000,
-        (coalesce(w.energy_mj, 0) / nullif(g.energy_mj, 0))::double precision,
-        (coalesce(w.estimated_mj, 0) / nullif(w.energy_mj, 0))::double precision,
-        (coalesce(g.split_mj, 0) / nullif(g.energy_mj, 0))::double precision,
+        coalesce(w.mj, 0)::double precision / 1000,
+        g.mj::double precision / 1000,
+        (coalesce(w.mj, 0) / nullif(g.mj, 0))::double precision,
+        (coalesce(w.estimated_mj, 0) / nullif(w.mj, 0))::double precision,
+        (coalesce(g.split_mj, 0) / nullif(g.mj, 0))::double precision,
         -- A bin at the edge of the period is as long as its part within it.
         (g.energy_ms / 1000 / (members.gpus * nullif(extract(epoch FROM
             least(g.bin + step, known.until) - greatest(g.bin, start)), 0)))::double precision,
-        (1 - g.uncounted_mj / nullif(g.energy_mj, 0))::double precision
+        (1 - g.uncounted_mj / nullif(g.gpu_mj, 0))::double precision,
+        (coalesce(g.known_mj, 0) / nullif(g.gpu_mj, 0))::double precision,
+        (coalesce(g.modelled_mj, 0) / nullif(g.mj, 0))::double precision
     FROM groups AS g
     JOIN members USING (label)
     CROSS JOIN known

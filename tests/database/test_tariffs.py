@@ -369,7 +369,7 @@ def test_the_report_role_reads_figures_and_no_tables(report_engine: Engine) -> N
         with pytest.raises(DBAPIError, match="step = 00:30:00 is not a number of whole hours"):
             readings.cost(connection, now - HOUR, now, timedelta(minutes=30))
         connection.rollback()
-        with pytest.raises(DBAPIError, match="group_by = rack is not fleet, site or gpu_model"):
+        with pytest.raises(DBAPIError, match="group_by = rack is not fleet, site, gpu_model, deployment or model"):
             connection.execute(text("SELECT * FROM report.cost(now() - interval '1 hour', now(), group_by => 'rack')"))
     for table in ("tariff", "grid_intensity", "factor_import"):
         with report_engine.connect() as connection, pytest.raises(DBAPIError, match="permission denied"):
