@@ -309,7 +309,7 @@ def test_the_parts_of_energy_add_up_to_what_is_metered(
             assert round(1_000 * sum(row["energy_j"] for row in found.values())) == total_energy_mj(report)
         assigned = of(report, "energy_per_token", scene.start_ms, scene.stop_ms)
         split = of(report, "idle", scene.start_ms, scene.stop_ms, "fleet")["fleet"]
-        of_deployments = sum(row["energy_j"] for (_, boundary), row in assigned.items() if boundary == "gpu")
+        of_deployments = sum(row["energy_j"] or 0 for (_, boundary), row in assigned.items() if boundary == "gpu")
         assert round(1_000 * (of_deployments + split["unallocated_j"])) == total_energy_mj(report)
         columns = ", ".join(f"sum({it}) AS {it}" for it in ("energy_mj", "expected_ms", "active_mj", "observed_mj"))
         of_hour = f"SELECT {columns} FROM gigawatch.deployment_1m WHERE time < :end"
@@ -408,7 +408,7 @@ def test_what_users_felt_and_when_a_node_began(engine: Engine, report: Report) -
         vllm.running = 4
         vllm.waiting = 2
         vllm.generated_tokens += 50
-        for bound_s, count in ((0.1, 6), (0.5, 3), (1.0, 1)):
+        for bound_s, count in ((0.1, 6), (1.0, 4)):
             vllm.ttft_s[bound_s] += count
 
     scene.run(engine, [head, lending], lambda _m, _gpu, _now_ms: 300, work)
@@ -417,7 +417,8 @@ def test_what_users_felt_and_when_a_node_began(engine: Engine, report: Report) -
     assert (found["batch"], found["waiting"], found["active_share"]) == (4, 2, 1)
     # Six of ten within 100 ms: the fifth lies at five sixths of it.
     assert found["ttft_p50_s"] == pytest.approx(0.1 * 5 / 6)
-    assert found["ttft_p95_s"] == pytest.approx(0.5 + 0.5 * 0.5)
+    # The others between 500 ms and a second, whatever lies in between: nine and a half of ten.
+    assert found["ttft_p95_s"] == pytest.approx(0.5 + 0.5 * 3.5 / 4)
     begun = {row["hostname"]: row for row in report("SELECT * FROM report.ramp_up")}
     for name in ("a", "b"):
         assert begun[name]["first_seen"] == at(scene.start_ms)
