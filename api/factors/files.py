@@ -3,7 +3,7 @@
 import hashlib
 import re
 from collections.abc import Callable, Iterator
-from datetime import UTC, datetime
+from datetime import datetime
 from decimal import Decimal
 from typing import Annotated, Any, TypeVar
 from zoneinfo import ZoneInfo
@@ -13,7 +13,7 @@ from msgspec import Struct
 
 from api.factors import clocks, layouts, schedules, tables
 from api.factors.clocks import Clock
-from api.factors.intervals import Factors, Interval, check_intensities, check_prices, in_order, unfit
+from api.factors.intervals import Factors, Interval, check_intensities, check_prices, in_order, unfit, utc
 from api.factors.layouts import Emissions, Layout
 from api.factors.tables import Cell, Table
 
@@ -134,14 +134,14 @@ def _converted(found: dict[str, Any], kind: type[T]) -> T:
 
 def _of_prices(found: dict[str, Any]) -> Factors:
     given = _converted(found, Prices)
-    intervals = [Interval(it.start.astimezone(UTC), it.stop.astimezone(UTC), it.price_per_kwh) for it in given.values]
+    intervals = [Interval(utc(it.start, "start"), utc(it.stop, "stop"), it.price_per_kwh) for it in given.values]
     return Factors(intervals=intervals, currency=given.currency, source=given.source)
 
 
 def _of_intensities(found: dict[str, Any]) -> Factors:
     given = _converted(found, Intensities)
     intervals = [
-        Interval(it.start.astimezone(UTC), it.stop.astimezone(UTC), it.g_per_kwh, it.estimated) for it in given.values
+        Interval(utc(it.start, "start"), utc(it.stop, "stop"), it.g_per_kwh, it.estimated) for it in given.values
     ]
     return Factors(intervals=intervals, source=given.source)
 

@@ -70,10 +70,20 @@ def in_order(intervals: Iterable[Interval]) -> list[Interval]:
     return _joined(found)
 
 
+def utc(moment: datetime, where: str) -> datetime:
+    """A moment with its offset, in UTC.
+
+    Raises:
+        GigawatchError: it is not between 2000 and 2100; at the ends of the calendar there may be no UTC of it at all.
+    """
+    if not FIRST <= moment <= LAST:
+        raise unfit(f"{where} = {moment.isoformat()} is not between 2000 and 2100", "Check the dates.")
+    return moment.astimezone(UTC)
+
+
 def _check(it: Interval) -> None:
-    for name, moment in (("start", it.start), ("stop", it.stop)):
-        if not FIRST <= moment <= LAST:
-            raise unfit(f"{name} = {_shown(moment)} is not between 2000 and 2100", "Check the file's dates.")
+    for name, given in (("start", it.start), ("stop", it.stop)):
+        moment = utc(given, name)
         if moment.second or moment.microsecond:
             raise unfit(f"{name} = {moment.isoformat()} is not a whole minute", "Let values begin and end at minutes.")
     if it.start >= it.stop:

@@ -321,6 +321,13 @@ def test_points_and_commas(values: tuple[str, ...], delimiter: str, expected: tu
         ("start,stop,price_per_kwh\n2026-01-01T00:00Z,2026-01-01T00:00Z,1\n", "is not before stop"),
         ("start,stop,price_per_kwh\n2026-01-01T00:00:30Z,2026-01-01T01:00Z,1\n", "not a whole minute"),
         ("start,stop,price_per_kwh\n1970-01-01T00:00Z,2026-01-01T01:00Z,1\n", "not between 2000 and 2100"),
+        ("start,stop,price_per_kwh\n0001-01-01T00:00+02:00,2026-01-01T01:00Z,1\n", "Line 2: start = 0001-01-01T00:00"),
+        ("start,stop,price_per_kwh\n2026-01-01T00:00Z,9999-12-31T23:00-02:00,1\n", "Line 2: stop = 9999-12-31T23"),
+        ("start,price_per_kwh\n9999-12-30T00:00Z,1\n9999-12-31T00:00Z,1\n", "Line 2: start = 9999-12-30T00:00"),
+        (
+            '{"values": [{"start": "0001-01-01T00:00:00+02:00", "stop": "2026-01-01T00:00:00Z", "price_per_kwh": 1}]}',
+            "start = 0001-01-01T00:00:00+02:00 is not between 2000 and 2100",
+        ),
         ("start,stop,price_per_kwh\n01/02/2026 00:00,01/02/2026 01:00,1\n", "start = '01/02/2026 00:00'"),
         ("start,stop,price_per_kwh\n", "holds no values"),
         ("a,b\n1,2\n", "first line is not the header of a known format: 'a,b'"),
