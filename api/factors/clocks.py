@@ -51,6 +51,23 @@ def parse(text: str, where: str, *, slashes: bool = False) -> Written:
     raise unfit(f"{where} = {text[:60]!r} is not a date and time", "Write it like 2026-01-31T13:00Z.")
 
 
+def moment(text: str, local: ZoneInfo, where: str) -> datetime:
+    """A single moment in UTC; of an hour that comes twice the earlier.
+
+    Args:
+        text: as parse() takes it.
+        local: of a moment without an offset.
+        where: what it is, for the errors.
+
+    Raises:
+        GigawatchError: it is no date and time, or one that clocks skip.
+    """
+    found = Clock(local).utc(parse(text, where), where)
+    if found is None:
+        raise unfit(f"{where} = {text} is a local time that clocks skip", "Is the time zone right?")
+    return found
+
+
 class Clock:
     """Turns one column of moments, from the first to the last, into UTC.
 

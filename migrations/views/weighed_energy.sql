@@ -9,7 +9,10 @@ SELECT 'price' AS kind, site_id, start AS first, stop AS beyond, price_per_kwh A
 FROM gigawatch.tariff WHERE retired IS NULL
 UNION ALL
 SELECT method, site_id, start, stop, g_per_kwh, instrument, estimated
-FROM gigawatch.grid_intensity WHERE retired IS NULL;
+FROM gigawatch.grid_intensity WHERE retired IS NULL
+UNION ALL
+SELECT 'pue', site_id, start, stop, pue, NULL, false
+FROM gigawatch.configured_pue WHERE retired IS NULL;
 
 -- The energy of a period in pieces of one site, GPU model and factor, each within an hour; value is NULL without a factor.
 CREATE FUNCTION expanded.energy_pieces(
