@@ -24,8 +24,8 @@ MOST_BYTES = 64 * BYTES_PER_MIB
 SHOWN = "%Y-%m-%d %H:%M"
 TAKE_FLAGS = (
     click.option("--site", required=True, help="Site that the values are of."),
-    click.option("--source", help="Where the values come from; default as the file says."),
-    click.option("--version", help="Version of the source; default the file's SHA-256, 12 digits."),
+    click.option("--source", help="Where the values come from; needed unless the file says it."),
+    click.option("--version", help="Version of the source; default of a file its SHA-256, 12 digits."),
     click.option("--replace", is_flag=True, help="Retire what counts for that time already."),
     click.option("--dry-run", is_flag=True, help="Check everything, store nothing."),
     click.option("--json", "as_json", is_flag=True, help="Print JSON."),
