@@ -363,7 +363,7 @@ def test_a_configured_pue_is_replaced_only_when_asked_and_stays_known(owner: Con
     assert [it.pue for it in readings.configured_pue(owner, year, end, "oslo")] == [1.2]
 
 
-def test_a_configured_pue_changes_neither_cost_nor_carbon(owner: Connection) -> None:
+def test_a_configured_pue_changes_no_figure_of_the_gpus_alone(owner: Connection) -> None:
     day = utc("2026-01-05 00:00")
     minutes(owner, "oslo", H100, day, [KWH_MJ // 60] * 60)
     price(owner, "oslo", (day, day + HOUR, "0.1"))
