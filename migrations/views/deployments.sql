@@ -6,7 +6,7 @@
 -- The buckets that make a period up: of each level the whole ones, the coarsest first, that steps are made of.
 CREATE FUNCTION expanded.deployment_parts(start timestamptz, stop timestamptz, step interval)
 RETURNS TABLE (level text, first timestamptz, beyond timestamptz)
-LANGUAGE plpgsql STABLE PARALLEL SAFE
+LANGUAGE plpgsql STABLE PARALLEL SAFE ROWS 5
 AS $$
 DECLARE
     origin constant timestamptz := '2000-01-01Z';
@@ -90,7 +90,10 @@ BEGIN ATOMIC
     WITH served AS (
         SELECT d.name, string_agg(DISTINCT b.model, ' + ' ORDER BY b.model) AS model
         FROM expanded.deployment_parts(start, stop, NULL) AS part
-        JOIN expanded.serving_bucket AS b ON b.level = part.level AND b.time >= part.first AND b.time < part.beyond
+        CROSS JOIN LATERAL (
+            SELECT it.* FROM expanded.serving_bucket AS it
+            WHERE it.level = part.level AND it.time >= part.first AND it.time < part.beyond OFFSET 0
+        ) AS b
         JOIN gigawatch.deployment AS d USING (deployment_id)
         WHERE b.model <> '' AND (in_deployment IS NULL OR d.name = in_deployment)
         GROUP BY d.name
@@ -106,7 +109,10 @@ LANGUAGE sql STABLE PARALLEL SAFE
 BEGIN ATOMIC
     SELECT b.gpu_model, sum(b.host_mj) * 1000 / sum(b.host_ms)
     FROM expanded.deployment_parts(start, stop, NULL) AS part
-    JOIN expanded.site_bucket AS b ON b.level = part.level AND b.time >= part.first AND b.time < part.beyond
+    CROSS JOIN LATERAL (
+        SELECT it.* FROM expanded.site_bucket AS it
+        WHERE it.level = part.level AND it.time >= part.first AND it.time < part.beyond OFFSET 0
+    ) AS b
     GROUP BY b.gpu_model
     HAVING sum(b.host_ms) > 0;
 END;
@@ -141,7 +147,10 @@ BEGIN
         b.energy_interpolated_mj, b.energy_integrated_mj + b.energy_estimated_mj, b.energy_shared_mj, b.observed_mj,
         b.active_mj, it.modelled_mj, it.energy_mj, (it.energy_mj * pues.value)::bigint
     FROM parts AS part
-    JOIN expanded.deployment_bucket AS b ON b.level = part.level AND b.time >= part.first AND b.time < part.beyond
+    CROSS JOIN LATERAL (
+        SELECT it.* FROM expanded.deployment_bucket AS it
+        WHERE it.level = part.level AND it.time >= part.first AND it.time < part.beyond OFFSET 0
+    ) AS b
     JOIN expanded.deployment_models(start, stop, in_deployment) AS d USING (deployment_id)
     JOIN gigawatch.site USING (site_id)
     LEFT JOIN hosts ON hosts.gpu_model = b.gpu_model
@@ -180,7 +189,10 @@ BEGIN
         CASE WHEN d.role <> 'prefill' THEN b.requests_finished END,
         b.running_request_ms, b.waiting_request_ms, b.active_ms, b.running_requests_max, b.kv_cache_use_max_pm
     FROM expanded.deployment_parts(start, stop, step) AS part
-    JOIN expanded.serving_bucket AS b ON b.level = part.level AND b.time >= part.first AND b.time < part.beyond
+    CROSS JOIN LATERAL (
+        SELECT it.* FROM expanded.serving_bucket AS it
+        WHERE it.level = part.level AND it.time >= part.first AND it.time < part.beyond OFFSET 0
+    ) AS b
     JOIN expanded.deployment_models(start, stop, in_deployment) AS d USING (deployment_id)
     JOIN gigawatch.site USING (site_id)
     WHERE (in_site IS NULL OR site.name = in_site) AND (in_gpu_model IS NULL OR b.gpu_model = in_gpu_model);
@@ -200,16 +212,28 @@ AS $$
 #variable_conflict use_column
 BEGIN
     RETURN QUERY
-    WITH buckets AS (
-        SELECT CASE WHEN step IS NULL THEN start ELSE date_bin(step, b.time, '2000-01-01Z') END AS bin,
-            expanded.serving_label(group_by, site.name, b.gpu_model, d.name, d.model) AS label, b.latency, b.bounds_id,
-            count.place, sum(count.of_bucket) AS of_bucket
+    WITH summed_up AS MATERIALIZED (
+        -- First by numbers, as rows are many: words and labels come after.
+        SELECT CASE WHEN step IS NULL THEN start ELSE date_bin(step, b.time, '2000-01-01Z') END AS bin, b.deployment_id,
+            b.site_id, b.gpu_model, b.latency, b.bounds_id, count.place, sum(count.of_bucket) AS of_bucket
         FROM expanded.deployment_parts(start, stop, step) AS part
-        JOIN expanded.latency_bucket AS b ON b.level = part.level AND b.time >= part.first AND b.time < part.beyond
+        CROSS JOIN LATERAL (
+            SELECT it.* FROM expanded.latency_bucket AS it
+            WHERE it.level = part.level AND it.time >= part.first AND it.time < part.beyond
+                AND (in_gpu_model IS NULL OR it.gpu_model = in_gpu_model)
+                AND (in_deployment IS NULL OR it.deployment_id IN (
+                    SELECT d.deployment_id FROM gigawatch.deployment AS d WHERE d.name = in_deployment))
+            OFFSET 0
+        ) AS b
+        CROSS JOIN LATERAL unnest(b.counts) WITH ORDINALITY AS count (of_bucket, place)
+        GROUP BY 1, 2, 3, 4, 5, 6, 7
+    ), buckets AS (
+        SELECT b.bin, expanded.serving_label(group_by, site.name, b.gpu_model, d.name, d.model) AS label, b.latency,
+            b.bounds_id, b.place, sum(b.of_bucket) AS of_bucket
+        FROM summed_up AS b
         JOIN expanded.deployment_models(start, stop, in_deployment) AS d USING (deployment_id)
         JOIN gigawatch.site USING (site_id)
-        CROSS JOIN LATERAL unnest(b.counts) WITH ORDINALITY AS count (of_bucket, place)
-        WHERE (in_site IS NULL OR site.name = in_site) AND (in_gpu_model IS NULL OR b.gpu_model = in_gpu_model)
+        WHERE (in_site IS NULL OR site.name = in_site)
             -- A prefill engine's first token is what users wait for, a decode engine's are those that follow.
             AND NOT (d.role = 'decode' AND b.latency = 'time_to_first_token')
             AND NOT (d.role = 'prefill' AND b.latency <> 'time_to_first_token')

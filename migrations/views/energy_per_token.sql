@@ -49,7 +49,7 @@ BEGIN
         -- Buckets of a deployment whose energy is known at the boundary: of a sum without a part, tokens would be too many.
         SELECT u.boundary, u.level, u.time, u.name FROM used AS u WHERE u.whole
         GROUP BY 1, 2, 3, 4 HAVING bool_and(u.mj IS NOT NULL)
-    ), energy AS (
+    ), energy AS MATERIALIZED (
         SELECT u.boundary, u.bin, u.label, sum(u.mj) AS all_mj, sum(u.expected_ms) AS expected_ms,
             sum(u.mj) FILTER (WHERE k.name IS NOT NULL) AS mj,
             sum(u.mj) FILTER (WHERE k.name IS NOT NULL AND u.role = 'prefill') AS prefill_mj,
@@ -64,23 +64,23 @@ BEGIN
         FROM used AS u
         LEFT JOIN known AS k ON u.whole AND k.boundary = u.boundary AND k.level = u.level AND k.time = u.time AND k.name = u.name
         GROUP BY 1, 2, 3
-    ), members AS (
+    ), members AS MATERIALIZED (
         SELECT most.bin, most.label, sum(most.gpus) AS gpus, sum(most.gpus_silent) AS gpus_silent FROM (
             SELECT u.bin, u.label, max(u.gpus) AS gpus, max(u.gpus_silent) AS gpus_silent
             FROM used AS u GROUP BY u.bin, u.label, u.deployment_id, u.site_id, u.gpu_model
         ) AS most GROUP BY 1, 2
-    ), totals AS (
+    ), totals AS MATERIALIZED (
         SELECT s.bin, s.label, sum(s.prompt_tokens) AS prompt_tokens, sum(s.cached_tokens) AS cached_tokens,
             sum(s.generated_tokens) AS generated_tokens, sum(s.requests_finished) AS requests
         FROM served AS s GROUP BY 1, 2
-    ), tokens AS (
+    ), tokens AS MATERIALIZED (
         SELECT k.boundary, s.bin, s.label, sum(s.prompt_tokens) AS prompt_tokens,
             sum(s.generated_tokens) AS generated_tokens, sum(s.requests_finished) AS requests,
             sum(s.prompt_tokens) FILTER (WHERE s.role = 'prefill') AS prefill_tokens,
             sum(s.generated_tokens) FILTER (WHERE s.role = 'decode') AS decode_tokens
         FROM served AS s JOIN known AS k ON s.whole AND k.level = s.level AND k.time = s.time AND k.name = s.name
         GROUP BY 1, 2, 3
-    ), ratios AS (
+    ), ratios AS MATERIALIZED (
         SELECT e.boundary, e.bin, e.label, e.level, e.mj / nullif(t.generated_tokens, 0) AS ratio
         FROM (
             SELECT u.boundary, u.bin, u.label, u.level, u.time, sum(u.mj) AS mj
@@ -90,7 +90,7 @@ BEGIN
             SELECT s.bin, s.label, s.level, s.time, sum(s.generated_tokens) AS generated_tokens
             FROM served AS s WHERE s.whole GROUP BY 1, 2, 3, 4
         ) AS t USING (bin, label, level, "time")
-    ), variations AS (
+    ), variations AS MATERIALIZED (
         -- Of the level with the most buckets: minutes and hours are not to be compared.
         SELECT DISTINCT ON (r.boundary, r.bin, r.label) r.boundary, r.bin, r.label,
             (stddev_samp(r.ratio) / nullif(avg(r.ratio), 0))::double precision AS variation

@@ -46,7 +46,10 @@ BEGIN
         SELECT CASE WHEN step IS NULL THEN start ELSE date_bin(step, b.time, '2000-01-01Z') END AS bin,
             expanded.serving_label(group_by, site.name, b.gpu_model, NULL, NULL) AS label, sum(b.energy_mj) AS energy_mj
         FROM expanded.deployment_parts(start, stop, step) AS part
-        JOIN expanded.site_bucket AS b ON b.level = part.level AND b.time >= part.first AND b.time < part.beyond
+        CROSS JOIN LATERAL (
+            SELECT it.* FROM expanded.site_bucket AS it
+            WHERE it.level = part.level AND it.time >= part.first AND it.time < part.beyond OFFSET 0
+        ) AS b
         JOIN gigawatch.site USING (site_id)
         WHERE group_by NOT IN ('deployment', 'model') AND in_deployment IS NULL
             AND (in_site IS NULL OR site.name = in_site) AND (in_gpu_model IS NULL OR b.gpu_model = in_gpu_model)
