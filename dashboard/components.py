@@ -8,12 +8,11 @@ from urllib.parse import quote
 from dash import dcc, html
 
 from dashboard import live, quantities, view
-from dashboard.figures import Chart
+from dashboard.plots import Chart
 from dashboard.quantities import UNKNOWN
 from dashboard.view import View
 
 Child = Any
-GOOD_COVERAGE = 0.95
 
 
 def card(
