@@ -83,7 +83,11 @@ def money(amount: float | None, currency: str) -> str:
 
 def change(part: float | None) -> str:
     """A difference as a part of what it is from: +12.3 %."""
-    return UNKNOWN if part is None else f"{part * 100:+.1f}{SPACE}%".replace("-", "\u2212")
+    if part is None:
+        return UNKNOWN
+    # Not -0.0: a difference so small has no direction.
+    pct = round(part * 100, 1) or 0.0
+    return f"{pct:+.1f}{SPACE}%".replace("-", "\u2212") if pct else f"0.0{SPACE}%"
 
 
 def mebibytes(value: float | None) -> str:

@@ -31,8 +31,8 @@ from gigawatch.token_readings import BOUNDARIES, Boundary, EnergyPerToken, Idle,
 PARTS: Mapping[str, tuple[Callable[[Idle], float], int]] = {
     "Active": (lambda it: it.active_j, 0),
     "Provisioned idle": (lambda it: it.provisioned_idle_j, 1),
-    "Unobserved": (lambda it: it.unobserved_j, 7),
-    "Unallocated": (lambda it: it.unallocated_j, 4),
+    "Unobserved": (lambda it: it.unobserved_j, 3),
+    "Unallocated": (lambda it: it.unallocated_j, 7),
 }
 """Parts of the energy, with the place of their colour among the theme's series."""
 MOST_NAMED = 12

@@ -1,7 +1,7 @@
 """Energy per token, row by row: what belongs together of several reads, what stands out, and what may be compared."""
 
 from collections import defaultdict
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from datetime import datetime, timedelta
 
 from msgspec import Struct
@@ -62,6 +62,17 @@ def idle_share(idle: Idle | None) -> float | None:
     """Provisioned idle energy over the energy of assigned GPUs, 0 to 1."""
     assigned_j = idle.energy_j - idle.unallocated_j if idle is not None else 0
     return idle.provisioned_idle_j / assigned_j if idle is not None and assigned_j > 0 else None
+
+
+def idle_sum(rows: Sequence[Idle]) -> Idle | None:
+    """The sum of the parts of energy over bins and labels; None where there is none."""
+    if not rows:
+        return None
+    sums = {
+        name: sum(getattr(row, name) for row in rows)
+        for name in ("energy_j", "active_j", "provisioned_idle_j", "unobserved_j", "unallocated_j")
+    }
+    return Idle(time=rows[0].time, label="sum", coverage=None, **sums)
 
 
 def join(

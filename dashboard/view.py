@@ -12,11 +12,12 @@ import msgspec
 from msgspec import Struct
 
 from gigawatch.readings import NodeOrder, NodeState, Where, step_for
-from gigawatch.token_readings import Boundary, Of, TokenGroup
+from gigawatch.token_readings import Boundary, Of
 
 Range = Literal["15m", "1h", "6h", "24h", "7d", "30d"]
 Group = Literal["fleet", "site", "rack", "gpu_model"]
 Heat = Literal["power", "temperature", "utilisation"]
+By = Literal["deployment", "model", "gpu_model", "site"]
 Wait = Literal["p50", "p95"]
 TokenOrder = Literal[
     "label", "tokens", "j_per_token", "tokens_per_s_per_mw", "cost", "carbon", "ttft_p50", "ttft_p95", "itl", "batch",
@@ -62,7 +63,7 @@ class View(Struct, frozen=True, kw_only=True):
     boundary: Boundary = "gpu"
     deployment: str | None = None
     """Of energy per token, as are those below."""
-    by: TokenGroup = "deployment"
+    by: By = "deployment"
     """What the rows of its table are."""
     order: TokenOrder = "tokens"
     rising: bool = False
@@ -194,7 +195,7 @@ _KEYS: Mapping[str, str] = {
 }  # fmt: skip
 _KINDS: Mapping[str, Any] = {
     "range": Range, "group": Group, "heat": Heat, "state": NodeState, "sort": NodeOrder, "boundary": Boundary,
-    "by": TokenGroup, "order": TokenOrder, "ttft": Wait,
+    "by": By, "order": TokenOrder, "ttft": Wait,
 }  # fmt: skip
 _KNOWN = frozenset(_KEYS.values())
 
