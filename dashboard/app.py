@@ -19,9 +19,9 @@ from dashboard import components, live, quantities, recent, theme, view
 from dashboard.access import Access, add_headers
 from dashboard.compress import add_compression
 from dashboard.live import Digests
-from dashboard.pages import fleet, gpu, node, nodes, store, swings
+from dashboard.pages import fleet, gpu, node, nodes, store, swings, tokens
 from dashboard.view import RANGES, View
-from gigawatch import database, readings, settings
+from gigawatch import database, readings, settings, token_readings
 from gigawatch.serving import handed_down
 from gigawatch.settings import Settings
 from gigawatch.units import MILLISECONDS_PER_SECOND
@@ -42,13 +42,15 @@ class Page(Struct, frozen=True):
     icon: str = ""
     """Its class in gigawatch.css."""
     filtered: bool = True
-    """Whether a period, and in the navigation site, rack and model, choose what it shows."""
+    """Whether a period, and in the navigation its filters, choose what it shows."""
+    filters: tuple[str, ...] = ("site", "rack", "model")
 
 
 # A new page is a line here.
 PAGES = (
     Page("Fleet", r"/", fleet.render, "/", "fleet"),
     Page("Nodes", r"/nodes", nodes.render, "/nodes", "nodes"),
+    Page("Energy per token", r"/tokens", tokens.render, "/tokens", "tokens", filters=("site", "model", "deployment")),
     Page("Load swings", r"/swings", swings.render, "/swings", "swings"),
     Page("Store", r"/store", store.render, "/store", "store", filtered=False),
     Page("Node", r"/nodes/([^/]+)", node.render),
@@ -214,10 +216,11 @@ def _add_callbacks(app: dash.Dash, reader: sqlalchemy.Engine) -> None:
         Output("tick", "max_intervals"), Output("pause", "children"), Output("pause", "aria-pressed"),
         Input("pause", "n_clicks"),
     )  # fmt: skip
-    app.clientside_callback(
-        ClientsideFunction("gigawatch", "go"),
-        Output("url", "href"), Input("fleet-heat", "clickData"), prevent_initial_call=True,
-    )  # fmt: skip
+    for figure in ("fleet-heat", "tokens-trade-off"):
+        app.clientside_callback(
+            ClientsideFunction("gigawatch", "go"),
+            Output("url", "href", allow_duplicate=True), Input(figure, "clickData"), prevent_initial_call=True,
+        )  # fmt: skip
 
     @app.callback(  # type: ignore[untyped-decorator] # Dash has no types for it
         Output("filters", "children"), Output("navigation", "children"),
@@ -229,9 +232,10 @@ def _add_callbacks(app: dash.Dash, reader: sqlalchemy.Engine) -> None:
             with reader.connect() as connection:
                 choices = recent.read(readings.choices, connection)
                 racks = recent.read(readings.racks, connection, asked.site)
+                deployments = recent.read(token_readings.deployments, connection)
         except (sqlalchemy.exc.DBAPIError, sqlalchemy.exc.TimeoutError):
-            choices, racks = readings.Choices(sites=[], gpu_models=[]), []
-        return _filters(path or "/", asked, choices, racks), _navigation(path or "/", asked)
+            choices, racks, deployments = readings.Choices(sites=[], gpu_models=[]), [], []
+        return _filters(path or "/", asked, choices, racks, deployments), _navigation(path or "/", asked)
 
     @app.callback(  # type: ignore[untyped-decorator]
         Output("rack", "options"),
@@ -245,18 +249,10 @@ def _add_callbacks(app: dash.Dash, reader: sqlalchemy.Engine) -> None:
                 found = recent.read(readings.racks, connection, asked.site, (typed or "")[: view.LONGEST_FIND])
         except (sqlalchemy.exc.DBAPIError, sqlalchemy.exc.TimeoutError):
             return dash.no_update
-        return _with(found, chosen)
+        return found if chosen is None or chosen in found else [*found, chosen]
 
-    @app.callback(  # type: ignore[untyped-decorator]
-        Output("url", "search"),
-        Input("site", "value"), Input("rack", "value"), Input("model", "value"),
-        State("url", "search"), prevent_initial_call=True,
-    )  # fmt: skip
-    def choose(site: str | None, rack: str | None, model: str | None, search: str | None) -> Any:
-        asked, _ = view.parse(search)
-        if (site, rack, model) == (asked.site, asked.rack, asked.model):
-            return dash.no_update
-        return view.query(asked, site=site, rack=rack, model=model, page=1)
+    for name in ("site", "rack", "model", "deployment", "against"):
+        _choose(app, name)
 
     @app.callback(  # type: ignore[untyped-decorator]
         Output("url", "search", allow_duplicate=True),
@@ -267,21 +263,8 @@ def _add_callbacks(app: dash.Dash, reader: sqlalchemy.Engine) -> None:
         wanted = (typed or "").strip()
         return dash.no_update if wanted == asked.find else view.query(asked, find=wanted, page=1)
 
-    @app.callback(  # type: ignore[untyped-decorator]
-        Output("url", "search", allow_duplicate=True),
-        Input("apply-period", "n_clicks"), Input("period-from", "n_submit"), Input("period-to", "n_submit"),
-        State("period-from", "value"), State("period-to", "value"), State("url", "search"),
-        prevent_initial_call=True,
-    )  # fmt: skip
-    def choose_period(
-        clicks: int | None, first: int | None, last: int | None, start: str | None, stop: str | None, search: str | None
-    ) -> Any:
-        if not (clicks or first or last):
-            return dash.no_update
-        asked, _ = view.parse(search)
-        # What is no time goes to the address as it is: the page says what is wrong with it.
-        rest = view.query(asked, start=None, stop=None).removeprefix("?")
-        return "?" + "&".join(filter(None, [rest, urlencode({"from": start or "", "to": stop or ""})]))
+    for form, prefix in (("period", ""), ("against", "against_")):
+        _choose_period(app, form, prefix)
 
     @app.callback(  # type: ignore[untyped-decorator]
         Output("page", "children"), Output("banners", "children"), Output("live", "children"), Output("held", "data"),
@@ -309,6 +292,40 @@ def _add_callbacks(app: dash.Dash, reader: sqlalchemy.Engine) -> None:
         if held and live.update(found, digests, held):
             content = dash.no_update
         return content, _banners(summary, notices), _live(summary, now), digests
+
+
+def _choose(app: dash.Dash, name: str) -> None:
+    """Have a dropdown choose what the address says under its name."""
+
+    @app.callback(  # type: ignore[untyped-decorator]
+        Output("url", "search", allow_duplicate=True),
+        Input(name, "value"), State("url", "search"), prevent_initial_call=True,
+    )  # fmt: skip
+    def choose(chosen: str | None, search: str | None) -> Any:
+        asked, _ = view.parse(search)
+        return dash.no_update if chosen == getattr(asked, name) else view.query(asked, **{name: chosen, "page": 1})
+
+
+def _choose_period(app: dash.Dash, form: str, prefix: str) -> None:
+    """Have a form choose a period, which the address says under from and to with a prefix."""
+
+    @app.callback(  # type: ignore[untyped-decorator]
+        Output("url", "search", allow_duplicate=True),
+        Input(f"{form}-apply", "n_clicks"), Input(f"{form}-from", "n_submit"), Input(f"{form}-to", "n_submit"),
+        State(f"{form}-from", "value"), State(f"{form}-to", "value"), State("url", "search"),
+        prevent_initial_call=True,
+    )  # fmt: skip
+    def choose_period(
+        clicks: int | None, first: int | None, last: int | None, start: str | None, stop: str | None, search: str | None
+    ) -> Any:
+        if not (clicks or first or last):
+            return dash.no_update
+        asked, _ = view.parse(search)
+        # What is no time goes to the address as it is: the page says what is wrong with it.
+        rest = view.query(asked, **{f"{prefix}start": None, f"{prefix}stop": None}).removeprefix("?")
+        return "?" + "&".join(
+            filter(None, [rest, urlencode({f"{prefix}from": start or "", f"{prefix}to": stop or ""})])
+        )
 
 
 def _render(connection: sqlalchemy.Connection, path: str, asked: View, chosen: theme.Theme, now: datetime) -> Any:
@@ -385,26 +402,16 @@ def _navigation(path: str, asked: View) -> list[Any]:
     ]
 
 
-def _with(options: list[str], chosen: str | None) -> list[str]:
-    return options if chosen is None or chosen in options else [*options, chosen]
-
-
-def _filters(path: str, asked: View, choices: readings.Choices, racks: list[str]) -> list[Any]:
-    if any(page.link == path and not page.filtered for page in PAGES):
+def _filters(path: str, asked: View, choices: readings.Choices, racks: list[str], deployments: list[str]) -> list[Any]:
+    page = next((it for it in PAGES if it.link == path), None)
+    if page is not None and not page.filtered:
         return []
-
-    def dropdown(identity: str, label: str, options: list[str], value: str | None) -> html.Label:
-        return html.Label(
-            [
-                html.Span(label, className="screen-reader"),
-                dcc.Dropdown(
-                    id=identity, options=_with(options, value), value=value, placeholder=f"All {label}s",
-                    clearable=True,
-                ),
-            ],
-            className="filter",
-        )  # fmt: skip
-
+    lists = {
+        "site": ("site", choices.sites, asked.site),
+        "rack": ("rack", racks, asked.rack),
+        "model": ("GPU model", choices.gpu_models, asked.model),
+        "deployment": ("deployment", deployments, asked.deployment),
+    }
     ranges = html.Nav(
         [
             components.choice_link(
@@ -417,47 +424,12 @@ def _filters(path: str, asked: View, choices: readings.Choices, racks: list[str]
         className="choice",
         **{"aria-label": "Period"},
     )
-    whole = path in {page.link for page in PAGES}
     return [
         # The page of one node or GPU has nothing to filter.
         *(
-            [
-                dropdown("site", "site", choices.sites, asked.site),
-                dropdown("rack", "rack", racks, asked.rack),
-                dropdown("model", "GPU model", choices.gpu_models, asked.model),
-            ]
-            if whole
-            else []
+            components.dropdown(name, label, options, value, f"All {label}s")
+            for name, (label, options, value) in lists.items()
+            if page is not None and name in page.filters
         ),
-        html.Div([ranges, _custom(asked)], className="period"),
+        html.Div([ranges, components.period_form("period", "Custom", asked.start, asked.stop)], className="period"),
     ]
-
-
-def _custom(asked: View) -> html.Details:
-    def moment(identity: str, label: str, value: datetime | None) -> html.Label:
-        return html.Label(
-            [
-                label,
-                dcc.Input(
-                    id=identity, type="text", placeholder="2026-01-31 08:00", autoComplete="off",
-                    value=f"{value:%Y-%m-%d %H:%M}" if value else "",
-                ),
-            ],
-            htmlFor=identity,
-        )  # fmt: skip
-
-    shown = f"{asked.start:%b %d %H:%M} – {asked.stop:%b %d %H:%M}" if asked.start and asked.stop else "Custom"
-    return html.Details(
-        [
-            html.Summary(shown),
-            html.Div(
-                [
-                    moment("period-from", "From (UTC)", asked.start),
-                    moment("period-to", "To (UTC)", asked.stop),
-                    html.Button("Show this period", id="apply-period"),
-                ],
-                className="sheet",
-            ),
-        ],
-        className="custom chosen" if asked.custom else "custom",
-    )

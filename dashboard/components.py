@@ -2,18 +2,20 @@
 
 import re
 from collections.abc import Sequence
+from datetime import datetime
 from typing import Any
 from urllib.parse import quote
 
 from dash import dcc, html
 
 from dashboard import live, quantities, view
-from dashboard.figures import Chart
+from dashboard.plots import Chart
 from dashboard.quantities import UNKNOWN
 from dashboard.view import View
 
 Child = Any
-GOOD_COVERAGE = 0.95
+PAGE_ROWS = 100
+"""Of a long list."""
 
 
 def card(
@@ -142,6 +144,93 @@ def table(
         tabIndex=0,
         role="region",
         **{"aria-label": caption},
+    )
+
+
+def pages(found: int) -> int:
+    """How many pages a list has."""
+    return max(1, -(-found // PAGE_ROWS))
+
+
+def pager(label: str, asked: View, page: int, found: int, noun: str) -> html.Nav:
+    """Where in a long list this is, and the way to its other pages."""
+    last_page = pages(found)
+    first = (page - 1) * PAGE_ROWS + 1
+    last = min(found, page * PAGE_ROWS)
+    said = (
+        f"{quantities.count(first)} to {quantities.count(last)} of {quantities.count(found)}" if found else f"0 {noun}"
+    )
+    ways = (("First", 1, page > 1), ("Previous", page - 1, page > 1), ("Next", page + 1, page < last_page),
+            ("Last", last_page, page < last_page))  # fmt: skip
+    return html.Nav(
+        [
+            html.Span(said, className="said", role="status"),
+            *[
+                dcc.Link(name, href=view.query(asked, page=to) or "?", className="button")
+                for name, to, there in ways
+                if there
+            ],
+        ],
+        className="pager",
+        **{"aria-label": label},
+    )
+
+
+def search(label: str, typed: str) -> html.Label:
+    """The field in which one searches a long list."""
+    return html.Label(
+        [
+            html.Span(label, className="screen-reader"),
+            dcc.Input(
+                id="find", type="search", value=typed, placeholder=label, debounce=True,
+                maxLength=view.LONGEST_FIND, autoComplete="off",
+            ),
+        ],
+        htmlFor="find",
+    )  # fmt: skip
+
+
+def dropdown(identity: str, label: str, options: list[str], chosen: str | None, placeholder: str) -> html.Label:
+    """A choice of one among many, or of none; what is chosen is always among them."""
+    shown = options if chosen is None or chosen in options else [*options, chosen]
+    return html.Label(
+        [
+            html.Span(label, className="screen-reader"),
+            dcc.Dropdown(id=identity, options=shown, value=chosen, placeholder=placeholder, clearable=True),
+        ],
+        className="filter",
+    )
+
+
+def period_form(identity: str, words: str, start: datetime | None, stop: datetime | None) -> html.Details:
+    """A form for a period of one's own, whose fields' ids begin with identity."""
+
+    def moment(name: str, label: str, value: datetime | None) -> html.Label:
+        return html.Label(
+            [
+                label,
+                dcc.Input(
+                    id=name, type="text", placeholder="2026-01-31 08:00", autoComplete="off",
+                    value=f"{value:%Y-%m-%d %H:%M}" if value else "",
+                ),
+            ],
+            htmlFor=name,
+        )  # fmt: skip
+
+    chosen = start is not None and stop is not None
+    return html.Details(
+        [
+            html.Summary(f"{start:%b %d %H:%M} – {stop:%b %d %H:%M}" if chosen else words),
+            html.Div(
+                [
+                    moment(f"{identity}-from", "From (UTC)", start),
+                    moment(f"{identity}-to", "To (UTC)", stop),
+                    html.Button("Show this period", id=f"{identity}-apply"),
+                ],
+                className="sheet",
+            ),
+        ],
+        className="custom chosen" if chosen else "custom",
     )
 
 

@@ -14,7 +14,28 @@ from msgspec import Struct
 
 from dashboard import quantities
 from dashboard.drawing import Drawing
-from dashboard.theme import FONT, Theme
+from dashboard.plots import (
+    DASHES,
+    Chart,
+    Series,
+    Values,
+    any_known,
+    bins,
+    blank,
+    coverage_strip,
+    draw_area,
+    draw_line,
+    faint,
+    gaps_in_words,
+    in_words,
+    middles,
+    ms,
+    only_where,
+    say_empty,
+    short,
+    value_axis,
+)
+from dashboard.theme import Theme
 from dashboard.view import Heat, Period
 from gigawatch.readings import (
     EventRow,
@@ -30,24 +51,8 @@ from gigawatch.readings import (
     Tick,
 )
 
-GOOD_COVERAGE = 0.95
 MOST_GROUPS = 7
 OTHERS = "Others"
-Values = list[float | None]
-
-
-class Chart(Struct, frozen=True):
-    """A figure, and what it says in words."""
-
-    figure: Drawing
-    summary: str
-
-
-class Series(Struct, frozen=True):
-    """One line: a value for each bin."""
-
-    label: str
-    values: Values
 
 
 def power(rows: Sequence[PowerPoint], period: Period, theme: Theme, known: datetime | None = None) -> Chart:
@@ -56,16 +61,16 @@ def power(rows: Sequence[PowerPoint], period: Period, theme: Theme, known: datet
     series = by_label(rows, times, lambda row: row.power_w)
     greatest = max((value or 0 for value in totals(series)), default=0)
     factor, unit = quantities.scale(greatest, "W")
-    figure = _figure(theme, period, height=360, rows=(0.16, 1.0))
+    figure = blank(theme, period, height=360, rows=(0.16, 1.0))
     base = [0.0] * len(times)
     for number, line in enumerate(series):
         colour = theme.series[number % len(theme.series)]
         upper = [low + (value or 0) / factor for low, value in zip(base, line.values, strict=True)]
         present = [value is not None for value in line.values]
-        _area(figure, times, period.step, base, upper, present, colour, line.label, group=line.label)
+        draw_area(figure, times, period.step, base, upper, present, colour, line.label, group=line.label)
         figure.trace(
             "scatter",
-            x=_middles(times, period.step), y=_where(upper, present), mode="lines", name=line.label,
+            x=middles(times, period.step), y=only_where(upper, present), mode="lines", name=line.label,
             legendgroup=line.label, line={"color": colour, "width": 1.4}, connectgaps=False,
             customdata=[quantities.power(value) for value in line.values],
             hovertemplate="%{customdata}<extra>%{fullData.name}</extra>", showlegend=len(series) > 1,
@@ -73,15 +78,15 @@ def power(rows: Sequence[PowerPoint], period: Period, theme: Theme, known: datet
         base = upper
     due = [time for time in times if known is None or time < known]
     coverage = coverages(rows, due)
-    _coverage(figure, due, period.step, coverage, theme)
+    coverage_strip(figure, due, period.step, coverage, theme)
     if not rows:
-        _say_empty(figure, theme)
+        say_empty(figure, theme)
     figure.lay_out(
         yaxis={"title": {"text": unit}, "rangemode": "tozero", "tickformat": "~g"},
         yaxis2={"domain": [0, 0.055], "range": [0, 1], "visible": False, "fixedrange": True},
         hovermode="x unified",
     )
-    return Chart(figure, f"Power over time. {_words(totals(series), quantities.power)}{_gaps(coverage)}")
+    return Chart(figure, f"Power over time. {in_words(totals(series), quantities.power)}{gaps_in_words(coverage)}")
 
 
 def utilisation(rows: Sequence[PowerPoint], period: Period, theme: Theme) -> Chart:
@@ -110,16 +115,16 @@ def lines(
     times = bins(period)
     greatest = max((value for line in series for value in line.values if value is not None), default=0.0)
     factor, unit = quantities.scale(greatest, unit) if scaled else (1.0, unit)
-    figure = _figure(theme, period, height=height)
+    figure = blank(theme, period, height=height)
     for number, line in enumerate(series):
-        _line(
+        draw_line(
             figure, times, period.step, line, theme.series[number % len(theme.series)], factor, words,
-            legend=len(series) > 1, dash=_DASHES[number // len(theme.series) % len(_DASHES)],
+            legend=len(series) > 1, dash=DASHES[number // len(theme.series) % len(DASHES)],
         )  # fmt: skip
-    _axis(figure, unit, top)
-    if not any(_known(line.values) for line in series):
-        _say_empty(figure, theme)
-    said = "; ".join(f"{line.label}: {_words(line.values, words)}" for line in series[:8])
+    value_axis(figure, unit, top)
+    if not any(any_known(line.values) for line in series):
+        say_empty(figure, theme)
+    said = "; ".join(f"{line.label}: {in_words(line.values, words)}" for line in series[:8])
     return Chart(figure, f"{title}. {said or 'No data in this period.'}")
 
 
@@ -129,15 +134,15 @@ def gpu_power(rows: Sequence[GpuPoint], events: Sequence[EventRow], period: Peri
     table = {row.time: row for row in rows}
     found = [table.get(time) for time in times]
     mean: Values = [row.power_w if row else None for row in found]
-    figure = _figure(theme, period, height=300)
+    figure = blank(theme, period, height=300)
     colour = theme.series[0]
     low = [(row.power_min_w or 0) if row else 0 for row in found]
     high = [(row.power_max_w or 0) if row else 0 for row in found]
     banded = [row is not None and None not in (row.power_min_w, row.power_max_w) for row in found]
-    _area(figure, times, period.step, low, high, banded, colour, "Least to greatest", opacity=0.18)
-    _line(figure, times, period.step, Series("Mean power", mean), colour, 1, quantities.power, width=1.8)
+    draw_area(figure, times, period.step, low, high, banded, colour, "Least to greatest", opacity=0.18)
+    draw_line(figure, times, period.step, Series("Mean power", mean), colour, 1, quantities.power, width=1.8)
     limit: Values = [row.power_limit_w if row else None for row in found]
-    _line(
+    draw_line(
         figure, times, period.step, Series("Power limit", limit), theme.text_muted, 1, quantities.power,
         width=1.2, dash="dash",
     )  # fmt: skip
@@ -148,16 +153,16 @@ def gpu_power(rows: Sequence[GpuPoint], events: Sequence[EventRow], period: Peri
     if weak:
         figure.trace(
             "scatter",
-            x=[_ms(time + period.step / 2) for time, _ in weak], y=[0] * len(weak), mode="markers",
+            x=[ms(time + period.step / 2) for time, _ in weak], y=[0] * len(weak), mode="markers",
             name="Not from the counter", marker={"symbol": "line-ns-open", "size": 7, "color": theme.warn},
             customdata=[row.energy_method for _, row in weak], hovertemplate="energy %{customdata}<extra></extra>",
         )  # fmt: skip
     _marks(figure, events, period, theme)
-    _axis(figure, "W")
+    value_axis(figure, "W")
     figure.lay_out(yaxis={"rangemode": "tozero"})
-    if not _known(mean):
-        _say_empty(figure, theme)
-    said = f"Power. {_words(mean, quantities.power)}"
+    if not any_known(mean):
+        say_empty(figure, theme)
+    said = f"Power. {in_words(mean, quantities.power)}"
     return Chart(figure, said + (f" In {len(weak)} bins not from the energy counter." if weak else ""))
 
 
@@ -168,7 +173,7 @@ def temperatures(rows: Sequence[GpuPoint], slowdown_c: int | None, period: Perio
         Series("Memory", gpu_values(rows, period, lambda row: row.mem_temp_max_c)),
     ]
     chart = lines(
-        [line for line in series if _known(line.values)], period, theme, unit="°C", words=quantities.celsius,
+        [line for line in series if any_known(line.values)], period, theme, unit="°C", words=quantities.celsius,
         title="Greatest temperature",
     )  # fmt: skip
     if slowdown_c is None:
@@ -189,19 +194,19 @@ def clocks(rows: Sequence[GpuPoint], period: Period, theme: Theme) -> Chart:
         Series("Memory", gpu_values(rows, period, lambda row: row.mem_clock_mhz)),
     ]
     chart = lines(
-        [line for line in series if _known(line.values)], period, theme, unit="MHz", title="Mean clocks",
+        [line for line in series if any_known(line.values)], period, theme, unit="MHz", title="Mean clocks",
         words=lambda value: quantities.with_unit(value, "MHz"),
     )  # fmt: skip
     bands = held_down(rows, period)
     for start, stop, reasons in bands:
         hard = any("hardware" in reason or "brake" in reason or "thermal" in reason for reason in reasons)
         chart.figure.band(
-            _ms(start), _ms(stop), fillcolor=theme.bad if hard else theme.warn, opacity=0.16, line={"width": 0},
+            ms(start), ms(stop), fillcolor=theme.bad if hard else theme.warn, opacity=0.16, line={"width": 0},
             layer="below",
         )  # fmt: skip
         chart.figure.trace(
             "scatter",
-            x=[_ms(start + (stop - start) / 2)], y=[0], mode="markers", showlegend=False,
+            x=[ms(start + (stop - start) / 2)], y=[0], mode="markers", showlegend=False,
             marker={"symbol": "triangle-up", "size": 8, "color": theme.bad if hard else theme.warn},
             hovertemplate=f"held down by {', '.join(reasons)}<extra></extra>",
         )  # fmt: skip
@@ -242,7 +247,7 @@ def node_parts(rows: Sequence[NodePoint], period: Period, theme: Theme) -> Chart
     }
     series = [Series(label, [part(row) if row else None for row in found]) for label, part in parts.items()]
     return lines(
-        [line for line in series if _known(line.values)], period, theme, unit="W", words=quantities.power,
+        [line for line in series if any_known(line.values)], period, theme, unit="W", words=quantities.power,
         title="Power by part", scaled=True, height=280,
     )  # fmt: skip
 
@@ -265,7 +270,7 @@ def ticks(rows: Sequence[Tick], theme: Theme) -> Chart:
     """Power of a node's GPUs together, tick by tick; a tick missed is a gap."""
     values: Values = [row.gpu_power_w for row in rows]
     factor, unit = quantities.scale(max((value or 0 for value in values), default=0), "W")
-    figure = _figure(theme, None, height=220)
+    figure = blank(theme, None, height=220)
     times = [row.time for row in rows]
     length = min((later - earlier for earlier, later in pairwise(times)), default=timedelta(seconds=1))
     at: list[datetime] = []
@@ -278,17 +283,17 @@ def ticks(rows: Sequence[Tick], theme: Theme) -> Chart:
         shown.append(value)
     figure.trace(
         "scatter",
-        x=[_ms(time) for time in at],
-        y=[None if value is None else _short(value / factor) for value in shown], mode="lines",
+        x=[ms(time) for time in at],
+        y=[None if value is None else short(value / factor) for value in shown], mode="lines",
         line={"color": theme.series[0], "width": 1.3, "shape": "hv"}, name="GPUs", showlegend=False,
         customdata=[quantities.power(value) for value in shown],
         hovertemplate="%{x|%H:%M:%S} · %{customdata}<extra></extra>",
     )  # fmt: skip
-    _axis(figure, unit)
+    value_axis(figure, unit)
     figure.lay_out(xaxis={"type": "date"})
-    if not _known(values):
-        _say_empty(figure, theme)
-    return Chart(figure, f"Power of the node's GPUs, tick by tick. {_words(values, quantities.power)}")
+    if not any_known(values):
+        say_empty(figure, theme)
+    return Chart(figure, f"Power of the node's GPUs, tick by tick. {in_words(values, quantities.power)}")
 
 
 def seconds_power(rows: Sequence[SiteSecond], period: Period, theme: Theme) -> Chart:
@@ -306,14 +311,14 @@ def seconds_power(rows: Sequence[SiteSecond], period: Period, theme: Theme) -> C
         )
     figure = _seconds(lines, "W", period, theme, height=320)
     said = f" {poorer} s lack a node." if poorer else ""
-    return Chart(figure, f"Power second by second. {_words(complete[1], quantities.power)}{said}")
+    return Chart(figure, f"Power second by second. {in_words(complete[1], quantities.power)}{said}")
 
 
 def seconds_ramp(rows: Sequence[SiteSecond], period: Period, theme: Theme) -> Chart:
     """Ramp rate second by second; where two seconds cannot be compared there is none."""
     values = _by_second(rows, period, lambda row: row.ramp_w_per_s)
     figure = _seconds([("Ramp rate", values, theme.series[1])], "W/s", period, theme, height=220)
-    return Chart(figure, f"Ramp rate second by second. {_words(values[1], quantities.ramp)}")
+    return Chart(figure, f"Ramp rate second by second. {in_words(values[1], quantities.ramp)}")
 
 
 def minutes_power(rows: Sequence[LoadSwing], period: Period, theme: Theme) -> Chart:
@@ -321,22 +326,22 @@ def minutes_power(rows: Sequence[LoadSwing], period: Period, theme: Theme) -> Ch
     times = bins(period)
     sites = _sites(rows)
     factor, unit = quantities.scale(max((row.power_max_w for row in rows), default=0), "W")
-    figure = _figure(theme, period, height=320)
+    figure = blank(theme, period, height=320)
     for (site, table), colour in zip(sites.items(), theme.series, strict=False):
         found = [table.get(time) for time in times]
         low = [row.power_min_w / factor if row else 0 for row in found]
         high = [row.power_max_w / factor if row else 0 for row in found]
         present = [row is not None for row in found]
-        _area(figure, times, period.step, low, high, present, colour, site, opacity=0.3, group=site)
-        _line(
+        draw_area(figure, times, period.step, low, high, present, colour, site, opacity=0.3, group=site)
+        draw_line(
             figure, times, period.step, Series(site, [row.power_mean_w if row else None for row in found]), colour,
             factor, quantities.power, legend=len(sites) > 1,
         )  # fmt: skip
-    _axis(figure, unit)
+    value_axis(figure, unit)
     if not rows:
-        _say_empty(figure, theme)
+        say_empty(figure, theme)
     said = "; ".join(
-        f"{site}: {_words([it.power_mean_w for it in table.values()], quantities.power)}"
+        f"{site}: {in_words([it.power_mean_w for it in table.values()], quantities.power)}"
         for site, table in sites.items()
     )
     return Chart(figure, f"Least to greatest power by the minute. {said or 'No data in this period.'}")
@@ -350,17 +355,17 @@ def minutes_ramp(rows: Sequence[LoadSwing], period: Period, theme: Theme) -> Cha
         value for row in rows for value in (row.ramp_up_max_w_per_s, row.ramp_down_max_w_per_s) if value is not None
     ]
     factor, unit = quantities.scale(max(known, default=0), "W/s")
-    figure = _figure(theme, period, height=220)
+    figure = blank(theme, period, height=220)
     for (site, table), colour in zip(sites.items(), theme.series, strict=False):
         found = [table.get(time) for time in times]
         down = [row.ramp_down_max_w_per_s if row else None for row in found]
         up = Series(f"{site}, up", [row.ramp_up_max_w_per_s if row else None for row in found])
         fall = Series(f"{site}, down", [None if value is None else -value for value in down])
         for line, dash in ((up, "solid"), (fall, "dot")):
-            _line(figure, times, period.step, line, colour, factor, quantities.ramp, dash=dash)
-    _axis(figure, unit)
+            draw_line(figure, times, period.step, line, colour, factor, quantities.ramp, dash=dash)
+    value_axis(figure, unit)
     if not known:
-        _say_empty(figure, theme)
+        say_empty(figure, theme)
     greatest = quantities.ramp(max(known)) if known else "not known"
     return Chart(figure, f"Greatest rise and fall from one second to the next, by the minute: up to {greatest}.")
 
@@ -368,11 +373,11 @@ def minutes_ramp(rows: Sequence[LoadSwing], period: Period, theme: Theme) -> Cha
 def spectrum(rows: Sequence[SpectrumLine], theme: Theme) -> Chart:
     """Amplitude of oscillations by frequency, with the peak that stands out."""
     factor, unit = quantities.scale(max((row.amplitude_w for row in rows), default=0), "W")
-    figure = _figure(theme, None, height=280)
+    figure = blank(theme, None, height=280)
     figure.trace(
         "scatter",
-        x=[row.frequency_hz for row in rows], y=[_short(row.amplitude_w / factor) for row in rows], mode="lines",
-        line={"color": theme.series[0], "width": 1.4}, fill="tozeroy", fillcolor=_faint(theme.series[0], 0.18),
+        x=[row.frequency_hz for row in rows], y=[short(row.amplitude_w / factor) for row in rows], mode="lines",
+        line={"color": theme.series[0], "width": 1.4}, fill="tozeroy", fillcolor=faint(theme.series[0], 0.18),
         customdata=[
             f"±{quantities.power(row.amplitude_w)} every {quantities.with_unit(1 / row.frequency_hz, 's')}"
             for row in rows
@@ -383,11 +388,11 @@ def spectrum(rows: Sequence[SpectrumLine], theme: Theme) -> Chart:
     if peak is not None:
         # Annotations of a logarithmic axis stand at the exponent.
         figure.note(
-            x=math.log10(peak.frequency_hz), y=_short(peak.amplitude_w / factor), text=peak.words,
+            x=math.log10(peak.frequency_hz), y=short(peak.amplitude_w / factor), text=peak.words,
             showarrow=True, arrowcolor=theme.border_strong, arrowwidth=1, arrowhead=0, ax=0, ay=-22,
             font={"size": 12, "color": theme.text},
         )  # fmt: skip
-    _axis(figure, unit)
+    value_axis(figure, unit)
     marks = [0.001, 0.005, 0.02, 0.1, 0.5]
     figure.lay_out(
         yaxis={"rangemode": "tozero"},
@@ -397,7 +402,7 @@ def spectrum(rows: Sequence[SpectrumLine], theme: Theme) -> Chart:
         hovermode="closest",
     )  # fmt: skip
     if not rows:
-        _say_empty(figure, theme)
+        say_empty(figure, theme)
         figure.lay_out(xaxis={"showticklabels": False, "title": {"text": ""}})
         return Chart(figure, "Amplitude of oscillations by frequency. No stretch of 64 comparable seconds.")
     return Chart(figure, f"Amplitude of oscillations by frequency. {peak.words if peak else 'No peak stands out.'}")
@@ -456,18 +461,18 @@ def _seconds(
 ) -> Drawing:
     greatest = max((abs(value) for _, (_, values), _ in lines for value in values if value is not None), default=0)
     factor, unit = quantities.scale(greatest, unit)
-    figure = _figure(theme, period, height=height)
+    figure = blank(theme, period, height=height)
     for label, (times, values), colour in lines:
         figure.trace(
             "scatter",
-            x=[_ms(time) for time in times],
+            x=[ms(time) for time in times],
             y=[None if value is None else float(f"{value / factor:.6g}") for value in values],
             mode="lines", line={"color": colour, "width": 1.2, "shape": "hv"}, name=label, connectgaps=False,
             showlegend=len(lines) > 1, hovertemplate=f"%{{y:.4~g}} {unit}<extra>{label}</extra>",
         )  # fmt: skip
-    _axis(figure, unit)
-    if not any(_known(values) for _, (_, values), _ in lines):
-        _say_empty(figure, theme)
+    value_axis(figure, unit)
+    if not any(any_known(values) for _, (_, values), _ in lines):
+        say_empty(figure, theme)
     return figure
 
 
@@ -554,7 +559,7 @@ def heat_map_loads(
     edges = [f"{least + step * place:g}" for place in range(columns + 1)]
     between = [f"{low} to {high} {unit}" for low, high in pairwise(edges[1:-1])]
     spans = ["no data", f"less than {edges[1]} {unit}", *between, f"{edges[-2]} {unit} or more"]
-    figure = _figure(theme, None, height=max(170, 96 + 34 * len(shown)))
+    figure = blank(theme, None, height=max(170, 96 + 34 * len(shown)))
     figure.trace(
         "heatmap",
         x=list(range(columns + 1)), y=shown, xgap=1.5, ygap=3, zmin=0,
@@ -626,7 +631,7 @@ def _heat_map(
     title, unit = _HEATS[heat]
     colours = theme.heat if heat == "temperature" else theme.sequence
     least, most = (30.0, 95.0) if heat == "temperature" else (0.0, 100.0)
-    figure = _figure(theme, None, height=max(130, 70 + 26 * len(rows)))
+    figure = blank(theme, None, height=max(130, 70 + 26 * len(rows)))
     shared = {
         "x": _edges(padded, width), "y": names, "xgap": 1.5, "ygap": 3, "hovertext": texts, "customdata": targets,
         "hovertemplate": "%{hovertext}<extra></extra>",
@@ -687,16 +692,6 @@ def _rack(site: str, rack: str) -> str:
     return f"{site} / {rack}" if rack else site
 
 
-def bins(period: Period) -> list[datetime]:
-    """Starts of the bins of a period, whether there are rows for them or not."""
-    times = []
-    time = period.start
-    while time < period.stop:
-        times.append(time)
-        time += period.step
-    return times
-
-
 def by_label(
     rows: Sequence[PowerPoint], times: Sequence[datetime], value: Callable[[PowerPoint], float | None]
 ) -> list[Series]:
@@ -751,194 +746,10 @@ def _table(
     return table
 
 
-_DASHES = ("solid", "dot", "dash")
-
-
-def _figure(theme: Theme, period: Period | None, *, height: int, rows: tuple[float, float] = (0, 1)) -> Drawing:
-    axis = {
-        "gridcolor": theme.grid, "linecolor": theme.border, "zeroline": False, "automargin": True,
-        "showticklabels": True,
-        "tickfont": {"size": 11, "color": theme.text_muted}, "title": {"font": {"size": 11}, "standoff": 6},
-    }  # fmt: skip
-    figure = Drawing(
-        height=height, autosize=True, paper_bgcolor="rgba(0,0,0,0)", plot_bgcolor="rgba(0,0,0,0)",
-        font={"family": FONT, "size": 12, "color": theme.text_muted}, margin={"l": 8, "r": 12, "t": 8, "b": 8},
-        uirevision="keep", separators=".\u202f", dragmode="zoom",
-        xaxis={**axis, "showgrid": False, "showspikes": True, "spikemode": "across", "spikethickness": 1,
-               "spikedash": "solid", "spikecolor": theme.border_strong, "anchor": "free" if rows[0] else "y",
-               "position": 0},
-        yaxis={**axis, "domain": rows, "ticksuffix": " "},
-        hoverlabel={"bgcolor": theme.surface_raised, "bordercolor": theme.border,
-                    "font": {"family": FONT, "size": 12, "color": theme.text}},
-        legend={"orientation": "h", "x": 0, "y": 1.02, "yanchor": "bottom", "font": {"size": 12, "color": theme.text},
-                "itemsizing": "constant"},
-    )  # fmt: skip
-    if period is not None:
-        figure.lay_out(
-            xaxis={
-                "type": "date",
-                "hoverformat": "%b %d %H:%M:%S",
-                # Not as a range: one that moves on with each refresh would undo the reader's zoom.
-                "autorangeoptions": {
-                    "clipmin": _ms(period.start),
-                    "clipmax": _ms(period.stop),
-                    "include": [_ms(period.start), _ms(period.stop)],
-                },
-            }
-        )
-    return figure
-
-
-def _say_empty(figure: Drawing, theme: Theme) -> None:
-    figure.note(
-        text="No data in this period", x=0.5, y=0.5, xref="paper", yref="paper",
-        font={"size": 14, "color": theme.text_muted},
-    )  # fmt: skip
-    # An axis of numbers would pretend that there is something to read off.
-    figure.lay_out(yaxis={"showticklabels": False, "title": {"text": ""}})
-    if not figure["data"]:
-        # Nor is there a period to read off: the axis would show the year 2000.
-        figure.lay_out(xaxis={"showticklabels": False})
-
-
-def _axis(figure: Drawing, unit: str, top: float | None = None) -> None:
-    figure.lay_out(
-        yaxis={"title": {"text": unit}, "tickformat": "~g", **({"range": [0, top]} if top else {})},
-        hovermode="x unified",
-    )
-
-
-def _line(
-    figure: Drawing,
-    times: Sequence[datetime],
-    step: timedelta,
-    line: Series,
-    colour: str,
-    factor: float,
-    words: Callable[[float | None], str],
-    *,
-    width: float = 1.6,
-    dash: str = "solid",
-    legend: bool = True,
-) -> None:
-    alone = _alone(line.values)
-    figure.trace(
-        "scatter",
-        x=_middles(times, step), y=[None if value is None else _short(value / factor) for value in line.values],
-        # A lone bin between two gaps has no line to be on.
-        mode="lines+markers" if any(alone) else "lines", marker={"size": [5 if it else 0 for it in alone]},
-        name=line.label, line={"color": colour, "width": width, "dash": dash}, connectgaps=False,
-        customdata=[words(value) for value in line.values],
-        hovertemplate="%{customdata}<extra>%{fullData.name}</extra>", showlegend=legend,
-    )  # fmt: skip
-
-
-def _area(
-    figure: Drawing,
-    times: Sequence[datetime],
-    step: timedelta,
-    low: Sequence[float],
-    high: Sequence[float],
-    present: Sequence[bool],
-    colour: str,
-    label: str,
-    opacity: float = 0.45,
-    group: str | None = None,
-) -> None:
-    """Polygons between low and high, one for each run of bins that are there."""
-    xs: list[int | None] = []
-    ys: list[float | None] = []
-    for first, last in _runs(present):
-        at = [times[first], *(times[i] + step / 2 for i in range(first, last)), times[last - 1] + step]
-        top = [high[first], *high[first:last], high[last - 1]]
-        bottom = [low[first], *low[first:last], low[last - 1]]
-        xs += [_ms(time) for time in (*at, *reversed(at))] + [None]
-        ys += [_short(value) for value in (*top, *reversed(bottom))] + [None]
-    figure.trace(
-        "scatter",
-        x=xs, y=ys, mode="lines", line={"width": 0}, fill="toself", fillcolor=_faint(colour, opacity),
-        hoverinfo="skip", showlegend=False, name=label, legendgroup=group,
-    )  # fmt: skip
-
-
-def _coverage(
-    figure: Drawing, times: Sequence[datetime], step: timedelta, coverage: Sequence[float], theme: Theme
-) -> None:
-    figure.trace(
-        "bar",
-        x=_middles(times, step), y=[1] * len(times), width=step.total_seconds() * 1000, yaxis="y2", showlegend=False,
-        marker={"color": [_shade(share, theme) for share in coverage], "line": {"width": 0}}, name="Coverage",
-        customdata=[quantities.share(share) for share in coverage],
-        hovertemplate="%{customdata}<extra>Coverage</extra>",
-    )  # fmt: skip
-
-
-def _shade(share: float, theme: Theme) -> str:
-    if share >= GOOD_COVERAGE:
-        return theme.border
-    return theme.warn if share > 0 else theme.bad
-
-
 def _marks(figure: Drawing, events: Sequence[EventRow], period: Period, theme: Theme) -> None:
     for event in events:
         if event.severity == "critical" and period.start <= event.time < period.stop:
             figure.upright(
-                _ms(event.time), {"color": theme.bad, "width": 1.2, "dash": "dot"},
+                ms(event.time), {"color": theme.bad, "width": 1.2, "dash": "dot"},
                 f"XID {event.code}" if event.code is not None else event.kind, {"color": theme.bad, "size": 11},
             )  # fmt: skip
-
-
-def _runs(present: Sequence[bool]) -> list[tuple[int, int]]:
-    """Runs of what is present: from the first to before the last."""
-    runs: list[tuple[int, int]] = []
-    for number, there in enumerate(present):
-        if there and runs and runs[-1][1] == number:
-            runs[-1] = (runs[-1][0], number + 1)
-        elif there:
-            runs.append((number, number + 1))
-    return runs
-
-
-def _alone(values: Values) -> list[bool]:
-    padded = [None, *values, None]
-    return [
-        value is not None and padded[number] is None and padded[number + 2] is None
-        for number, value in enumerate(values)
-    ]
-
-
-def _where(values: Sequence[float], present: Sequence[bool]) -> Values:
-    return [_short(value) if there else None for value, there in zip(values, present, strict=True)]
-
-
-def _middles(times: Sequence[datetime], step: timedelta) -> list[int]:
-    return [_ms(time + step / 2) for time in times]
-
-
-def _ms(time: datetime) -> int:
-    return int(time.timestamp() * 1000)
-
-
-def _short(value: float) -> float:
-    return float(f"{value:.5g}")
-
-
-def _faint(colour: str, opacity: float) -> str:
-    red, green, blue = (int(colour[place : place + 2], 16) for place in (1, 3, 5))
-    return f"rgba({red},{green},{blue},{opacity})"
-
-
-def _known(values: Values) -> bool:
-    return any(value is not None for value in values)
-
-
-def _words(values: Values, words: Callable[[float | None], str]) -> str:
-    known = [value for value in values if value is not None]
-    if not known:
-        return "No data in this period."
-    return f"Latest {words(known[-1])}, from {words(min(known))} to {words(max(known))}."
-
-
-def _gaps(coverage: Sequence[float]) -> str:
-    poor = sum(1 for share in coverage if share < GOOD_COVERAGE)
-    return f" Coverage is below 95 % in {poor} of {len(coverage)} bins." if poor else ""

@@ -57,6 +57,39 @@ def with_unit(value: float | None, unit: str) -> str:
     return UNKNOWN if value is None else f"{_plain(value)}{SPACE}{unit}"
 
 
+def digits(value: float | None, unit: str) -> str:
+    """A number of any size in three digits: 0.374 J, 12.3 kJ."""
+    if value is None:
+        return UNKNOWN
+    value = float(f"{value:.3g}")
+    factor, scaled_unit = scale(value, unit)
+    return f"{value / factor:.3g}{SPACE}{scaled_unit}".rstrip(SPACE)
+
+
+def latency(seconds: float | None) -> str:
+    """A short time: 34 ms, 1.23 s."""
+    return digits(seconds, "s") if seconds is None or seconds >= 1 else digits(seconds * 1000, "ms")
+
+
+def mass(kilograms: float | None) -> str:
+    """A mass: 34 g, 1.23 kg."""
+    return UNKNOWN if kilograms is None else digits(kilograms * 1000, "g")
+
+
+def money(amount: float | None, currency: str) -> str:
+    """An amount in three digits: 0.123 EUR."""
+    return UNKNOWN if amount is None else f"{digits(amount, '')}{SPACE}{currency}"
+
+
+def change(part: float | None) -> str:
+    """A difference as a part of what it is from: +12.3 %."""
+    if part is None:
+        return UNKNOWN
+    # Not -0.0: a difference so small has no direction.
+    pct = round(part * 100, 1) or 0.0
+    return f"{pct:+.1f}{SPACE}%".replace("-", "\u2212") if pct else f"0.0{SPACE}%"
+
+
 def mebibytes(value: float | None) -> str:
     """Memory: 61.2 GiB."""
     if value is None:

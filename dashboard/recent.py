@@ -14,6 +14,7 @@ from sqlalchemy import Connection
 T = TypeVar("T")
 P = ParamSpec("P")
 KEPT_S = 4.0
+FOLDED_KEPT_S = 30.0
 MOST = 500
 
 
@@ -37,11 +38,22 @@ def read(what: Callable[Concatenate[Connection, P], T], connection: Connection, 
         *args: its other arguments, all of them hashable.
         **given: the same.
     """
+    return _read(KEPT_S, what, connection, *args, **given)
+
+
+def read_folded(
+    what: Callable[Concatenate[Connection, P], T], connection: Connection, *args: P.args, **given: P.kwargs
+) -> T:
+    """The same, within the last FOLDED_KEPT_S seconds: of figures that change once a minute."""
+    return _read(FOLDED_KEPT_S, what, connection, *args, **given)
+
+
+def _read(kept_s: float, what: Callable[..., T], connection: Connection, *args: Any, **given: Any) -> T:
     entry = _entry((connection.engine.url, what, args, tuple(sorted(given.items()))))
     with entry.lock:
         if time.monotonic() >= entry.until:
             entry.value = what(connection, *args, **given)
-            entry.until = time.monotonic() + KEPT_S
+            entry.until = time.monotonic() + kept_s
         value: T = entry.value
         return value
 

@@ -12,10 +12,17 @@ import msgspec
 from msgspec import Struct
 
 from gigawatch.readings import NodeOrder, NodeState, Where, step_for
+from gigawatch.token_readings import Boundary, Of
 
 Range = Literal["15m", "1h", "6h", "24h", "7d", "30d"]
 Group = Literal["fleet", "site", "rack", "gpu_model"]
 Heat = Literal["power", "temperature", "utilisation"]
+By = Literal["deployment", "model", "gpu_model", "site"]
+Wait = Literal["p50", "p95"]
+TokenOrder = Literal[
+    "label", "tokens", "j_per_token", "tokens_per_s_per_mw", "cost", "carbon", "ttft_p50", "ttft_p95", "itl", "batch",
+    "idle", "gpus", "coverage",
+]  # fmt: skip
 
 RANGES: dict[Range, tuple[str, timedelta]] = {
     "15m": ("15 min", timedelta(minutes=15)),
@@ -53,11 +60,30 @@ class View(Struct, frozen=True, kw_only=True):
     sort: NodeOrder = "place"
     descending: bool = False
     page: int = 1
+    boundary: Boundary = "gpu"
+    deployment: str | None = None
+    """Of energy per token, as are those below."""
+    by: By = "deployment"
+    """What the rows of its table are."""
+    order: TokenOrder = "tokens"
+    rising: bool = False
+    """Whether the table begins with the least."""
+    ttft: Wait = "p50"
+    against: str | None = None
+    """The deployment to compare with."""
+    against_start: datetime | None = None
+    """With against_stop: the period to compare with, in place of the one before."""
+    against_stop: datetime | None = None
 
     @property
     def where(self) -> Where:
         """The part of the fleet."""
         return Where(site=self.site, rack=self.rack, gpu_model=self.model)
+
+    @property
+    def of(self) -> Of:
+        """The part of what is served."""
+        return Of(site=self.site, gpu_model=self.model, deployment=self.deployment)
 
     @property
     def filtered(self) -> bool:
@@ -87,23 +113,26 @@ def parse(search: str | None) -> tuple[View, list[str]]:
             notices.append(f"{key[:30]!r} is not a parameter of this page")
         else:
             given[key] = value[:200].replace("\0", "")
-    known: dict[str, Any] = {key: given[key] for key in ("site", "rack", "model") if key in given}
+    named = ("site", "rack", "model", "deployment", "against")
+    known: dict[str, Any] = {key: given[key] for key in named if key in given}
     known["find"] = given.get("find", "").strip()[:LONGEST_FIND]
-    if given.get("sort", "").startswith("-"):
-        known["descending"], given["sort"] = True, given["sort"][1:]
+    for key, field, marked in (("sort", "descending", True), ("order", "rising", False)):
+        if key in given:
+            known[field] = given[key].startswith("-") is marked
+            given[key] = given[key].removeprefix("-")
     try:
         known["page"] = _page(given.get("page", "1"))
     except ValueError as error:
         notices.append(str(error))
-    for key, kind in (("range", Range), ("group", Group), ("heat", Heat), ("state", NodeState), ("sort", NodeOrder)):
+    for key, kind in _KINDS.items():
         if key in given:
             if given[key] in get_args(kind):
                 known[key] = given[key]
             else:
                 notices.append(f"{key}={given[key][:30]!r} is none of {', '.join(get_args(kind))}")
-    if "from" in given or "to" in given:
+    for prefix in ("", "against_"):
         try:
-            known["start"], known["stop"] = _period(given.get("from"), given.get("to"))
+            known |= _period(given, prefix)
         except ValueError as error:
             notices.append(str(error))
     return View(**known), notices
@@ -116,15 +145,18 @@ def _page(given: str) -> int:
     return number
 
 
-def _period(start: str | None, stop: str | None) -> tuple[datetime, datetime]:
-    if not start or not stop:
-        raise ValueError("a custom period needs both from and to")
-    first, last = _time("from", start), _time("to", stop)
+def _period(given: Mapping[str, str], prefix: str) -> dict[str, datetime]:
+    start, stop = f"{prefix}from", f"{prefix}to"
+    if start not in given and stop not in given:
+        return {}
+    if not given.get(start) or not given.get(stop):
+        raise ValueError(f"a custom period needs both {start} and {stop}")
+    first, last = _time(start, given[start]), _time(stop, given[stop])
     if first >= last:
-        raise ValueError("from must be before to")
+        raise ValueError(f"{start} must be before {stop}")
     if last - first > LONGEST:
-        raise ValueError(f"from and to are more than {LONGEST.days} days apart")
-    return first, last
+        raise ValueError(f"{start} and {stop} are more than {LONGEST.days} days apart")
+    return {f"{prefix}start": first, f"{prefix}stop": last}
 
 
 def _time(key: str, value: str) -> datetime:
@@ -150,19 +182,28 @@ def query(view: View, **changes: Any) -> str:
             parts[key] = f"{value:%Y-%m-%dT%H:%MZ}" if isinstance(value, datetime) else str(value)
     if changed.descending:
         parts["sort"] = f"-{changed.sort}"
+    if changed.order != usual.order or changed.rising:
+        parts["order"] = changed.order if changed.rising else f"-{changed.order}"
     return f"?{urlencode(parts)}" if parts else ""
 
 
 _KEYS: Mapping[str, str] = {
     "site": "site", "rack": "rack", "model": "model", "range": "range", "start": "from", "stop": "to",
     "group": "group", "heat": "heat", "find": "find", "state": "state", "sort": "sort", "page": "page",
+    "boundary": "boundary", "deployment": "deployment", "by": "by", "order": "order", "ttft": "ttft",
+    "against": "against", "against_start": "against_from", "against_stop": "against_to",
+}  # fmt: skip
+_KINDS: Mapping[str, Any] = {
+    "range": Range, "group": Group, "heat": Heat, "state": NodeState, "sort": NodeOrder, "boundary": Boundary,
+    "by": By, "order": TokenOrder, "ttft": Wait,
 }  # fmt: skip
 _KNOWN = frozenset(_KEYS.values())
 
 
 def elsewhere(view: View) -> str:
-    """The query of a link to another page: the same part of the fleet and period, and nothing of the list of nodes."""
-    return query(view, find="", state=None, sort="place", descending=False, page=1)
+    """The query of a link to another page: the same part of the fleet, period and boundary, and nothing of lists."""
+    return query(View(site=view.site, rack=view.rack, model=view.model, range=view.range, start=view.start,
+                      stop=view.stop, group=view.group, heat=view.heat, boundary=view.boundary))  # fmt: skip
 
 
 def period(view: View, now: datetime, longest_window_s: Callable[[datetime, datetime], float]) -> Period:
@@ -173,19 +214,44 @@ def period(view: View, now: datetime, longest_window_s: Callable[[datetime, date
         now: the time.
         longest_window_s: the longest window between two moments; asked for short periods only.
     """
-    latest = _floor(now - timedelta(seconds=SETTLED_S), timedelta(seconds=10))
+    latest = floor(now - timedelta(seconds=SETTLED_S), timedelta(seconds=10))
     if view.start is not None and view.stop is not None:
         start, stop = view.start, min(view.stop, max(latest, view.start + timedelta(minutes=1)))
     else:
         start, stop = latest - RANGES[view.range][1], latest
     finest_s = longest_window_s(start, stop) if stop - start <= SHORT else 60.0
     step = step_for(start, stop, POINTS, finest_s)
-    return Period(_floor(start, step), stop, step)
+    return Period(floor(start, step), stop, step)
+
+
+MOST_BUCKETS = 30_000
+"""Buckets of deployments that a period of energy per token is read by: beyond, by hours, then by days."""
+
+
+def token_period(view: View, until: datetime, deployments: int) -> Period:
+    """The period of energy per token, which ends where it is known; many deployments are read by whole hours.
+
+    Args:
+        view: what is asked for.
+        until: up to when the figures of deployments are known.
+        deployments: how many there are to be read.
+    """
+    if view.start is not None and view.stop is not None:
+        start, stop = view.start, view.stop
+    else:
+        start, stop = until - RANGES[view.range][1], until
+    widths = (timedelta(minutes=1), timedelta(hours=1), timedelta(days=1))
+    width = next((it for it in widths if deployments * (stop - start) / it <= MOST_BUCKETS), widths[-1])
+    if stop - start < 2 * width:
+        width = widths[0]
+    step = step_for(start, stop, POINTS, width.total_seconds())
+    edge = min(width, timedelta(hours=1))
+    return Period(floor(start, step), floor(stop, edge), step)
 
 
 def today(now: datetime) -> Period:
     """The UTC day until now."""
-    latest = _floor(now - timedelta(seconds=SETTLED_S), timedelta(seconds=10))
+    latest = floor(now - timedelta(seconds=SETTLED_S), timedelta(seconds=10))
     start = latest.replace(hour=0, minute=0, second=0, microsecond=0)
     return Period(start, max(latest, start + timedelta(seconds=10)), timedelta(hours=1))
 
@@ -193,6 +259,6 @@ def today(now: datetime) -> Period:
 _EPOCH = datetime(2000, 1, 1, tzinfo=UTC)
 
 
-def _floor(time: datetime, step: timedelta) -> datetime:
-    """As date_bin() of the views does it."""
+def floor(time: datetime, step: timedelta) -> datetime:
+    """The start of the bin that a time is in, as date_bin() of the views does it."""
     return _EPOCH + (time - _EPOCH) // step * step

@@ -226,17 +226,23 @@ def token_carbon(
     )  # fmt: skip
 
 
-def ramp_ups(connection: Connection, since: datetime, deployment: str | None = None) -> list[RampUp]:
-    """Nodes that were first heard of in a deployment since then, the newest first."""
+def ramp_ups(connection: Connection, since: datetime, of: Of = EVERYTHING, limit: int = 1_000) -> list[RampUp]:
+    """Nodes first heard of in a deployment since then: those without a token yet, then the others, the newest first."""
     rows = connection.execute(
         text(
             "SELECT * FROM report.ramp_up WHERE first_seen >= :since"
             " AND (CAST(:deployment AS text) IS NULL OR deployment = :deployment)"
-            " ORDER BY first_seen DESC, deployment, hostname"
+            " AND (CAST(:site AS text) IS NULL OR site = :site)"
+            " ORDER BY first_token IS NOT NULL, first_seen DESC, deployment, hostname LIMIT :limit"
         ),
-        {"since": since, "deployment": deployment},
+        {"since": since, "deployment": of.deployment, "site": of.site, "limit": limit},
     )
     return [RampUp(**row._mapping) for row in rows]
+
+
+def deployments(connection: Connection) -> list[str]:
+    """Names of all deployments."""
+    return list(connection.execute(text("SELECT DISTINCT deployment FROM report.deployments ORDER BY 1")).scalars())
 
 
 def tokens_until(connection: Connection) -> datetime:

@@ -9,7 +9,8 @@ from dash import dcc, html
 from sqlalchemy import Connection
 
 from dashboard import components, figures, quantities, recent, view
-from dashboard.components import GOOD_COVERAGE, card, chart, choice, panel, table
+from dashboard.components import card, chart, choice, panel, table
+from dashboard.plots import GOOD_COVERAGE
 from dashboard.theme import Theme
 from dashboard.view import Group, Heat, Period, View
 from gigawatch import readings

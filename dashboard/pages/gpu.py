@@ -8,8 +8,8 @@ from sqlalchemy import Connection
 
 from dashboard import components, figures, quantities, view
 from dashboard.components import chart, facts, panel, table
-from dashboard.figures import Series
 from dashboard.pages.fleet import events_table
+from dashboard.plots import Series
 from dashboard.theme import Theme
 from dashboard.view import View
 from gigawatch import readings

@@ -7,14 +7,13 @@ from dash import dcc, html
 from sqlalchemy import Connection
 
 from dashboard import components, quantities, recent, view
-from dashboard.components import badge, choice_link
+from dashboard.components import PAGE_ROWS, badge, choice_link
 from dashboard.quantities import UNKNOWN
 from dashboard.theme import Theme
 from dashboard.view import View
 from gigawatch import readings
 from gigawatch.readings import NodeCounts, NodeNow, NodeOrder, NodeState
 
-PAGE_ROWS = 100
 STATES: dict[NodeState, tuple[str, str]] = {
     "reporting": ("reporting", "ok"),
     "gpus_missing": ("GPUs missing", "bad"),
@@ -43,8 +42,7 @@ def render(connection: Connection, asked: View, _: Theme, __: datetime) -> Any:
     if not counts.nodes and not asked.find:
         return components.nothing(asked)
     found = counts.nodes if asked.state is None else getattr(counts, asked.state)
-    pages = max(1, -(-found // PAGE_ROWS))
-    page = min(asked.page, pages)
+    page = min(asked.page, components.pages(found))
     rows = readings.nodes_now(
         connection, asked.where, find=asked.find, state=asked.state, order=asked.sort, descending=asked.descending,
         limit=PAGE_ROWS, offset=(page - 1) * PAGE_ROWS,
@@ -60,16 +58,7 @@ def render(connection: Connection, asked: View, _: Theme, __: datetime) -> Any:
             ),
             html.Div(
                 [
-                    html.Label(
-                        [
-                            html.Span("Search host name or rack", className="screen-reader"),
-                            dcc.Input(
-                                id="find", type="search", value=asked.find, placeholder="Search host name or rack",
-                                debounce=True, maxLength=view.LONGEST_FIND, autoComplete="off",
-                            ),
-                        ],
-                        htmlFor="find",
-                    ),
+                    components.search("Search host name or rack", asked.find),
                     html.Nav(
                         _states(asked, counts), id="live-states", className="choice",
                         **{"aria-label": "State"},
@@ -79,9 +68,9 @@ def render(connection: Connection, asked: View, _: Theme, __: datetime) -> Any:
             ),
             html.Section(
                 [
-                    _pager("Pages of the list", asked, page, pages, found),
+                    components.pager("Pages of the list", asked, page, found, "nodes"),
                     _table(rows, asked) if rows else html.P(_none(asked), className="empty"),
-                    _pager("Pages of the list, once more", asked, page, pages, found) if rows else None,
+                    components.pager("Pages of the list, once more", asked, page, found, "nodes") if rows else None,
                 ],
                 id="live-nodes",
                 className="panel nodes-list",
@@ -146,24 +135,3 @@ def _cells(node: NodeNow, query: str) -> list[Any]:
         quantities.count(node.gpus_throttled) if node.power_w is not None else UNKNOWN,
         quantities.duration(node.silent_s),
     ]  # fmt: skip
-
-
-def _pager(label: str, asked: View, page: int, pages: int, found: int) -> html.Nav:
-    """Where in the list this is, and the way to its other pages."""
-    first = (page - 1) * PAGE_ROWS + 1
-    last = min(found, page * PAGE_ROWS)
-    said = f"{quantities.count(first)} to {quantities.count(last)} of {quantities.count(found)}" if found else "0 nodes"
-    ways = (("First", 1, page > 1), ("Previous", page - 1, page > 1), ("Next", page + 1, page < pages),
-            ("Last", pages, page < pages))  # fmt: skip
-    return html.Nav(
-        [
-            html.Span(said, className="said", role="status"),
-            *[
-                dcc.Link(name, href=view.query(asked, page=to) or "?", className="button")
-                for name, to, there in ways
-                if there
-            ],
-        ],
-        className="pager",
-        **{"aria-label": label},
-    )

@@ -7,9 +7,10 @@ from dash import html
 from sqlalchemy import Connection
 
 from dashboard import components, figures, quantities, recent, view
-from dashboard.components import GOOD_COVERAGE, card, chart, panel
+from dashboard.components import card, chart, panel
 from dashboard.figures import Peak
 from dashboard.pages.fleet import BOUNDARY
+from dashboard.plots import GOOD_COVERAGE
 from dashboard.theme import Theme
 from dashboard.view import View
 from gigawatch import readings

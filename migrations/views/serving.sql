@@ -77,6 +77,14 @@ COMMENT ON FUNCTION report.serving IS
     '(ttft), between tokens (itl) and end to end (e2e), s, from start to stop, by step (whole minutes; NULL: the whole '
     'period) and by fleet, site, gpu_model, deployment or model';
 
+-- report.deployments: what is served.
+-- Definition: a row for each role of each deployment that an agent or an engine ever named. Missing data: none.
+CREATE VIEW report.deployments AS
+SELECT deployment.name AS deployment, deployment.role FROM gigawatch.deployment;
+COMMENT ON VIEW report.deployments IS 'What GPUs serve: deployments and their roles';
+COMMENT ON COLUMN report.deployments.deployment IS 'Deployment';
+COMMENT ON COLUMN report.deployments.role IS 'both, or prefill or decode where these run apart';
+
 -- report.ramp_up: how long each node took from being heard of in a deployment to its first token.
 -- Definition: first_token is the start of the first window of 10 s with a generated token: of the node's own engine, or of the
 -- deployment's where the node has none. ramp_up_s = first_token − first_seen. Unit: s.

@@ -7,7 +7,7 @@ import msgspec
 import plotly.graph_objects as go
 import pytest
 
-from dashboard import figures, theme
+from dashboard import figures, plots, theme
 from dashboard.theme import LIGHT
 from dashboard.view import Heat, Period
 from gigawatch.readings import (
@@ -52,16 +52,16 @@ def gpu_now(index: int, *, node_id: int = 1, rack: str = "r1", **values: Any) ->
     return GpuNow(**{**blank, **usual, **values})
 
 
-def plotly(chart: figures.Chart) -> go.Figure:
+def plotly(chart: plots.Chart) -> go.Figure:
     """The chart as plotly's own figure, which takes no property that plotly does not know."""
     return go.Figure(chart.figure)
 
 
-def named(chart: figures.Chart, name: str, mode: str = "lines") -> Any:
+def named(chart: plots.Chart, name: str, mode: str = "lines") -> Any:
     return next(it for it in plotly(chart).data if it.name == name and it.fill is None and mode in (it.mode or ""))
 
 
-def areas(chart: figures.Chart, name: str) -> list[int]:
+def areas(chart: plots.Chart, name: str) -> list[int]:
     """Lengths of the runs of one group's area."""
     area = next(it for it in plotly(chart).data if it.name == name and it.fill == "toself")
     runs, length = [], 0
@@ -97,7 +97,7 @@ def test_groups_are_stacked_and_an_absent_one_leaves_the_others_alone() -> None:
 
 def test_many_groups_become_the_greatest_and_the_others_without_losing_power() -> None:
     rows = [power_point(0, f"rack {number:02d}", 100.0 * (number + 1)) for number in range(20)]
-    series = figures.by_label(rows, figures.bins(PERIOD), lambda row: row.power_w)
+    series = figures.by_label(rows, plots.bins(PERIOD), lambda row: row.power_w)
     assert len(series) == figures.MOST_GROUPS + 1
     assert series[0].label == "rack 19"
     assert series[-1].label == "Others (13)"
@@ -107,13 +107,13 @@ def test_many_groups_become_the_greatest_and_the_others_without_losing_power() -
 
 def test_coverage_is_a_ratio_of_sums_and_zero_where_nothing_is() -> None:
     rows = [power_point(0, "a", 1.0), power_point(0, "b", 1.0), power_point(1, "a", 1.0), power_point(2, "a", 1.0, 0.5)]
-    assert figures.coverages(rows, figures.bins(PERIOD)) == pytest.approx([1, 0.5, 0.25, 0, 0, 0])
+    assert figures.coverages(rows, plots.bins(PERIOD)) == pytest.approx([1, 0.5, 0.25, 0, 0, 0])
 
 
 def test_coverage_of_a_short_bin_at_the_edge_is_that_of_its_part() -> None:
     edge = msgspec.structs.replace(power_point(1, "a", 1.0), covered_s=100.0, coverage=1.0)
     rows = [power_point(0, "a", 1.0), edge, power_point(0, "b", 1.0)]
-    assert figures.coverages(rows, figures.bins(PERIOD))[:2] == pytest.approx([1, 0.5])
+    assert figures.coverages(rows, plots.bins(PERIOD))[:2] == pytest.approx([1, 0.5])
 
 
 def test_the_reader_s_zoom_outlives_a_refresh() -> None:
@@ -141,7 +141,7 @@ def test_no_rows_at_all_are_said(name: theme.ThemeName) -> None:
 
 
 def test_a_lone_bin_between_gaps_is_a_dot() -> None:
-    line = figures.Series("GPU", [None, 5.0, None, 1.0, 2.0, None])
+    line = plots.Series("GPU", [None, 5.0, None, 1.0, 2.0, None])
     chart = figures.lines([line], PERIOD, theme.LIGHT, unit="%", words=str, title="x")
     assert list(plotly(chart).data[0].marker.size) == [0, 5, 0, 0, 0, 0]
 
