@@ -92,7 +92,10 @@ BEGIN ATOMIC
         FROM expanded.deployment_parts(start, stop, NULL) AS part
         CROSS JOIN LATERAL (
             SELECT it.* FROM expanded.serving_bucket AS it
-            WHERE it.level = part.level AND it.time >= part.first AND it.time < part.beyond OFFSET 0
+            WHERE it.level = part.level AND it.time >= part.first AND it.time < part.beyond
+                AND (in_deployment IS NULL OR it.deployment_id IN (
+                    SELECT d.deployment_id FROM gigawatch.deployment AS d WHERE d.name = in_deployment))
+            OFFSET 0
         ) AS b
         JOIN gigawatch.deployment AS d USING (deployment_id)
         WHERE b.model <> '' AND (in_deployment IS NULL OR d.name = in_deployment)
@@ -149,7 +152,10 @@ BEGIN
     FROM parts AS part
     CROSS JOIN LATERAL (
         SELECT it.* FROM expanded.deployment_bucket AS it
-        WHERE it.level = part.level AND it.time >= part.first AND it.time < part.beyond OFFSET 0
+        WHERE it.level = part.level AND it.time >= part.first AND it.time < part.beyond
+            AND (in_deployment IS NULL OR it.deployment_id IN (
+                SELECT d.deployment_id FROM gigawatch.deployment AS d WHERE d.name = in_deployment))
+        OFFSET 0
     ) AS b
     JOIN expanded.deployment_models(start, stop, in_deployment) AS d USING (deployment_id)
     JOIN gigawatch.site USING (site_id)
@@ -191,7 +197,10 @@ BEGIN
     FROM expanded.deployment_parts(start, stop, step) AS part
     CROSS JOIN LATERAL (
         SELECT it.* FROM expanded.serving_bucket AS it
-        WHERE it.level = part.level AND it.time >= part.first AND it.time < part.beyond OFFSET 0
+        WHERE it.level = part.level AND it.time >= part.first AND it.time < part.beyond
+            AND (in_deployment IS NULL OR it.deployment_id IN (
+                SELECT d.deployment_id FROM gigawatch.deployment AS d WHERE d.name = in_deployment))
+        OFFSET 0
     ) AS b
     JOIN expanded.deployment_models(start, stop, in_deployment) AS d USING (deployment_id)
     JOIN gigawatch.site USING (site_id)
