@@ -36,7 +36,7 @@ from gigawatch.units import BYTES_PER_MIB, MILLISECONDS_PER_SECOND
 
 DESCRIPTION = """Batches of GPU telemetry in, figures out. Every endpoint but the health checks needs a token: header
 `Authorization: Bearer …`. Agents' tokens may send, viewers' may read, admins' may do both, and send and
-remove prices and carbon intensities. Times are UTC."""
+remove prices, carbon intensities and configured PUE. Times are UTC."""
 LONGEST = timedelta(days=36_525)
 SWITCH_S = 0.0005
 GARBAGE = 50_000

@@ -444,6 +444,22 @@ def intensity_imports(request: Request, site: Site = None) -> Response:
     return _read(request, lambda connection: readings.intensity_imports(connection, site))
 
 
+@router.get("/configured-pue", responses=answers(list[readings.ConfiguredPue]))
+def configured_pue(
+    request: Request, span: SpanQuery, site: Site = None, limit: Limit = 1_000, offset: Offset = 0
+) -> Response:
+    """PUE that was configured, not measured, and counts in a period."""
+    return _read(
+        request, lambda connection: readings.configured_pue(connection, span.start, span.stop, site, limit, offset)
+    )
+
+
+@router.get("/configured-pue/imports", responses=answers(list[readings.FactorImport]))
+def pue_imports(request: Request, site: Site = None) -> Response:
+    """What configured PUE was taken in, the oldest first."""
+    return _read(request, lambda connection: readings.pue_imports(connection, site))
+
+
 @router.get("/health/gpus", responses=answers(list[readings.GpuHealthNow]))
 def gpu_health(
     request: Request, where: WhereQuery, gpu_uuid: GpuUuid | None = None, limit: Limit = 1_000, offset: Offset = 0

@@ -5,7 +5,9 @@ import socket
 import threading
 import time
 from pathlib import Path
+from typing import TYPE_CHECKING
 
+from collector.assignments import Assignments
 from collector.client import Client, greet, utc_now
 from collector.node import Node, Records
 from collector.sender import Sender
@@ -16,6 +18,9 @@ from gigawatch.records import Event, Severity
 from gigawatch.settings import Settings
 from gigawatch.units import MILLISECONDS_PER_SECOND
 from gigawatch.wire import Batch, encode
+
+if TYPE_CHECKING:
+    from collector.engines.scraper import Engines
 
 HUNG_AFTER_S = 10.0
 MOST_HELD_WINDOWS = 100_000
@@ -85,6 +90,9 @@ class Agent:
             checkpoint.marks if checkpoint and same_boot else None,
             checkpoint.gpus if checkpoint and same_boot else (),
         )
+        self._assignments = Assignments(settings)
+        self._unknown_gpus: list[str] = []
+        self._engines = self._read_engines(settings)
         self._held = Records()
         self._lost_windows = 0
         self._closed_ms = checkpoint.closed_ms if checkpoint else 0
@@ -96,6 +104,9 @@ class Agent:
         """Work until stop() is called; then hand out what is open, and send what can be sent at once."""
         self._sender.start()
         self._watchdog.start()
+        self._assignments.start()
+        if self._engines is not None:
+            self._engines.start()
         at_ms = 0
         while not self._ending.is_set():
             at_ms = self._tick()
@@ -104,6 +115,9 @@ class Agent:
         if at_ms:
             self._flush(at_ms, stop=True)
         self._node.shut()
+        self._assignments.stop()
+        if self._engines is not None:
+            self._engines.shut()
         self._sender.finish(FINISH_S)
         self._spool.close()
         self._client.close()
@@ -119,10 +133,38 @@ class Agent:
             before_ms = at_ms - stepped_ms
             self._flush(before_ms, stop=True)
             self._node.shift(stepped_ms, at_ms)
+            if self._engines is not None:
+                self._engines.shift(stepped_ms)
+        if self._engines is not None:
+            self._engines.tick(at_ms)
         self._reading_since_s = time.monotonic()
         self._node.tick(at_ms)
         self._reading_since_s = None
+        self._assign(at_ms)
         return at_ms
+
+    def _assign(self, at_ms: int) -> None:
+        """Let the GPUs' windows say what they serve from now on."""
+        gpus = self._node.gpus
+        self._node.assign(at_ms, self._assignments.look(gpus, self._node.pids))
+        unknown = self._assignments.unknown(gpus) if gpus else []
+        if unknown != self._unknown_gpus:
+            self._unknown_gpus = unknown
+            if unknown:
+                self._node.add_event(
+                    at_ms, "assignment_unknown", Severity.WARNING,
+                    f"This node has no GPU {', '.join(unknown)}, which [[engines]] or [[assignments]] name:"
+                    " `gigawatch collect --once` lists those it has",
+                )  # fmt: skip
+
+    def _read_engines(self, settings: Settings) -> "Engines | None":
+        """The readers of the engines that the settings name; without any, their parser is not even loaded."""
+        if not settings.engines:
+            return None
+        from collector.engines.scraper import Engines  # noqa: PLC0415 # as said above: it takes a mebibyte
+
+        now_ms, _ = self._clock.now_ms()
+        return Engines(settings.engines, settings.agent.window_s * MILLISECONDS_PER_SECOND, now_ms)
 
     def _wait_for_next_tick(self) -> None:
         """Wait until the next multiple of the tick in UTC, sending events that come in meanwhile."""
@@ -137,13 +179,16 @@ class Agent:
     def _flush(self, until_ms: int, *, stop: bool = False) -> None:
         """Spool the windows that are over, with everything else that came up."""
         gpu_windows, node_windows = self._node.close(until_ms, stop=stop)
+        serving_windows = [] if self._engines is None else self._engines.close(until_ms, stop=stop)
         inventory, events, health = self._node.take()
+        events += [] if self._engines is None else self._engines.take()
         self._closed_ms = until_ms
         self._store(
             Records(
                 inventory=inventory,
                 gpu_windows=gpu_windows,
                 node_windows=node_windows,
+                serving_windows=serving_windows,
                 events=events,
                 health=health,
             ),

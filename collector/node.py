@@ -109,6 +109,14 @@ class Node:
         """GPUs that the node is known to have, the lost ones too."""
         return tuple(sorted(self._known.values(), key=lambda gpu: gpu.index))
 
+    @property
+    def pids(self) -> dict[str, frozenset[int]]:
+        """Processes on each GPU, by UUID, as they were last read."""
+        return {
+            uuid: frozenset(process.pid for process in health.processes or ())
+            for uuid, (health, _) in self._health_sent.items()
+        }
+
     def tick(self, at_ms: int) -> None:
         """Read everything once. at_ms grows from call to call."""
         self._keep_open(at_ms)
@@ -145,6 +153,11 @@ class Node:
 
         Windows of a GPU that moved end here, so that each millijoule is that of the deployment that used it.
         """
+        for uuid in sorted({*self._serves, *serves}):
+            before, now = _names(self._serves.get(uuid, ())), _names(serves.get(uuid, ()))
+            if before != now:
+                message = f"{self._name(uuid)} now serves {now}; before, {before}"
+                self.add_event(at_ms, "assignment_changed", Severity.INFO, message, uuid)
         self._serves = serves
         for uuid, folder in self._folders.items():
             if folder.serves != serves.get(uuid, ()):
@@ -385,6 +398,10 @@ class Listener(threading.Thread):
         """End; NVML may be closed afterwards."""
         self._ending.set()
         self.join(2 * EVENT_WAIT_MS / MILLISECONDS_PER_SECOND + EVENT_PAUSE_S)
+
+
+def _names(serves: Sequence[Assignment]) -> str:
+    return " and ".join(dict.fromkeys(it.deployment for it in serves)) or "nothing"
 
 
 def _mig(gpu: Gpu) -> tuple[bool | None, tuple[str, ...]]:

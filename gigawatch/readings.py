@@ -416,13 +416,26 @@ class GridIntensity(Struct, frozen=True, kw_only=True):
     imported: datetime
 
 
+class ConfiguredPue(Struct, frozen=True, kw_only=True):
+    """PUE of a site from start up to but not including stop, as somebody configured it; not measured."""
+
+    import_id: int
+    site: str
+    start: datetime
+    stop: datetime
+    pue: float
+    source: str
+    version: str
+    imported: datetime
+
+
 class FactorImport(Struct, frozen=True, kw_only=True):
-    """A file of prices or of carbon intensities that was taken in."""
+    """Prices, carbon intensities or configured PUE that were taken in at once."""
 
     import_id: int
     site: str
     kind: str
-    """The prices' currency, or the intensities' method and instrument."""
+    """The prices' currency, the intensities' method and instrument, or that a PUE is configured."""
     source: str
     version: str
     imported: datetime
@@ -1112,6 +1125,21 @@ def grid_intensity(
     )  # fmt: skip
 
 
+def configured_pue(
+    connection: Connection,
+    start: datetime,
+    stop: datetime,
+    site: str | None = None,
+    limit: int = MOST_ROWS,
+    offset: int = 0,
+) -> list[ConfiguredPue]:
+    """PUE that was configured, not measured, and counts in a period."""
+    columns = "pue::double precision"
+    return _counting(
+        connection, ConfiguredPue, f"{columns} FROM report.configured_pue", start, stop, site, limit, offset
+    )
+
+
 def _counting(
     connection: Connection,
     kind: type[T],
@@ -1148,6 +1176,11 @@ def tariff_imports(connection: Connection, site: str | None = None) -> list[Fact
 def intensity_imports(connection: Connection, site: str | None = None) -> list[FactorImport]:
     """Files of carbon intensities that were taken in, the oldest first."""
     return _imports(connection, "grid_intensity", "concat_ws(', ', method, instrument)", site)
+
+
+def pue_imports(connection: Connection, site: str | None = None) -> list[FactorImport]:
+    """What configured PUE was taken in, the oldest first."""
+    return _imports(connection, "configured_pue", "'configured'", site)
 
 
 def _imports(connection: Connection, view: str, kind: str, site: str | None) -> list[FactorImport]:

@@ -39,7 +39,7 @@ from sqlalchemy.schema import SchemaItem
 
 from gigawatch.errors import ExitCode, GigawatchError
 
-REVISION = "0005"
+REVISION = "0006"
 """The newest file in migrations/versions/."""
 
 metadata = MetaData(
@@ -544,12 +544,12 @@ factor_import = Table(
     Column("source", Text, nullable=False, comment="Where the values come from"),
     Column("version", Text, nullable=False, comment="Version of the source; by default the file's SHA-256, 12 digits"),
     Column("imported", Time, nullable=False, server_default=func.now(), comment="When they were taken in"),
-    comment="A file of prices or grid intensities that was taken in",
+    comment="Prices, grid intensities or configured PUE that were taken in at once",
 )
 
 
 def _factor(name: str, *columns: SchemaItem, kinds: Mapping[str, str], comment: str) -> Table:
-    """Values per kWh of sites over time, of which no two of a kind count at the same moment.
+    """Values of sites over time, of which no two of a kind count at the same moment.
 
     A site's number is compared as a range, so that the constraints need no extension.
     """
@@ -602,6 +602,14 @@ grid_intensity = _factor(
     CheckConstraint("g_per_kwh >= 0", name="g_per_kwh"),
     kinds={"location": " AND method = 'location'", "market": " AND method = 'market'"},
     comment="Carbon intensity of a site's energy over time, by each method of accounting",
+)
+
+configured_pue = _factor(
+    "configured_pue",
+    Column("pue", Numeric, nullable=False, comment="Energy of the facility over that of its IT equipment"),
+    CheckConstraint("pue BETWEEN 1 AND 5", name="pue"),
+    kinds={"time": ""},
+    comment="PUE of a site over time as somebody configured it; not measured",
 )
 
 LEVELS: Mapping[str, timedelta] = {"1m": timedelta(minutes=1), "1h": timedelta(hours=1), "1d": timedelta(days=1)}

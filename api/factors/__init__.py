@@ -1,1 +1,1 @@
-"""What a kWh costs and emits: files of prices and grid intensities, from bytes to the store; see docs/tariffs.md."""
+"""Files of prices, grid intensities and configured PUE of sites, from bytes to the store; see docs/tariffs.md."""

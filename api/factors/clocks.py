@@ -1,12 +1,12 @@
 """Moments as files write them, in UTC: local hours that come twice, or never, when clocks are set."""
 
 import re
-from datetime import UTC, datetime, timedelta
+from datetime import datetime, timedelta
 from itertools import pairwise
 from typing import NamedTuple
 from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
 
-from api.factors.intervals import unfit
+from api.factors.intervals import unfit, utc
 
 # 01.01.2026 00:00, and as exports write it since 2024: 26/10/2025 02:45:00 (CEST).
 _DAY_FIRST = re.compile(r"(\d{2})([./])(\d{2})\2(\d{4}) (\d{2}):(\d{2})(?::(\d{2}))?(?: \(([A-Z]{2,5})\))?")
@@ -51,6 +51,23 @@ def parse(text: str, where: str, *, slashes: bool = False) -> Written:
     raise unfit(f"{where} = {text[:60]!r} is not a date and time", "Write it like 2026-01-31T13:00Z.")
 
 
+def moment(text: str, local: ZoneInfo, where: str) -> datetime:
+    """A single moment in UTC; of an hour that comes twice the earlier.
+
+    Args:
+        text: as parse() takes it.
+        local: of a moment without an offset.
+        where: what it is, for the errors.
+
+    Raises:
+        GigawatchError: it is no date and time, or one that clocks skip.
+    """
+    found = Clock(local).utc(parse(text, where), where)
+    if found is None:
+        raise unfit(f"{where} = {text} is a local time that clocks skip", "Is the time zone right?")
+    return found
+
+
 class Clock:
     """Turns one column of moments, from the first to the last, into UTC.
 
@@ -70,7 +87,7 @@ class Clock:
         """
         moment, name = written
         if moment.tzinfo is not None:
-            return moment.astimezone(UTC)
+            return utc(moment, where)
         candidates = self._candidates(moment, name, where)
         if len(candidates) < 2:
             return candidates[0] if candidates else None
@@ -82,8 +99,8 @@ class Clock:
         """When an interval that began then ends; labels of its end differ where clocks are set."""
         moment, name = stop
         if moment.tzinfo is not None:
-            return moment.astimezone(UTC)
-        ends = self._candidates(moment, name, where)
+            return utc(moment, f"{where}: stop")
+        ends = self._candidates(moment, name, f"{where}: stop")
         if name is None and start.moment.tzinfo is None:
             # 02:00 - 03:00 is an hour, even if 03:00 is two hours later.
             ends.append(began + (moment - start.moment))
@@ -101,10 +118,10 @@ class Clock:
         found = []
         for fold in (0, 1):
             local = moment.replace(tzinfo=self._zone, fold=fold)
-            utc = local.astimezone(UTC)
-            exists = utc.astimezone(self._zone).replace(tzinfo=None, fold=0) == moment
-            if exists and utc not in found and name in {None, local.tzname()}:
-                found.append(utc)
+            candidate = utc(local, where)
+            exists = candidate.astimezone(self._zone).replace(tzinfo=None, fold=0) == moment
+            if exists and candidate not in found and name in {None, local.tzname()}:
+                found.append(candidate)
         return found
 
 

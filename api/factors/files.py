@@ -1,9 +1,9 @@
-"""Files of prices and intensities as intervals: CSV in the known layouts, schedules in TOML or JSON."""
+"""Files of prices, intensities and configured PUE as intervals: CSV in the known layouts, schedules in TOML or JSON."""
 
 import hashlib
 import re
 from collections.abc import Callable, Iterator
-from datetime import UTC, datetime
+from datetime import datetime
 from decimal import Decimal
 from typing import Annotated, Any, TypeVar
 from zoneinfo import ZoneInfo
@@ -13,7 +13,7 @@ from msgspec import Struct
 
 from api.factors import clocks, layouts, schedules, tables
 from api.factors.clocks import Clock
-from api.factors.intervals import Factors, Interval, check_intensities, check_prices, in_order, unfit
+from api.factors.intervals import Factors, Interval, check_intensities, check_prices, check_pue, in_order, unfit, utc
 from api.factors.layouts import Emissions, Layout
 from api.factors.tables import Cell, Table
 
@@ -24,11 +24,6 @@ _TRUTHS = {"": False, "false": False, "0": False, "no": False, "true": True, "1"
 T = TypeVar("T", bound=Struct)
 MOST_SOURCES = 3
 """Named of those that a file names for its values."""
-
-
-def version_of(body: bytes) -> str:
-    """What a file's version is called where nobody names one: the first 12 digits of its SHA-256."""
-    return hashlib.sha256(body).hexdigest()[:12]
 
 
 class Price(Struct, frozen=True, forbid_unknown_fields=True):
@@ -90,7 +85,7 @@ def prices(body: bytes, *, currency: str | None = None, time_zone: str | None = 
         )
     (code,) = named
     check_prices(found.intervals, code)
-    return msgspec.structs.replace(found, intervals=in_order(found.intervals), currency=code)
+    return _whole(msgspec.structs.replace(found, currency=code), body)
 
 
 def intensities(body: bytes, *, emissions: Emissions = "direct", time_zone: str | None = None) -> Factors:
@@ -110,7 +105,28 @@ def intensities(body: bytes, *, emissions: Emissions = "direct", time_zone: str 
     else:
         found = _of_csv(text, lambda names: layouts.of_intensities(names, emissions), time_zone)
     check_intensities(found.intervals)
-    return msgspec.structs.replace(found, intervals=in_order(found.intervals))
+    return _whole(found, body)
+
+
+def pues(body: bytes, *, time_zone: str | None = None) -> Factors:
+    """The configured PUE of a file over time, in order and checked.
+
+    Args:
+        body: CSV.
+        time_zone: of local times without one.
+
+    Raises:
+        GigawatchError: something in it is wrong, missing or twice: it is named.
+    """
+    found = _of_csv(tables.decode(body), layouts.of_pue, time_zone)
+    check_pue(found.intervals)
+    return _whole(found, body)
+
+
+def _whole(found: Factors, body: bytes) -> Factors:
+    """In order, and with the version of a file for which nobody names one: 12 digits of its SHA-256."""
+    version = hashlib.sha256(body).hexdigest()[:12]
+    return msgspec.structs.replace(found, intervals=in_order(found.intervals), version=version)
 
 
 def _is_object(text: str) -> bool:
@@ -134,14 +150,14 @@ def _converted(found: dict[str, Any], kind: type[T]) -> T:
 
 def _of_prices(found: dict[str, Any]) -> Factors:
     given = _converted(found, Prices)
-    intervals = [Interval(it.start.astimezone(UTC), it.stop.astimezone(UTC), it.price_per_kwh) for it in given.values]
+    intervals = [Interval(utc(it.start, "start"), utc(it.stop, "stop"), it.price_per_kwh) for it in given.values]
     return Factors(intervals=intervals, currency=given.currency, source=given.source)
 
 
 def _of_intensities(found: dict[str, Any]) -> Factors:
     given = _converted(found, Intensities)
     intervals = [
-        Interval(it.start.astimezone(UTC), it.stop.astimezone(UTC), it.g_per_kwh, it.estimated) for it in given.values
+        Interval(utc(it.start, "start"), utc(it.stop, "stop"), it.g_per_kwh, it.estimated) for it in given.values
     ]
     return Factors(intervals=intervals, source=given.source)
 

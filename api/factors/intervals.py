@@ -19,6 +19,8 @@ MOST_PRICE, MOST_PRICE_MAJOR = Decimal(100_000), Decimal(20)
 """Per kWh: markets cap at about 5 EUR/kWh, and in weak currencies a kWh costs thousands."""
 MOST_INTENSITY = Decimal(2_500)
 """gCO2e/kWh: the oldest lignite plants emit about 1,500 over their life cycle."""
+LEAST_PUE, MOST_PUE = 1, 5
+"""A facility draws at least what its IT equipment does; beyond 5 a load that is hardly there was divided by."""
 
 
 class Interval(Struct, frozen=True):
@@ -38,6 +40,8 @@ class Factors(Struct, frozen=True, kw_only=True):
     """ISO 4217 code, of prices; None: the file does not say."""
     source: str
     """Where the file says that its values come from."""
+    version: str = ""
+    """What that is called where nobody names one."""
     notes: Sequence[str] = ()
     """What was left out, in words."""
 
@@ -70,16 +74,26 @@ def in_order(intervals: Iterable[Interval]) -> list[Interval]:
     return _joined(found)
 
 
+def utc(moment: datetime, where: str) -> datetime:
+    """A moment with its offset, in UTC.
+
+    Raises:
+        GigawatchError: it is not between 2000 and 2100; at the ends of the calendar there may be no UTC of it at all.
+    """
+    if not FIRST <= moment <= LAST:
+        raise unfit(f"{where} = {moment.isoformat()} is not between 2000 and 2100", "Check the dates.")
+    return moment.astimezone(UTC)
+
+
 def _check(it: Interval) -> None:
-    for name, moment in (("start", it.start), ("stop", it.stop)):
-        if not FIRST <= moment <= LAST:
-            raise unfit(f"{name} = {_shown(moment)} is not between 2000 and 2100", "Check the file's dates.")
+    for name, given in (("start", it.start), ("stop", it.stop)):
+        moment = utc(given, name)
         if moment.second or moment.microsecond:
             raise unfit(f"{name} = {moment.isoformat()} is not a whole minute", "Let values begin and end at minutes.")
     if it.start >= it.stop:
         raise unfit(f"start = {_shown(it.start)} is not before stop = {_shown(it.stop)}", "Swap or correct them.")
     if it.value != round(it.value, MOST_DECIMALS):
-        raise unfit(f"The value from {_shown(it.start)} on has more than {MOST_DECIMALS} decimals per kWh", "Round it.")
+        raise unfit(f"The value from {_shown(it.start)} on has more than {MOST_DECIMALS} decimals", "Round it.")
 
 
 def check_prices(intervals: Iterable[Interval], currency: str) -> None:
@@ -100,6 +114,16 @@ def check_intensities(intervals: Iterable[Interval]) -> None:
             raise unfit(
                 f"intensity = {it.value} gCO2e/kWh from {_shown(it.start)} on is not between 0 and {MOST_INTENSITY}",
                 "Is it in another unit? It must be g per kWh, which is kg per MWh.",
+            )
+
+
+def check_pue(intervals: Iterable[Interval]) -> None:
+    """Raise GigawatchError if a PUE is none, or can only be a mistake."""
+    for it in intervals:
+        if not it.value.is_finite() or not LEAST_PUE <= it.value <= MOST_PUE:
+            raise unfit(
+                f"pue = {it.value} from {_shown(it.start)} on is not between {LEAST_PUE} and {MOST_PUE}",
+                "It is the facility's energy over that of its IT equipment: write 1.2 where a fifth comes on top.",
             )
 
 

@@ -24,7 +24,7 @@ _CLOCKS = {
     "eet/eest": "Europe/Helsinki",
 }  # fmt: skip
 _INTENSITY = re.compile(r"carbon intensity gco.{1,3}/kwh \((?P<emissions>direct|lca|life cycle)\)")
-_PER_KWH = {"price_per_kwh": 0, "price_per_mwh": -3, "g_per_kwh": 0, "kg_per_mwh": 0}
+_EXPONENTS = {"price_per_kwh": 0, "price_per_mwh": -3, "g_per_kwh": 0, "kg_per_mwh": 0, "pue": 0}
 """Our own columns of values, with the power of ten that turns them into what is stored."""
 
 
@@ -38,7 +38,7 @@ class Layout(Struct, frozen=True, kw_only=True):
     value: int
     value_name: str
     exponent: int = 0
-    """Power of ten that turns a value into one per kWh."""
+    """Power of ten that turns a value into what is stored."""
     zone: ZoneInfo | None = None
     slashes: bool = False
     currency: str | None = None
@@ -98,6 +98,11 @@ def of_intensities(names: list[str], emissions: Emissions) -> Layout | None:
     )
 
 
+def of_pue(names: list[str]) -> Layout | None:
+    """The layout of a file of configured PUE by its header's names; None: it is not known."""
+    return _plain(names, "pue")
+
+
 def _plain(names: list[str], *values: str) -> Layout | None:
     """Our own format: start, stop (or not), and one column of values."""
     present = [name for name in values if name in names]
@@ -109,7 +114,7 @@ def _plain(names: list[str], *values: str) -> Layout | None:
         stop=_at(names, "stop"),
         value=names.index(present[0]),
         value_name=present[0],
-        exponent=_PER_KWH[present[0]],
+        exponent=_EXPONENTS[present[0]],
         currency_at=_at(names, "currency"),
         origin_at=_at(names, "source"),
         estimated_at=_at(names, "estimated"),

@@ -1,7 +1,7 @@
-"""Taking prices and carbon intensities in over HTTP, and removing them: for admins."""
+"""Taking prices, carbon intensities and configured PUE in over HTTP, and removing them: for admins."""
 
 from collections.abc import Callable
-from typing import Annotated, Any, Literal, TypeVar
+from typing import Annotated, Any, TypeVar
 
 import msgspec
 from fastapi import APIRouter, Depends, Query, Request
@@ -16,7 +16,7 @@ from api.documents import answers
 from api.factors import files, store
 from api.factors.intervals import Factors
 from api.factors.layouts import Emissions
-from api.factors.store import Conflict, Kind, Method, Removed, Taken, Unknown
+from api.factors.store import Conflict, FactorTable, Kind, Method, Removed, Taken, Unknown
 from gigawatch.errors import GigawatchError
 from gigawatch.units import BYTES_PER_MIB
 
@@ -94,6 +94,12 @@ async def take_intensity(
     return await _take(request, read, given)
 
 
+@router.post("/configured-pue", responses=answers(Taken, 409, 413), openapi_extra=_body("text/csv"))
+async def take_pue(request: Request, given: GivenQuery) -> Response:
+    """Take configured, not measured, PUE in, as CSV; all of it or nothing."""
+    return await _take(request, lambda body: (store.CONFIGURED_PUE, files.pues(body, time_zone=given.time_zone)), given)
+
+
 @router.delete("/tariffs/imports/{import_id}", responses=answers(Removed))
 def remove_tariff(request: Request, import_id: int) -> Response:
     """Retire the prices of an import."""
@@ -106,20 +112,26 @@ def remove_intensity(request: Request, import_id: int) -> Response:
     return _remove(request, "grid_intensity", import_id)
 
 
+@router.delete("/configured-pue/imports/{import_id}", responses=answers(Removed))
+def remove_pue(request: Request, import_id: int) -> Response:
+    """Retire the configured PUE of an import."""
+    return _remove(request, "configured_pue", import_id)
+
+
 async def _take(request: Request, read: Callable[[bytes], tuple[Kind, Factors]], given: Given) -> Response:
     body = await _received(request)
 
     def take(connection: Connection) -> Taken:
         kind, factors = read(body)
         return store.take(
-            connection, given.site, kind, factors, version=given.version or files.version_of(body),
-            source=given.source, replace=given.replace, dry_run=given.dry_run,
+            connection, given.site, kind, factors, version=given.version, source=given.source,
+            replace=given.replace, dry_run=given.dry_run,
         )  # fmt: skip
 
     return await run_in_threadpool(_answer, request, take)
 
 
-def _remove(request: Request, table: Literal["tariff", "grid_intensity"], import_id: int) -> Response:
+def _remove(request: Request, table: FactorTable, import_id: int) -> Response:
     if not 1 <= import_id < 2**31:
         raise HTTPException(404, "There is no such thing")
     return _answer(request, lambda connection: store.remove(connection, table, import_id))

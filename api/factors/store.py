@@ -1,11 +1,10 @@
-"""Prices and intensities in the store: taken in whole or not at all, replaced only when asked, never deleted.
+"""Prices, intensities and configured PUE in the store: taken whole or not at all, replaced when asked, never deleted.
 
 What is replaced or removed is retired: it keeps its row with the moment of that, and counts in no figure.
 """
 
 from collections.abc import Sequence
 from datetime import datetime
-from decimal import Decimal
 from typing import Any, Literal
 
 from msgspec import Struct
@@ -15,6 +14,7 @@ from api.factors.intervals import Factors, Interval, named, unfit
 from gigawatch.errors import ExitCode, GigawatchError
 
 Method = Literal["location", "market"]
+FactorTable = Literal["tariff", "grid_intensity", "configured_pue"]
 MOST_TEXT = 500
 
 
@@ -26,19 +26,26 @@ class Unknown(GigawatchError):
     """There is no such site, or no such import."""
 
 
-class Kind(Struct, frozen=True):
+class Kind(Struct, frozen=True, kw_only=True):
     """What values are of: the table, its column of values, and what is the same for all of a file."""
 
-    table: Literal["tariff", "grid_intensity"]
+    table: FactorTable
     value: str
-    constants: dict[str, str | None]
+    unit: str | None
+    """None: a ratio."""
+    constants: dict[str, str | None] = {}
+    estimated: bool = False
+    """Whether a column says of each value if it is an estimate."""
     condition: str = "TRUE"
     """Which rows no two of which count at the same moment."""
 
 
+CONFIGURED_PUE = Kind(table="configured_pue", value="pue", unit=None)
+
+
 def price(currency: str) -> Kind:
     """Prices in a currency per kWh."""
-    return Kind("tariff", "price_per_kwh", {"currency": currency})
+    return Kind(table="tariff", value="price_per_kwh", unit=f"{currency}/kWh", constants={"currency": currency})
 
 
 def intensity(method: Method, instrument: str | None) -> Kind:
@@ -52,7 +59,10 @@ def intensity(method: Method, instrument: str | None) -> Kind:
             f"instrument = {instrument!r} does not go with method = {method!r}",
             "Name what was bought for market (--instrument 'PPA wind'), and nothing for location.",
         )
-    return Kind("grid_intensity", "g_per_kwh", {"method": method, "instrument": instrument}, f"method = '{method}'")
+    return Kind(
+        table="grid_intensity", value="g_per_kwh", unit="gCO2e/kWh", estimated=True,
+        constants={"method": method, "instrument": instrument}, condition=f"method = '{method}'",
+    )  # fmt: skip
 
 
 class Taken(Struct, frozen=True, kw_only=True):
@@ -67,7 +77,8 @@ class Taken(Struct, frozen=True, kw_only=True):
     stop: datetime
     intervals: int
     """Stretches of time with one value."""
-    unit: str
+    unit: str | None
+    """None: a PUE, which is a ratio."""
     least: float
     greatest: float
     retired: int
@@ -89,7 +100,7 @@ def take(
     kind: Kind,
     factors: Factors,
     *,
-    version: str,
+    version: str | None,
     source: str | None,
     replace: bool,
     dry_run: bool,
@@ -101,7 +112,7 @@ def take(
         site: its name.
         kind: what the values are of.
         factors: the file's values, in order.
-        version: of the source.
+        version: of the source; None: what the values came with, such as the file's SHA-256.
         source: where they come from; None: as the file says.
         replace: whether values that count for that time already are to be retired.
         dry_run: roll back in the end.
@@ -110,9 +121,9 @@ def take(
         Unknown: there is no such site.
         Conflict: there are values for that time, and they are not to be replaced: it says when.
     """
-    source = source or factors.source
+    source, version = source or factors.source, version or factors.version
     if not source:
-        raise unfit("The file does not say where its values come from", "Name it: --source 'Contract 2026'.")
+        raise unfit("Nothing says where the values come from", "Name it: --source 'Contract 2026'.")
     for name, words in (("source", source), ("version", version), *kind.constants.items()):
         if words is not None and not 0 < len(words) <= MOST_TEXT:
             raise unfit(f"{name} has {len(words)} characters", f"Write 1 to {MOST_TEXT}.")
@@ -146,7 +157,7 @@ def take(
         start=first,
         stop=beyond,
         intervals=len(values),
-        unit=f"{kind.constants['currency']}/kWh" if "currency" in kind.constants else "gCO2e/kWh",
+        unit=kind.unit,
         least=float(min(values)),
         greatest=float(max(values)),
         retired=retired,
@@ -154,7 +165,7 @@ def take(
     )
 
 
-def remove(connection: Connection, table: Literal["tariff", "grid_intensity"], import_id: int) -> Removed:
+def remove(connection: Connection, table: FactorTable, import_id: int) -> Removed:
     """Retire what of an import still counts; what it had replaced does not come back.
 
     Raises:
@@ -198,7 +209,7 @@ def _overlaps(connection: Connection, kind: Kind, present: dict[str, Any]) -> li
 
 def _retire(connection: Connection, kind: Kind, present: dict[str, Any]) -> int:
     """Retire what counts within the time. A stretch across its edge is cut there, and goes on counting outside."""
-    columns = ", ".join([kind.value, *kind.constants, *(["estimated"] if kind.table == "grid_intensity" else [])])
+    columns = ", ".join(_columns(kind))
     outside = connection.execute(
         text(f"""
         SELECT import_id, site_id, start, least(stop, :first) AS stop, {columns} FROM gigawatch.{kind.table}
@@ -226,10 +237,13 @@ def _counting(kind: Kind) -> str:
     return f"site_id = :site_id AND retired IS NULL AND {kind.condition} AND start < :beyond AND stop > :first"
 
 
+def _columns(kind: Kind) -> list[str]:
+    """What is of the kind alone, in the order in which it is copied."""
+    return [*kind.constants, kind.value, *(["estimated"] if kind.estimated else [])]
+
+
 def _copy(connection: Connection, kind: Kind, import_id: int, site_id: int, intervals: Sequence[Interval]) -> None:
-    columns = ["import_id", "site_id", *kind.constants, "start", "stop", kind.value]
-    if kind.table == "grid_intensity":
-        columns.append("estimated")
+    columns = ["import_id", "site_id", "start", "stop", *_columns(kind)]
     driver = connection.connection.driver_connection
     assert driver is not None
     with (
@@ -237,8 +251,5 @@ def _copy(connection: Connection, kind: Kind, import_id: int, site_id: int, inte
         cursor.copy(f"COPY gigawatch.{kind.table} ({', '.join(columns)}) FROM STDIN") as copy,
     ):
         for it in intervals:
-            row: list[datetime | Decimal | int | str | bool | None] = [import_id, site_id, *kind.constants.values()]
-            row += [it.start, it.stop, it.value]
-            if kind.table == "grid_intensity":
-                row.append(it.estimated)
-            copy.write_row(row)
+            row = [import_id, site_id, it.start, it.stop, *kind.constants.values(), it.value]
+            copy.write_row([*row, it.estimated] if kind.estimated else row)

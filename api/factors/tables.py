@@ -80,7 +80,7 @@ def read(text: str, recognise: Callable[[list[str]], T | None]) -> tuple[Table, 
         return Table(delimiter, rows[1:]), found
     raise unfit(
         f"The file's first line is not the header of a known format: {first[:200]!r}",
-        "docs/tariffs.md lists them; the plain one has columns start, stop, and price_per_kwh or g_per_kwh.",
+        "docs/tariffs.md lists them; the plain one has columns start, stop, and price_per_kwh, g_per_kwh or pue.",
     )
 
 

@@ -8,11 +8,11 @@ import threading
 import time
 from collections import Counter
 from queue import Empty, SimpleQueue
-from urllib.parse import urlsplit
 
 import urllib3
 from msgspec import Struct
 
+from collector.engines.address import address
 from collector.engines.catalogue import Engine, named
 from collector.engines.endpoint import Endpoint
 from collector.engines.exposition import complete, fetch, parse
@@ -104,7 +104,7 @@ class Engines:
                     "Its tokens would be counted as often: leave one of them.",
                     ExitCode.CONFIGURATION,
                 )
-        self._endpoints = [Endpoint(it.settings, _address(it.url), window_ms, now_ms) for it in self._scrapers]
+        self._endpoints = [Endpoint(it.settings, address(it.settings), window_ms, now_ms) for it in self._scrapers]
 
     def start(self) -> None:
         """Begin to read."""
@@ -144,8 +144,3 @@ class Engines:
         """Stop reading."""
         for scraper in self._scrapers:
             scraper.stop()
-
-
-def _address(url: str) -> str:
-    parts = urlsplit(url)
-    return parts.netloc + parts._replace(scheme="", netloc="").geturl().removesuffix("/metrics")

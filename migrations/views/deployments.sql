@@ -6,7 +6,7 @@
 -- The buckets that make a period up: of each level the whole ones, the coarsest first, that steps are made of.
 CREATE FUNCTION expanded.deployment_parts(start timestamptz, stop timestamptz, step interval)
 RETURNS TABLE (level text, first timestamptz, beyond timestamptz)
-LANGUAGE plpgsql STABLE PARALLEL SAFE ROWS 5
+LANGUAGE plpgsql STABLE PARALLEL SAFE
 AS $$
 DECLARE
     origin constant timestamptz := '2000-01-01Z';
@@ -81,91 +81,153 @@ BEGIN ATOMIC
     END;
 END;
 
--- Deployments, and what they served in a period. Nobody measures how models on one engine share its energy: a deployment
--- with several is of all of them together.
-CREATE FUNCTION expanded.deployment_models(start timestamptz, stop timestamptz, in_deployment text)
+-- The buckets of a period, of deployments, engines, latencies and sites. Each part is planned for the times asked and the level
+-- that it is of: one plan for all of them would read all that there is.
+CREATE FUNCTION expanded.deployment_buckets(start timestamptz, stop timestamptz, step interval, in_deployment text)
+RETURNS SETOF expanded.deployment_bucket
+LANGUAGE plpgsql STABLE PARALLEL SAFE ROWS 10000 SET plan_cache_mode = force_custom_plan
+AS $$
+DECLARE
+    ids integer[] := (SELECT array_agg(d.deployment_id) FROM gigawatch.deployment AS d WHERE d.name = in_deployment);
+    part record;
+BEGIN
+    FOR part IN SELECT * FROM expanded.deployment_parts(start, stop, step) LOOP
+        RETURN QUERY SELECT b.* FROM expanded.deployment_bucket AS b
+        WHERE b.level = part.level AND b.time >= part.first AND b.time < part.beyond
+            AND (in_deployment IS NULL OR b.deployment_id = ANY (ids));
+    END LOOP;
+END
+$$;
+
+CREATE FUNCTION expanded.serving_buckets(start timestamptz, stop timestamptz, step interval, in_deployment text)
+RETURNS SETOF expanded.serving_bucket
+LANGUAGE plpgsql STABLE PARALLEL SAFE ROWS 10000 SET plan_cache_mode = force_custom_plan
+AS $$
+DECLARE
+    ids integer[] := (SELECT array_agg(d.deployment_id) FROM gigawatch.deployment AS d WHERE d.name = in_deployment);
+    part record;
+BEGIN
+    FOR part IN SELECT * FROM expanded.deployment_parts(start, stop, step) LOOP
+        RETURN QUERY SELECT b.* FROM expanded.serving_bucket AS b
+        WHERE b.level = part.level AND b.time >= part.first AND b.time < part.beyond
+            AND (in_deployment IS NULL OR b.deployment_id = ANY (ids));
+    END LOOP;
+END
+$$;
+
+CREATE FUNCTION expanded.latency_buckets(start timestamptz, stop timestamptz, step interval, in_deployment text)
+RETURNS SETOF expanded.latency_bucket
+LANGUAGE plpgsql STABLE PARALLEL SAFE ROWS 10000 SET plan_cache_mode = force_custom_plan
+AS $$
+DECLARE
+    ids integer[] := (SELECT array_agg(d.deployment_id) FROM gigawatch.deployment AS d WHERE d.name = in_deployment);
+    part record;
+BEGIN
+    FOR part IN SELECT * FROM expanded.deployment_parts(start, stop, step) LOOP
+        RETURN QUERY SELECT b.* FROM expanded.latency_bucket AS b
+        WHERE b.level = part.level AND b.time >= part.first AND b.time < part.beyond
+            AND (in_deployment IS NULL OR b.deployment_id = ANY (ids));
+    END LOOP;
+END
+$$;
+
+CREATE FUNCTION expanded.site_buckets(start timestamptz, stop timestamptz, step interval)
+RETURNS TABLE (level text, "time" timestamptz, site_id integer, gpu_model text, energy_mj bigint, host_mj bigint, host_ms bigint)
+LANGUAGE plpgsql STABLE PARALLEL SAFE ROWS 1000 SET plan_cache_mode = force_custom_plan
+AS $$
+#variable_conflict use_column
+DECLARE
+    part record;
+BEGIN
+    FOR part IN SELECT * FROM expanded.deployment_parts(start, stop, step) LOOP
+        RETURN QUERY SELECT b.level, b.time, b.site_id, b.gpu_model, b.energy_mj, b.host_mj, b.host_ms
+        FROM expanded.site_bucket AS b
+        WHERE b.level = part.level AND b.time >= part.first AND b.time < part.beyond;
+    END LOOP;
+END
+$$;
+
+-- Deployments with what they are called in a grouping. Nobody measures how models on one engine share its energy: a
+-- deployment that served several in the period is of all of them together.
+CREATE FUNCTION expanded.deployment_names(start timestamptz, stop timestamptz, group_by text, in_deployment text)
 RETURNS TABLE (deployment_id integer, name text, role text, model text)
-LANGUAGE sql STABLE PARALLEL SAFE
-BEGIN ATOMIC
-    WITH served AS (
+LANGUAGE plpgsql STABLE PARALLEL SAFE ROWS 500 SET plan_cache_mode = force_custom_plan
+AS $$
+#variable_conflict use_column
+BEGIN
+    IF group_by <> 'model' THEN
+        RETURN QUERY SELECT d.deployment_id, d.name, d.role, NULL::text FROM gigawatch.deployment AS d
+        WHERE in_deployment IS NULL OR d.name = in_deployment;
+        RETURN;
+    END IF;
+    RETURN QUERY
+    WITH served AS MATERIALIZED (
         SELECT d.name, string_agg(DISTINCT b.model, ' + ' ORDER BY b.model) AS model
-        FROM expanded.deployment_parts(start, stop, NULL) AS part
-        CROSS JOIN LATERAL (
-            SELECT it.* FROM expanded.serving_bucket AS it
-            WHERE it.level = part.level AND it.time >= part.first AND it.time < part.beyond
-                AND (in_deployment IS NULL OR it.deployment_id IN (
-                    SELECT d.deployment_id FROM gigawatch.deployment AS d WHERE d.name = in_deployment))
-            OFFSET 0
+        FROM (
+            SELECT DISTINCT it.deployment_id, it.model FROM expanded.serving_buckets(start, stop, NULL, in_deployment) AS it
+            WHERE it.model <> ''
         ) AS b
         JOIN gigawatch.deployment AS d USING (deployment_id)
-        WHERE b.model <> '' AND (in_deployment IS NULL OR d.name = in_deployment)
         GROUP BY d.name
     )
     SELECT d.deployment_id, d.name, d.role, served.model
     FROM gigawatch.deployment AS d LEFT JOIN served USING (name)
     WHERE in_deployment IS NULL OR d.name = in_deployment;
-END;
+END
+$$;
 
 -- What hosts use beside their GPUs, by GPU model, as far as they are metered: mW for each GPU.
 CREATE FUNCTION expanded.host_power(start timestamptz, stop timestamptz) RETURNS TABLE (gpu_model text, mw numeric)
-LANGUAGE sql STABLE PARALLEL SAFE
+LANGUAGE sql STABLE PARALLEL SAFE ROWS 10
 BEGIN ATOMIC
     SELECT b.gpu_model, sum(b.host_mj) * 1000 / sum(b.host_ms)
-    FROM expanded.deployment_parts(start, stop, NULL) AS part
-    CROSS JOIN LATERAL (
-        SELECT it.* FROM expanded.site_bucket AS it
-        WHERE it.level = part.level AND it.time >= part.first AND it.time < part.beyond OFFSET 0
-    ) AS b
+    FROM expanded.site_buckets(start, stop, NULL) AS b
     GROUP BY b.gpu_model
     HAVING sum(b.host_ms) > 0;
 END;
 
--- Energy by bucket, at all three boundaries; it_mj is NULL where neither the hosts nor others with the same GPUs are metered,
--- facility_mj where its site has no PUE at that time. modelled_mj is the part of it_mj from others' hosts.
+-- Energy by bucket at one boundary: mj is NULL where it is not known there, since neither the hosts nor others with the same GPUs
+-- are metered, or the site has no PUE at that time. whole_mj is what the parts by method are parts of: the energy at boundary gpu
+-- or it. modelled_mj is what was split among deployments that share GPUs, and what was taken from others' hosts.
 CREATE FUNCTION expanded.used_by_deployments(
-    start timestamptz, stop timestamptz, step interval, group_by text, in_site text, in_gpu_model text, in_deployment text
+    start timestamptz, stop timestamptz, step interval, group_by text, boundary text, in_site text, in_gpu_model text,
+    in_deployment text
 ) RETURNS TABLE (
     level text, "time" timestamptz, bin timestamptz, label text, name text, role text, deployment_id integer,
     site_id integer, gpu_model text, whole boolean, gpus integer, gpus_silent integer, expected_ms bigint, energy_ms bigint,
-    energy_mj bigint, interpolated_mj bigint, integrated_mj bigint, shared_mj bigint, observed_mj bigint, active_mj bigint,
-    modelled_mj bigint, it_mj bigint, facility_mj bigint
+    gpu_mj bigint, interpolated_mj bigint, integrated_mj bigint, modelled_mj bigint, observed_mj bigint, active_mj bigint,
+    whole_mj bigint, mj bigint
 )
-LANGUAGE plpgsql STABLE PARALLEL SAFE SET plan_cache_mode = force_custom_plan
+LANGUAGE plpgsql STABLE PARALLEL SAFE ROWS 10000 SET plan_cache_mode = force_custom_plan
 AS $$
 #variable_conflict use_column
 BEGIN
     PERFORM expanded.check_grouping(group_by);
+    PERFORM expanded.check_boundary(boundary);
     RETURN QUERY
-    WITH parts AS MATERIALIZED (
-        SELECT * FROM expanded.deployment_parts(start, stop, step)
-    ), hosts AS MATERIALIZED (
-        SELECT * FROM expanded.host_power(start, stop)
+    WITH hosts AS MATERIALIZED (
+        SELECT * FROM expanded.host_power(start, stop) WHERE boundary <> 'gpu'
     ), pues AS MATERIALIZED (
         SELECT f.site_id, f.first, f.beyond, f.value FROM expanded.factor AS f
-        WHERE f.kind = 'pue' AND f.first < stop AND f.beyond > start
+        WHERE boundary = 'facility' AND f.kind = 'pue' AND f.first < stop AND f.beyond > start
     )
-    SELECT part.level, b.time, CASE WHEN step IS NULL THEN start ELSE date_bin(step, b.time, '2000-01-01Z') END,
+    SELECT b.level, b.time, CASE WHEN step IS NULL THEN start ELSE date_bin(step, b.time, '2000-01-01Z') END,
         expanded.serving_label(group_by, site.name, b.gpu_model, d.name, d.model), d.name, d.role, b.deployment_id,
         b.site_id, b.gpu_model, b.whole, b.gpus, b.gpus_silent, b.expected_ms, b.energy_ms, b.energy_mj,
-        b.energy_interpolated_mj, b.energy_integrated_mj + b.energy_estimated_mj, b.energy_shared_mj, b.observed_mj,
-        b.active_mj, it.modelled_mj, it.energy_mj, (it.energy_mj * pues.value)::bigint
-    FROM parts AS part
-    CROSS JOIN LATERAL (
-        SELECT it.* FROM expanded.deployment_bucket AS it
-        WHERE it.level = part.level AND it.time >= part.first AND it.time < part.beyond
-            AND (in_deployment IS NULL OR it.deployment_id IN (
-                SELECT d.deployment_id FROM gigawatch.deployment AS d WHERE d.name = in_deployment))
-        OFFSET 0
-    ) AS b
-    JOIN expanded.deployment_models(start, stop, in_deployment) AS d USING (deployment_id)
+        b.energy_interpolated_mj, b.energy_integrated_mj + b.energy_estimated_mj,
+        b.energy_shared_mj + CASE WHEN boundary = 'gpu' THEN 0 ELSE host.modelled_mj END, b.observed_mj, b.active_mj,
+        CASE WHEN boundary = 'gpu' THEN b.energy_mj ELSE it.mj END,
+        CASE boundary WHEN 'gpu' THEN b.energy_mj WHEN 'it' THEN it.mj ELSE (it.mj * pues.value)::bigint END
+    FROM expanded.deployment_buckets(start, stop, step, in_deployment) AS b
+    JOIN expanded.deployment_names(start, stop, group_by, in_deployment) AS d USING (deployment_id)
     JOIN gigawatch.site USING (site_id)
     LEFT JOIN hosts ON hosts.gpu_model = b.gpu_model
     LEFT JOIN pues ON pues.site_id = b.site_id AND b.time >= pues.first AND b.time < pues.beyond
-    CROSS JOIN LATERAL (SELECT greatest(0, b.energy_ms - b.host_ms) AS unmetered_ms) AS rest
     CROSS JOIN LATERAL (
-        SELECT CASE rest.unmetered_ms WHEN 0 THEN 0 ELSE (hosts.mw * rest.unmetered_ms / 1000)::bigint END AS modelled_mj
+        SELECT CASE WHEN b.energy_ms <= b.host_ms THEN 0 ELSE ((b.energy_ms - b.host_ms) * hosts.mw / 1000)::bigint END
+            AS modelled_mj
     ) AS host
-    CROSS JOIN LATERAL (SELECT host.modelled_mj, b.energy_mj + b.host_mj + host.modelled_mj AS energy_mj) AS it
+    CROSS JOIN LATERAL (SELECT b.energy_mj + b.host_mj + host.modelled_mj AS mj) AS it
     WHERE (in_site IS NULL OR site.name = in_site) AND (in_gpu_model IS NULL OR b.gpu_model = in_gpu_model);
 END
 $$;
@@ -180,29 +242,22 @@ CREATE FUNCTION expanded.served_by_deployments(
     running_request_ms bigint, waiting_request_ms bigint, active_ms bigint, running_requests_max bigint,
     kv_cache_use_max_pm smallint
 )
-LANGUAGE plpgsql STABLE PARALLEL SAFE SET plan_cache_mode = force_custom_plan
+LANGUAGE plpgsql STABLE PARALLEL SAFE ROWS 10000 SET plan_cache_mode = force_custom_plan
 AS $$
 #variable_conflict use_column
 BEGIN
     PERFORM expanded.check_grouping(group_by);
     RETURN QUERY
     -- Where prefill and decode run apart, both may count the same tokens: prompts are the prefill's, answers the decode's.
-    SELECT part.level, b.time, CASE WHEN step IS NULL THEN start ELSE date_bin(step, b.time, '2000-01-01Z') END,
+    SELECT b.level, b.time, CASE WHEN step IS NULL THEN start ELSE date_bin(step, b.time, '2000-01-01Z') END,
         expanded.serving_label(group_by, site.name, b.gpu_model, d.name, d.model), d.name, d.role, b.deployment_id,
         b.whole, b.covered_ms, b.observed_ms, b.scrapes_taken::bigint, b.scrapes_expected::bigint,
         CASE WHEN d.role <> 'decode' THEN b.prompt_tokens END, CASE WHEN d.role <> 'decode' THEN b.cached_tokens END,
         CASE WHEN d.role <> 'prefill' THEN b.generated_tokens END,
         CASE WHEN d.role <> 'prefill' THEN b.requests_finished END,
         b.running_request_ms, b.waiting_request_ms, b.active_ms, b.running_requests_max, b.kv_cache_use_max_pm
-    FROM expanded.deployment_parts(start, stop, step) AS part
-    CROSS JOIN LATERAL (
-        SELECT it.* FROM expanded.serving_bucket AS it
-        WHERE it.level = part.level AND it.time >= part.first AND it.time < part.beyond
-            AND (in_deployment IS NULL OR it.deployment_id IN (
-                SELECT d.deployment_id FROM gigawatch.deployment AS d WHERE d.name = in_deployment))
-        OFFSET 0
-    ) AS b
-    JOIN expanded.deployment_models(start, stop, in_deployment) AS d USING (deployment_id)
+    FROM expanded.serving_buckets(start, stop, step, in_deployment) AS b
+    JOIN expanded.deployment_names(start, stop, group_by, in_deployment) AS d USING (deployment_id)
     JOIN gigawatch.site USING (site_id)
     WHERE (in_site IS NULL OR site.name = in_site) AND (in_gpu_model IS NULL OR b.gpu_model = in_gpu_model);
 END
@@ -219,37 +274,30 @@ CREATE FUNCTION expanded.latency_quantiles(
 LANGUAGE plpgsql STABLE PARALLEL SAFE SET plan_cache_mode = force_custom_plan
 AS $$
 #variable_conflict use_column
+DECLARE
+    buckets integer := (SELECT coalesce(max(cardinality(bounds.bounds_us)), 0) + 1 FROM gigawatch.latency_bounds AS bounds);
 BEGIN
-    RETURN QUERY
-    WITH summed_up AS MATERIALIZED (
-        -- First by numbers, as rows are many: words and labels come after.
-        SELECT CASE WHEN step IS NULL THEN start ELSE date_bin(step, b.time, '2000-01-01Z') END AS bin, b.deployment_id,
-            b.site_id, b.gpu_model, b.latency, b.bounds_id, count.place, sum(count.of_bucket) AS of_bucket
-        FROM expanded.deployment_parts(start, stop, step) AS part
-        CROSS JOIN LATERAL (
-            SELECT it.* FROM expanded.latency_bucket AS it
-            WHERE it.level = part.level AND it.time >= part.first AND it.time < part.beyond
-                AND (in_gpu_model IS NULL OR it.gpu_model = in_gpu_model)
-                AND (in_deployment IS NULL OR it.deployment_id IN (
-                    SELECT d.deployment_id FROM gigawatch.deployment AS d WHERE d.name = in_deployment))
-            OFFSET 0
-        ) AS b
-        CROSS JOIN LATERAL unnest(b.counts) WITH ORDINALITY AS count (of_bucket, place)
-        GROUP BY 1, 2, 3, 4, 5, 6, 7
-    ), buckets AS (
-        SELECT b.bin, expanded.serving_label(group_by, site.name, b.gpu_model, d.name, d.model) AS label, b.latency,
-            b.bounds_id, b.place, sum(b.of_bucket) AS of_bucket
-        FROM summed_up AS b
-        JOIN expanded.deployment_models(start, stop, in_deployment) AS d USING (deployment_id)
+    PERFORM expanded.check_grouping(group_by);
+    -- Summed bucket by bucket, as many sums as the longest histogram has: rows of a bucket each took ten times as long.
+    RETURN QUERY EXECUTE format($query$
+    WITH buckets AS (
+        SELECT CASE WHEN $3 IS NULL THEN $1 ELSE date_bin($3, b.time, '2000-01-01Z') END AS bin,
+            expanded.serving_label($4, site.name, b.gpu_model, d.name, d.model) AS label, b.latency, b.bounds_id,
+            ARRAY[%s] AS counts
+        FROM expanded.latency_buckets($1, $2, $3, $7) AS b
+        JOIN expanded.deployment_names($1, $2, $4, $7) AS d USING (deployment_id)
         JOIN gigawatch.site USING (site_id)
-        WHERE (in_site IS NULL OR site.name = in_site)
+        WHERE ($5 IS NULL OR site.name = $5) AND ($6 IS NULL OR b.gpu_model = $6)
             -- A prefill engine's first token is what users wait for, a decode engine's are those that follow.
             AND NOT (d.role = 'decode' AND b.latency = 'time_to_first_token')
             AND NOT (d.role = 'prefill' AND b.latency <> 'time_to_first_token')
-        GROUP BY 1, 2, 3, 4, 5
+        GROUP BY 1, 2, 3, 4
     ), bounded AS (
-        SELECT b.bin, b.label, b.latency, bounds.bounds_us[b.place] AS bound_us, sum(b.of_bucket) AS of_bucket
-        FROM buckets AS b JOIN gigawatch.latency_bounds AS bounds USING (bounds_id)
+        SELECT b.bin, b.label, b.latency, bounds.bounds_us[count.place] AS bound_us, sum(count.of_bucket) AS of_bucket
+        FROM buckets AS b
+        JOIN gigawatch.latency_bounds AS bounds USING (bounds_id)
+        CROSS JOIN LATERAL unnest(b.counts) WITH ORDINALITY AS count (of_bucket, place)
+        WHERE count.of_bucket IS NOT NULL
         GROUP BY 1, 2, 3, 4
     ), summed AS (
         SELECT b.*, sum(b.of_bucket) OVER upto AS upto, sum(b.of_bucket) OVER (PARTITION BY b.bin, b.label, b.latency) AS total,
@@ -269,6 +317,7 @@ BEGIN
         (min(p.value_s) FILTER (WHERE p.quantile = 0.95))::double precision,
         (min(p.value_s) FILTER (WHERE p.quantile = 0.99))::double precision
     FROM placed AS p
-    GROUP BY 1, 2, 3, 4;
+    GROUP BY 1, 2, 3, 4$query$, (SELECT string_agg(format('sum(b.counts[%s])', place), ', ') FROM generate_series(1, buckets) AS place))
+    USING start, stop, step, group_by, in_site, in_gpu_model, in_deployment;
 END
 $$;

@@ -13,6 +13,120 @@
 -- absent and the energy stays in energy_j. Hosts without a meter are modelled by metered ones with the same GPUs in the same
 -- period (modelled_share), and without any there is no figure. A site without a PUE has no figure at boundary facility.
 -- needs: deployments
+-- The same at one boundary.
+CREATE FUNCTION expanded.energy_per_token_at(
+    boundary text, start timestamptz, stop timestamptz, step interval, group_by text, in_site text, in_gpu_model text,
+    in_deployment text
+) RETURNS TABLE (
+    "time" timestamptz, label text, energy_j numeric, prompt_tokens numeric, cached_tokens numeric,
+    generated_tokens numeric, requests numeric, generated_tokens_per_s double precision,
+    j_per_generated_token double precision, j_per_token double precision, j_per_request double precision,
+    tokens_per_s_per_mw double precision, prefill_j_per_prompt_token double precision,
+    decode_j_per_generated_token double precision, variation double precision, gpus bigint, gpus_silent bigint,
+    coverage double precision, measured_share double precision, interpolated_share double precision,
+    integrated_share double precision, modelled_share double precision, gpu_s_per_generated_token double precision,
+    gpu_s_per_request double precision
+)
+LANGUAGE plpgsql STABLE PARALLEL SAFE SET plan_cache_mode = force_custom_plan
+AS $$
+#variable_conflict use_column
+BEGIN
+    RETURN QUERY
+    -- Energy and tokens are put together by adding them up, which takes a fraction of what joining them does.
+    WITH used AS MATERIALIZED (
+        SELECT * FROM expanded.used_by_deployments(start, stop, step, group_by, boundary, in_site, in_gpu_model, in_deployment)
+    ), cells AS (
+        SELECT it.bin, it.label, it.level, it.time, it.name, it.role,
+            sum(it.mj) AS all_mj, sum(it.expected_ms) AS expected_ms, bool_and(it.mj IS NOT NULL) FILTER (WHERE it.whole AND it.is_energy) AS known,
+            sum(it.mj) FILTER (WHERE it.whole) AS mj, sum(it.energy_ms) FILTER (WHERE it.whole) AS energy_ms,
+            sum(it.whole_mj) FILTER (WHERE it.whole) AS whole_mj, sum(it.interpolated_mj) FILTER (WHERE it.whole) AS interpolated_mj,
+            sum(it.integrated_mj) FILTER (WHERE it.whole) AS integrated_mj, sum(it.modelled_mj) FILTER (WHERE it.whole) AS modelled_mj,
+            sum(it.prompt_tokens) AS all_prompt, sum(it.cached_tokens) AS all_cached, sum(it.generated_tokens) AS all_generated,
+            sum(it.requests_finished) AS all_requests, sum(it.prompt_tokens) FILTER (WHERE it.whole) AS prompt_tokens,
+            sum(it.generated_tokens) FILTER (WHERE it.whole) AS generated_tokens,
+            sum(it.requests_finished) FILTER (WHERE it.whole) AS requests
+        FROM (
+            SELECT u.bin, u.label, u.level, u.time, u.name, u.role, u.whole, true AS is_energy, u.mj, u.expected_ms, u.energy_ms,
+                u.whole_mj, u.interpolated_mj, u.integrated_mj, u.modelled_mj, NULL::bigint AS prompt_tokens,
+                NULL::bigint AS cached_tokens, NULL::bigint AS generated_tokens, NULL::bigint AS requests_finished
+            FROM used AS u
+            UNION ALL
+            SELECT s.bin, s.label, s.level, s.time, s.name, s.role, s.whole, false, NULL, NULL, NULL, NULL, NULL, NULL, NULL,
+                s.prompt_tokens, s.cached_tokens, s.generated_tokens, s.requests_finished
+            FROM expanded.served_by_deployments(start, stop, step, group_by, in_site, in_gpu_model, in_deployment) AS s
+        ) AS it
+        GROUP BY 1, 2, 3, 4, 5, 6
+    ), judged AS MATERIALIZED (
+        -- Of a sum without a part, tokens would be too many: a bucket of a deployment counts where all of its energy is known.
+        SELECT c.*, coalesce(bool_and(c.known) OVER (PARTITION BY c.level, c.time, c.name), false) AS counts FROM cells AS c
+    ), members AS (
+        SELECT most.bin, most.label, sum(most.gpus) AS gpus, sum(most.gpus_silent) AS gpus_silent FROM (
+            SELECT u.bin, u.label, max(u.gpus) AS gpus, max(u.gpus_silent) AS gpus_silent
+            FROM used AS u GROUP BY u.bin, u.label, u.deployment_id, u.site_id, u.gpu_model
+        ) AS most GROUP BY 1, 2
+    ), ratios AS (
+        SELECT j.bin, j.label, j.level, sum(j.mj)::double precision / nullif(sum(j.generated_tokens), 0)::double precision AS ratio
+        FROM judged AS j WHERE j.counts GROUP BY 1, 2, 3, j.time
+    ), variations AS (
+        -- Of the level with the most buckets: minutes and hours are not to be compared.
+        SELECT DISTINCT ON (r.bin, r.label) r.bin, r.label, stddev_samp(r.ratio) / nullif(avg(r.ratio), 0) AS variation
+        FROM ratios AS r GROUP BY r.bin, r.label, r.level
+        ORDER BY r.bin, r.label, count(r.ratio) DESC, r.level
+    ), sums AS (
+        SELECT j.bin, j.label, sum(j.all_mj) AS all_mj, sum(j.expected_ms) AS expected_ms,
+            sum(j.all_prompt) AS all_prompt, sum(j.all_cached) AS all_cached, sum(j.all_generated) AS all_generated,
+            sum(j.all_requests) AS all_requests, sum(j.mj) FILTER (WHERE j.counts) AS mj,
+            sum(j.mj) FILTER (WHERE j.counts AND j.role = 'prefill') AS prefill_mj,
+            sum(j.mj) FILTER (WHERE j.counts AND j.role = 'decode') AS decode_mj,
+            sum(j.energy_ms) FILTER (WHERE j.counts) AS energy_ms, sum(j.whole_mj) FILTER (WHERE j.counts) AS whole_mj,
+            coalesce(sum(j.interpolated_mj) FILTER (WHERE j.counts), 0) AS interpolated_mj,
+            coalesce(sum(j.integrated_mj) FILTER (WHERE j.counts), 0) AS integrated_mj,
+            coalesce(sum(j.modelled_mj) FILTER (WHERE j.counts), 0) AS modelled_mj,
+            sum(j.prompt_tokens) FILTER (WHERE j.counts) AS prompt_tokens,
+            sum(j.generated_tokens) FILTER (WHERE j.counts) AS generated_tokens,
+            sum(j.requests) FILTER (WHERE j.counts) AS requests,
+            sum(j.prompt_tokens) FILTER (WHERE j.counts AND j.role = 'prefill') AS prefill_tokens,
+            sum(j.generated_tokens) FILTER (WHERE j.counts AND j.role = 'decode') AS decode_tokens
+        FROM judged AS j GROUP BY 1, 2
+    ), until AS MATERIALIZED (
+        SELECT least(stop, expanded.deployments_until()) AS known
+    )
+    SELECT
+        s.bin,
+        s.label,
+        s.all_mj / 1000,
+        s.all_prompt,
+        s.all_cached,
+        s.all_generated,
+        s.all_requests,
+        (s.all_generated / nullif(greatest(0, extract(epoch FROM
+            least(coalesce(s.bin + step, stop), until.known) - greatest(s.bin, start))), 0))::double precision,
+        ratio.j_per_generated_token,
+        (s.mj / 1000 / nullif(s.prompt_tokens + s.generated_tokens, 0))::double precision,
+        (s.mj / 1000 / nullif(s.requests, 0))::double precision,
+        1000000 / nullif(ratio.j_per_generated_token, 0),
+        (s.prefill_mj / 1000 / nullif(s.prefill_tokens, 0))::double precision,
+        (s.decode_mj / 1000 / nullif(s.decode_tokens, 0))::double precision,
+        v.variation,
+        coalesce(m.gpus, 0)::bigint,
+        coalesce(m.gpus_silent, 0)::bigint,
+        (coalesce(s.energy_ms, 0) / nullif(s.expected_ms, 0))::double precision,
+        (1 - (s.interpolated_mj + s.integrated_mj + s.modelled_mj) / nullif(s.whole_mj, 0))::double precision,
+        (s.interpolated_mj / nullif(s.whole_mj, 0))::double precision,
+        (s.integrated_mj / nullif(s.whole_mj, 0))::double precision,
+        (s.modelled_mj / nullif(s.whole_mj, 0))::double precision,
+        (s.energy_ms / 1000 / nullif(s.generated_tokens, 0))::double precision,
+        (s.energy_ms / 1000 / nullif(s.requests, 0))::double precision
+    FROM sums AS s
+    LEFT JOIN members AS m USING (bin, label)
+    LEFT JOIN variations AS v USING (bin, label)
+    CROSS JOIN until
+    CROSS JOIN LATERAL (
+        SELECT (s.mj / 1000 / nullif(s.generated_tokens, 0))::double precision AS j_per_generated_token
+    ) AS ratio;
+END
+$$;
+
 CREATE FUNCTION report.energy_per_token(
     start timestamptz,
     stop timestamptz,
@@ -36,107 +150,20 @@ LANGUAGE plpgsql STABLE PARALLEL SAFE SECURITY DEFINER SET search_path = pg_cata
 AS $$
 #variable_conflict use_column
 BEGIN
-    PERFORM expanded.check_boundary(in_boundary);
     RETURN QUERY
-    WITH used AS MATERIALIZED (
-        SELECT it.boundary, CASE it.boundary WHEN 'gpu' THEN u.energy_mj WHEN 'it' THEN u.it_mj ELSE u.facility_mj END AS mj, u.*
-        FROM unnest(ARRAY['gpu', 'it', 'facility']) AS it (boundary)
-        CROSS JOIN expanded.used_by_deployments(start, stop, step, group_by, in_site, in_gpu_model, in_deployment) AS u
+    WITH asked AS (
+        SELECT * FROM unnest(ARRAY['gpu', 'it', 'facility']) WITH ORDINALITY AS it (boundary, place)
         WHERE in_boundary IS NULL OR it.boundary = in_boundary
-    ), served AS MATERIALIZED (
-        SELECT * FROM expanded.served_by_deployments(start, stop, step, group_by, in_site, in_gpu_model, in_deployment)
-    ), known AS MATERIALIZED (
-        -- Buckets of a deployment whose energy is known at the boundary: of a sum without a part, tokens would be too many.
-        SELECT u.boundary, u.level, u.time, u.name FROM used AS u WHERE u.whole
-        GROUP BY 1, 2, 3, 4 HAVING bool_and(u.mj IS NOT NULL)
-    ), energy AS MATERIALIZED (
-        SELECT u.boundary, u.bin, u.label, sum(u.mj) AS all_mj, sum(u.expected_ms) AS expected_ms,
-            sum(u.mj) FILTER (WHERE k.name IS NOT NULL) AS mj,
-            sum(u.mj) FILTER (WHERE k.name IS NOT NULL AND u.role = 'prefill') AS prefill_mj,
-            sum(u.mj) FILTER (WHERE k.name IS NOT NULL AND u.role = 'decode') AS decode_mj,
-            sum(u.energy_ms) FILTER (WHERE k.name IS NOT NULL) AS energy_ms,
-            -- Parts of the GPUs' energy, brought to the boundary as the whole of it is.
-            sum(u.interpolated_mj::numeric * u.mj / nullif(u.energy_mj, 0)) FILTER (WHERE k.name IS NOT NULL) AS interpolated_mj,
-            sum(u.integrated_mj::numeric * u.mj / nullif(u.energy_mj, 0)) FILTER (WHERE k.name IS NOT NULL) AS integrated_mj,
-            sum((u.shared_mj + CASE u.boundary WHEN 'gpu' THEN 0 ELSE u.modelled_mj END)::numeric
-                * CASE u.boundary WHEN 'facility' THEN u.mj::numeric / nullif(u.it_mj, 0) ELSE 1 END)
-                FILTER (WHERE k.name IS NOT NULL) AS modelled_mj
-        FROM used AS u
-        LEFT JOIN known AS k ON u.whole AND k.boundary = u.boundary AND k.level = u.level AND k.time = u.time AND k.name = u.name
-        GROUP BY 1, 2, 3
-    ), members AS MATERIALIZED (
-        SELECT most.bin, most.label, sum(most.gpus) AS gpus, sum(most.gpus_silent) AS gpus_silent FROM (
-            SELECT u.bin, u.label, max(u.gpus) AS gpus, max(u.gpus_silent) AS gpus_silent
-            FROM used AS u GROUP BY u.bin, u.label, u.deployment_id, u.site_id, u.gpu_model
-        ) AS most GROUP BY 1, 2
-    ), totals AS MATERIALIZED (
-        SELECT s.bin, s.label, sum(s.prompt_tokens) AS prompt_tokens, sum(s.cached_tokens) AS cached_tokens,
-            sum(s.generated_tokens) AS generated_tokens, sum(s.requests_finished) AS requests
-        FROM served AS s GROUP BY 1, 2
-    ), tokens AS MATERIALIZED (
-        SELECT k.boundary, s.bin, s.label, sum(s.prompt_tokens) AS prompt_tokens,
-            sum(s.generated_tokens) AS generated_tokens, sum(s.requests_finished) AS requests,
-            sum(s.prompt_tokens) FILTER (WHERE s.role = 'prefill') AS prefill_tokens,
-            sum(s.generated_tokens) FILTER (WHERE s.role = 'decode') AS decode_tokens
-        FROM served AS s JOIN known AS k ON s.whole AND k.level = s.level AND k.time = s.time AND k.name = s.name
-        GROUP BY 1, 2, 3
-    ), ratios AS MATERIALIZED (
-        SELECT e.boundary, e.bin, e.label, e.level, e.mj / nullif(t.generated_tokens, 0) AS ratio
-        FROM (
-            SELECT u.boundary, u.bin, u.label, u.level, u.time, sum(u.mj) AS mj
-            FROM used AS u JOIN known AS k USING (boundary, level, "time", name) WHERE u.whole GROUP BY 1, 2, 3, 4, 5
-        ) AS e
-        JOIN (
-            SELECT s.bin, s.label, s.level, s.time, sum(s.generated_tokens) AS generated_tokens
-            FROM served AS s WHERE s.whole GROUP BY 1, 2, 3, 4
-        ) AS t USING (bin, label, level, "time")
-    ), variations AS MATERIALIZED (
-        -- Of the level with the most buckets: minutes and hours are not to be compared.
-        SELECT DISTINCT ON (r.boundary, r.bin, r.label) r.boundary, r.bin, r.label,
-            (stddev_samp(r.ratio) / nullif(avg(r.ratio), 0))::double precision AS variation
-        FROM ratios AS r GROUP BY r.boundary, r.bin, r.label, r.level
-        ORDER BY r.boundary, r.bin, r.label, count(r.ratio) DESC, r.level
-    ), known_until AS MATERIALIZED (
-        SELECT least(stop, expanded.deployments_until()) AS until
     )
-    SELECT
-        e.bin,
-        e.label,
-        e.boundary,
-        e.all_mj / 1000,
-        a.prompt_tokens,
-        a.cached_tokens,
-        a.generated_tokens,
-        a.requests,
-        (a.generated_tokens / nullif(greatest(0, extract(epoch FROM
-            least(coalesce(e.bin + step, stop), known_until.until) - greatest(e.bin, start))), 0))::double precision,
-        ratio.j_per_generated_token,
-        (e.mj / 1000 / nullif(t.prompt_tokens + t.generated_tokens, 0))::double precision,
-        (e.mj / 1000 / nullif(t.requests, 0))::double precision,
-        1000000 / nullif(ratio.j_per_generated_token, 0),
-        (e.prefill_mj / 1000 / nullif(t.prefill_tokens, 0))::double precision,
-        (e.decode_mj / 1000 / nullif(t.decode_tokens, 0))::double precision,
-        v.variation,
-        m.gpus::bigint,
-        m.gpus_silent::bigint,
-        (coalesce(e.energy_ms, 0) / nullif(e.expected_ms, 0))::double precision,
-        (1 - (coalesce(e.interpolated_mj, 0) + coalesce(e.integrated_mj, 0) + coalesce(e.modelled_mj, 0)) / nullif(e.mj, 0))
-            ::double precision,
-        (coalesce(e.interpolated_mj, 0) / nullif(e.mj, 0))::double precision,
-        (coalesce(e.integrated_mj, 0) / nullif(e.mj, 0))::double precision,
-        (coalesce(e.modelled_mj, 0) / nullif(e.mj, 0))::double precision,
-        (e.energy_ms / 1000 / nullif(t.generated_tokens, 0))::double precision,
-        (e.energy_ms / 1000 / nullif(t.requests, 0))::double precision
-    FROM energy AS e
-    JOIN members AS m USING (bin, label)
-    CROSS JOIN known_until
-    LEFT JOIN totals AS a USING (bin, label)
-    LEFT JOIN tokens AS t ON t.boundary = e.boundary AND t.bin = e.bin AND t.label = e.label
-    LEFT JOIN variations AS v ON v.boundary = e.boundary AND v.bin = e.bin AND v.label = e.label
-    CROSS JOIN LATERAL (
-        SELECT (e.mj / 1000 / nullif(t.generated_tokens, 0))::double precision AS j_per_generated_token
-    ) AS ratio
-    ORDER BY 1, 2, array_position(ARRAY['gpu', 'it', 'facility'], e.boundary);
+    SELECT e.time, e.label, asked.boundary, e.energy_j, e.prompt_tokens, e.cached_tokens, e.generated_tokens, e.requests,
+        e.generated_tokens_per_s, e.j_per_generated_token, e.j_per_token, e.j_per_request, e.tokens_per_s_per_mw,
+        e.prefill_j_per_prompt_token, e.decode_j_per_generated_token, e.variation, e.gpus, e.gpus_silent, e.coverage,
+        e.measured_share, e.interpolated_share, e.integrated_share, e.modelled_share, e.gpu_s_per_generated_token,
+        e.gpu_s_per_request
+    FROM asked CROSS JOIN LATERAL expanded.energy_per_token_at(
+        asked.boundary, start, stop, step, group_by, in_site, in_gpu_model, in_deployment
+    ) AS e
+    ORDER BY 1, 2, asked.place;
 END
 $$;
 COMMENT ON FUNCTION report.energy_per_token IS

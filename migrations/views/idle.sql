@@ -23,33 +23,26 @@ AS $$
 BEGIN
     RETURN QUERY
     WITH of_deployment AS MATERIALIZED (
-        SELECT u.bin, u.label, u.level, u.time, u.deployment_id, sum(u.energy_mj) AS energy_mj,
+        SELECT u.bin, u.label, u.level, u.time, u.deployment_id, sum(u.gpu_mj) AS energy_mj,
             sum(u.observed_mj) AS observed_mj, sum(u.active_mj) AS active_mj, sum(u.energy_ms) AS energy_ms,
             sum(u.expected_ms) AS expected_ms
-        FROM expanded.used_by_deployments(start, stop, step, group_by, in_site, in_gpu_model, in_deployment) AS u
+        FROM expanded.used_by_deployments(start, stop, step, group_by, 'gpu', in_site, in_gpu_model, in_deployment) AS u
         GROUP BY 1, 2, 3, 4, 5
-    ), shares AS (
+    ), shared AS (
         -- Of all GPUs of the deployment, of whatever group.
-        SELECT o.level, o.time, o.deployment_id, sum(o.active_mj) / nullif(sum(o.observed_mj), 0) AS active
-        FROM of_deployment AS o GROUP BY 1, 2, 3
+        SELECT o.*, sum(o.active_mj) OVER its / nullif(sum(o.observed_mj) OVER its, 0) AS active_share
+        FROM of_deployment AS o WINDOW its AS (PARTITION BY o.level, o.time, o.deployment_id)
     ), assigned AS (
         SELECT o.bin, o.label, sum(o.energy_mj) AS energy_mj, sum(o.energy_ms) AS energy_ms, sum(o.expected_ms) AS expected_ms,
-            sum(part.active_mj) AS active_mj,
-            sum(CASE WHEN s.active IS NULL THEN o.energy_mj ELSE 0 END) AS unobserved_mj
-        FROM of_deployment AS o
-        JOIN shares AS s USING (level, "time", deployment_id)
-        CROSS JOIN LATERAL (
-            SELECT round(o.active_mj + (o.energy_mj - o.observed_mj) * coalesce(s.active, 0)) AS active_mj
-        ) AS part
+            sum(CASE WHEN o.energy_mj = o.observed_mj THEN o.active_mj
+                ELSE round(o.active_mj + (o.energy_mj - o.observed_mj) * coalesce(o.active_share, 0)) END) AS active_mj,
+            sum(CASE WHEN o.active_share IS NULL THEN o.energy_mj ELSE 0 END) AS unobserved_mj
+        FROM shared AS o
         GROUP BY 1, 2
     ), metered AS (
         SELECT CASE WHEN step IS NULL THEN start ELSE date_bin(step, b.time, '2000-01-01Z') END AS bin,
             expanded.serving_label(group_by, site.name, b.gpu_model, NULL, NULL) AS label, sum(b.energy_mj) AS energy_mj
-        FROM expanded.deployment_parts(start, stop, step) AS part
-        CROSS JOIN LATERAL (
-            SELECT it.* FROM expanded.site_bucket AS it
-            WHERE it.level = part.level AND it.time >= part.first AND it.time < part.beyond OFFSET 0
-        ) AS b
+        FROM expanded.site_buckets(start, stop, step) AS b
         JOIN gigawatch.site USING (site_id)
         WHERE group_by NOT IN ('deployment', 'model') AND in_deployment IS NULL
             AND (in_site IS NULL OR site.name = in_site) AND (in_gpu_model IS NULL OR b.gpu_model = in_gpu_model)

@@ -186,7 +186,7 @@ BEGIN
             CASE in_boundary WHEN 'gpu' THEN 0 WHEN 'it' THEN host.modelled_mj ELSE host.modelled_mj * pue.value END AS modelled_mj
         FROM expanded.energy_pieces(start, stop, in_kind, in_site, in_gpu_model, chosen, in_deployment, in_boundary = 'gpu') AS p
         JOIN gigawatch.site USING (site_id)
-        LEFT JOIN expanded.deployment_models(start, stop, in_deployment) AS d USING (deployment_id)
+        LEFT JOIN expanded.deployment_names(start, stop, group_by, in_deployment) AS d USING (deployment_id)
         LEFT JOIN expanded.host_power(start, stop) AS others ON in_boundary <> 'gpu' AND others.gpu_model = p.gpu_model
         CROSS JOIN LATERAL (
             SELECT CASE WHEN p.energy_ms <= p.host_ms THEN 0 ELSE (p.energy_ms - p.host_ms) * others.mw / 1000 END AS modelled_mj

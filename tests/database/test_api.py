@@ -36,7 +36,12 @@ def api(embedded_server: Any, tmp_path_factory: pytest.TempPathFactory) -> Itera
         year = f"2026-01-01,{datetime.now(UTC) + timedelta(days=1):%Y-%m-%d}"
         prices = files.prices(f"start,stop,price_per_kwh\n{year},0.1\n".encode(), currency="EUR", time_zone="UTC")
         factors = files.intensities(f"start,stop,g_per_kwh\n{year},50\n".encode(), time_zone="UTC")
-        for kind, found in ((store.price("EUR"), prices), (store.intensity("location", None), factors)):
+        pue = files.pues(f"start,stop,pue\n{year},1.2\n".encode(), time_zone="UTC")
+        for kind, found in (
+            (store.price("EUR"), prices),
+            (store.intensity("location", None), factors),
+            (store.CONFIGURED_PUE, pue),
+        ):
             store.take(connection, "oslo", kind, found, version="1", source="test", replace=False, dry_run=False)
     engine.dispose()
     with running_api(url, tmp_path_factory.mktemp("api") / "log") as api:

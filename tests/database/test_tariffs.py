@@ -1,4 +1,4 @@
-"""Prices and intensities in a real store: what they make of energy, by hand and by chance; what is taken."""
+"""Prices, intensities and configured PUE in a real store: what they make of energy; what is taken."""
 
 import json
 import random
@@ -70,7 +70,8 @@ def minutes(
 
 
 def take(connection: Connection, site: str, kind: Kind, body: str, **given: Any) -> Taken:
-    found = files.prices(body.encode()) if kind.table == "tariff" else files.intensities(body.encode())
+    read = {"tariff": files.prices, "grid_intensity": files.intensities, "configured_pue": files.pues}[kind.table]
+    found = read(body.encode())
     asked = {"version": "1", "source": "test", "replace": False, "dry_run": False, **given}
     return store.take(connection, site, kind, found, **asked)
 
@@ -90,6 +91,10 @@ def price(
 
 def emit(connection: Connection, site: str, kind: Kind, *rows: tuple[datetime, datetime, Any]) -> Taken:
     return take(connection, site, kind, table_of("g_per_kwh", list(rows)))
+
+
+def configure(connection: Connection, site: str, *rows: tuple[datetime, datetime, Any], **given: Any) -> Taken:
+    return take(connection, site, store.CONFIGURED_PUE, table_of("pue", list(rows)), **given)
 
 
 @pytest.fixture
@@ -330,6 +335,45 @@ def test_earlier_values_are_replaced_only_when_asked_and_stay_known(owner: Conne
     price(owner, "oslo", (day, day + HOUR, 1))
 
 
+def test_a_configured_pue_is_replaced_only_when_asked_and_stays_known(owner: Connection) -> None:
+    year, half, end = utc("2026-01-01 00:00"), utc("2026-07-01 00:00"), utc("2027-01-01 00:00")
+    taken = configure(owner, "oslo", (year, end, "1.25"), source="design value")
+    assert (taken.unit, taken.least, taken.greatest, taken.intervals) == (None, 1.25, 1.25, 1)
+    configure(owner, "paris", (year, end, "1.4"))
+    with pytest.raises(Conflict, match="oslo has values already: 2026-07-01 00:00 UTC to 2027-01-01 00:00 UTC"):
+        configure(owner, "oslo", (half, end, "1.2"))
+    assert configure(owner, "oslo", (half, end, "1.2"), replace=True, source="commissioning").retired == 1
+    shown = "SELECT start, stop, pue, source, version, retired IS NULL FROM report.configured_pue WHERE site = 'oslo'"
+    assert [tuple(row) for row in owner.execute(text(f"{shown} ORDER BY 6 DESC, 1"))] == [
+        (year, half, Decimal("1.25"), "design value", "1", True),
+        (half, end, Decimal("1.2"), "commissioning", "1", True),
+        (half, end, Decimal("1.25"), "design value", "1", False),
+    ]
+    assert [(it.site, it.pue) for it in readings.configured_pue(owner, half - HOUR, half + HOUR)] == [
+        ("oslo", 1.25), ("oslo", 1.2), ("paris", 1.4),
+    ]  # fmt: skip
+    assert [(it.kind, it.source, it.intervals, it.counting) for it in readings.pue_imports(owner, "oslo")] == [
+        ("configured", "design value", 2, 1), ("configured", "commissioning", 1, 1),
+    ]  # fmt: skip
+    factors = "SELECT first, beyond, value, unit, estimated FROM expanded.factor WHERE kind = 'pue' AND site_id = 1"
+    assert [tuple(row) for row in owner.execute(text(f"{factors} ORDER BY 1"))] == [
+        (year, half, Decimal("1.25"), None, False), (half, end, Decimal("1.2"), None, False),
+    ]  # fmt: skip
+    assert store.remove(owner, "configured_pue", taken.import_id or 0).retired == 1
+    assert [it.pue for it in readings.configured_pue(owner, year, end, "oslo")] == [1.2]
+
+
+def test_a_configured_pue_changes_no_figure_of_the_gpus_alone(owner: Connection) -> None:
+    day = utc("2026-01-05 00:00")
+    minutes(owner, "oslo", H100, day, [KWH_MJ // 60] * 60)
+    price(owner, "oslo", (day, day + HOUR, "0.1"))
+    emit(owner, "oslo", LOCATION, (day, day + HOUR, 400))
+    period = (owner, day, day + HOUR)
+    before = readings.cost(*period), readings.carbon(*period)
+    configure(owner, "oslo", (day, day + HOUR, "1.5"))
+    assert (readings.cost(*period), readings.carbon(*period)) == before
+
+
 def test_a_file_is_taken_whole_or_not_at_all(engine: Engine) -> None:
     day = utc("2026-01-05 00:00")
     with engine.begin() as connection:
@@ -361,6 +405,28 @@ def test_the_store_itself_refuses_what_cannot_be(owner: Connection, rows: str) -
         )
 
 
+@pytest.mark.parametrize(
+    ("row", "constraint"),
+    [
+        ("(1, 1, '2025-06-01 00:00Z', '2026-06-01 00:00Z', 1.2)", "configured_pue_time_excl"),
+        ("(1, 1, '2026-01-01 00:00Z', '2026-01-01 00:00Z', 1.2)", "configured_pue_start_check"),
+        ("(1, 1, '2026-01-01 00:00:01Z', '2026-01-01 01:00Z', 1.2)", "configured_pue_minutes_check"),
+        ("(1, 1, '2026-01-01 00:00Z', '2026-01-01 00:59:59.5Z', 1.2)", "configured_pue_minutes_check"),
+        ("(1, 1, '2026-01-01 00:00Z', '2026-01-01 01:00Z', 0.999)", "configured_pue_pue_check"),
+        ("(1, 1, '2026-01-01 00:00Z', '2026-01-01 01:00Z', 5.001)", "configured_pue_pue_check"),
+        ("(1, 1, '2026-01-01 00:00Z', '2026-01-01 01:00Z', 'NaN')", "configured_pue_pue_check"),
+    ],
+)
+def test_the_store_itself_refuses_a_pue_that_cannot_be(owner: Connection, row: str, constraint: str) -> None:
+    configure(owner, "oslo", (utc("2025-01-01 00:00"), utc("2026-01-01 00:00"), 1.3))
+    insert = "INSERT INTO gigawatch.configured_pue (import_id, site_id, start, stop, pue) VALUES "
+    # Another site, and the next moment, are free.
+    owner.exec_driver_sql(f"{insert} (1, 2, '2025-06-01 00:00Z', '2026-06-01 00:00Z', 1)")
+    owner.exec_driver_sql(f"{insert} (1, 1, '2026-01-01 02:00Z', '2026-01-01 03:00Z', 5)")
+    with pytest.raises(DBAPIError, match=constraint):
+        owner.exec_driver_sql(insert + row)
+
+
 def test_the_report_role_reads_figures_and_no_tables(report_engine: Engine) -> None:
     with report_engine.connect() as connection:
         now = datetime.now(UTC)
@@ -371,7 +437,9 @@ def test_the_report_role_reads_figures_and_no_tables(report_engine: Engine) -> N
         connection.rollback()
         with pytest.raises(DBAPIError, match="group_by = rack is not fleet, site, gpu_model, deployment or model"):
             connection.execute(text("SELECT * FROM report.cost(now() - interval '1 hour', now(), group_by => 'rack')"))
-    for table in ("tariff", "grid_intensity", "factor_import"):
+        connection.rollback()
+        assert readings.configured_pue(connection, now - HOUR, now) == readings.pue_imports(connection) == []
+    for table in ("tariff", "grid_intensity", "configured_pue", "factor_import"):
         with report_engine.connect() as connection, pytest.raises(DBAPIError, match="permission denied"):
             connection.execute(text(f"SELECT * FROM gigawatch.{table}"))
 
@@ -412,6 +480,58 @@ def test_the_verbs_import_list_and_remove(engine: Engine, tmp_path: Path) -> Non
     (listed,) = json.loads(run(commands.intensity, "list", "--json"))
     assert listed["kind"] == "market, PPA"
     assert "Removed" in run(commands.intensity, "remove", str(listed["import_id"]))
+
+
+def test_a_pue_is_set_imported_listed_and_removed(engine: Engine, tmp_path: Path) -> None:
+    with engine.begin() as connection:
+        connection.execute(text("INSERT INTO gigawatch.site (name) VALUES ('oslo')"))
+    of_store = ["--database-url", engine.url.render_as_string(hide_password=False).replace("+psycopg", "")]
+
+    def run(*arguments: str, fails: bool = False) -> str:
+        result = CliRunner().invoke(commands.pue, [*arguments[:1], *of_store, *arguments[1:]], obj=None)
+        assert (result.exit_code != 0) == fails, result.output
+        return result.output
+
+    def given(pue: str, *more: str) -> tuple[str, ...]:
+        return ("set", "--site", "oslo", "--pue", pue, "--from", "2026-01-01", "--to", "2027-01-01", *more)
+
+    design = ("--source", "design value")
+    assert "--source" in run(*given("1.2"), fails=True)
+    for wrong in ("0.9", "5.1", "nan"):
+        refused = run(*given(wrong, *design), fails=True)
+        assert f"{wrong} from 2026-01-01 00:00 UTC on is not between 1 and 5" in refused.replace("NaN", "nan")
+        assert "write 1.2 where a fifth comes on top" in refused
+    assert "'1,2' is not a valid float" in run(*given("1,2", *design), fails=True)
+    assert "--to = '2027-13-01' is not a date" in run(*given("1.2", *design, "--to", "2027-13-01"), fails=True)
+    assert "is not before stop" in run(*given("1.2", *design, "--to", "2026-01-01"), fails=True)
+    assert "there are: oslo" in run(*given("1.2", *design, "--site", "olso"), fails=True)
+    said = (
+        "1 values of 2026-01-01 00:00 to 2027-01-01 00:00 UTC for oslo, 1.2 to 1.2 (configured PUE), from design value"
+    )
+    assert f"Could take in {said}" in run(*given("1.2", *design, "--dry-run"))
+    assert run("list") == ""
+    assert said in run(*given("1.2", *design))
+    assert "--replace" in run(*given("1.3", *design), fails=True)
+    path = tmp_path / "pue.csv"
+    path.write_text("start,stop,pue\n2026-06-01,2026-07-01,1.35\n2026-07-01,2026-08-01,1.4\n")
+    imported = ("import", str(path), "--site", "oslo", "--source", "months", "--json", "--replace")
+    assert "--time-zone" in run(*imported, fails=True)
+    taken = json.loads(run(*imported, "--time-zone", "Europe/Oslo"))
+    assert (taken["intervals"], taken["retired"], taken["unit"], taken["start"]) == (
+        2, 1, None, "2026-05-31T22:00:00Z",
+    )  # fmt: skip
+    listed = json.loads(run("list", "--json"))
+    assert [(it["kind"], it["version"], it["counting"]) for it in listed] == [
+        ("configured", "set on the command line", 2), ("configured", taken["version"], 2),
+    ]  # fmt: skip
+    assert "configured" in run("list", "--site", "oslo")
+    assert "2 values no longer count" in run("remove", str(taken["import_id"]))
+    with engine.connect() as connection:
+        period = (connection, utc("2026-01-01 00:00"), utc("2027-01-01 00:00"))
+        assert [(it.pue, it.stop - it.start) for it in readings.configured_pue(*period)] == [
+            (1.2, utc("2026-05-31 22:00") - utc("2026-01-01 00:00")),
+            (1.2, utc("2027-01-01 00:00") - utc("2026-07-31 22:00")),
+        ]
 
 
 @pytest.fixture
@@ -470,6 +590,22 @@ def test_the_api_takes_lists_and_removes(api: Api) -> None:
         ]
         assert admin.delete(f"/api/v1/tariffs/imports/{first['import_id']}").json()["retired"] == 1
         assert admin.delete(f"/api/v1/grid-intensity/imports/{factor['import_id']}").json()["retired"] == 1
+
+        pue = table_of("pue", [(day, day + HOUR, "1.17")])
+        assert status(viewer.post("/api/v1/configured-pue", params=where, content=pue), "needs admin") == 403
+        assert admin.post("/api/v1/configured-pue", params=where, content=pue).json()["unit"] is None
+        assert status(admin.post("/api/v1/configured-pue", params=where, content=pue), "replace=true") == 409
+        low = pue.replace("1.17", "0.17")
+        assert status(admin.post("/api/v1/configured-pue", params=where, content=low), "pue = 0.17") == 422
+        (found,) = viewer.get("/api/v1/configured-pue", params=period).json()
+        assert (found["pue"], found["site"], found["source"]) == (1.17, "oslo", "test")
+        (listed,) = viewer.get("/api/v1/configured-pue/imports").json()
+        assert (listed["kind"], listed["import_id"]) == ("configured", found["import_id"])
+        pue_import = f"/api/v1/configured-pue/imports/{found['import_id']}"
+        assert status(viewer.delete(pue_import), "needs admin") == 403
+        assert admin.delete(pue_import).json()["retired"] == 1
+        assert viewer.get("/api/v1/configured-pue", params=period).json() == []
+
         assert status(admin.delete("/api/v1/tariffs/imports/99999999999"), "no such thing") == 404
         assert viewer.get("/api/v1/grid-intensity", params=period).json() == []
         assert status(viewer.get("/api/v1/cost", params={"step_s": 1800}), "step_s = '1800'") == 422

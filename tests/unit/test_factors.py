@@ -1,7 +1,8 @@
-"""Files of prices and intensities: what they mean, and that what is wrong with them is named."""
+"""Files of prices, intensities and configured PUE: what they mean, and that what is wrong with them is named."""
 
 import contextlib
 import csv
+import hashlib
 import io
 import re
 from collections.abc import Sequence
@@ -14,7 +15,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from api.factors import files
+from api.factors import clocks, files
 from api.factors.intervals import Interval
 from gigawatch.errors import ExitCode, GigawatchError
 
@@ -321,6 +322,13 @@ def test_points_and_commas(values: tuple[str, ...], delimiter: str, expected: tu
         ("start,stop,price_per_kwh\n2026-01-01T00:00Z,2026-01-01T00:00Z,1\n", "is not before stop"),
         ("start,stop,price_per_kwh\n2026-01-01T00:00:30Z,2026-01-01T01:00Z,1\n", "not a whole minute"),
         ("start,stop,price_per_kwh\n1970-01-01T00:00Z,2026-01-01T01:00Z,1\n", "not between 2000 and 2100"),
+        ("start,stop,price_per_kwh\n0001-01-01T00:00+02:00,2026-01-01T01:00Z,1\n", "Line 2: start = 0001-01-01T00:00"),
+        ("start,stop,price_per_kwh\n2026-01-01T00:00Z,9999-12-31T23:00-02:00,1\n", "Line 2: stop = 9999-12-31T23"),
+        ("start,price_per_kwh\n9999-12-30T00:00Z,1\n9999-12-31T00:00Z,1\n", "Line 2: start = 9999-12-30T00:00"),
+        (
+            '{"values": [{"start": "0001-01-01T00:00:00+02:00", "stop": "2026-01-01T00:00:00Z", "price_per_kwh": 1}]}',
+            "start = 0001-01-01T00:00:00+02:00 is not between 2000 and 2100",
+        ),
         ("start,stop,price_per_kwh\n01/02/2026 00:00,01/02/2026 01:00,1\n", "start = '01/02/2026 00:00'"),
         ("start,stop,price_per_kwh\n", "holds no values"),
         ("a,b\n1,2\n", "first line is not the header of a known format: 'a,b'"),
@@ -353,6 +361,54 @@ def test_absurd_intensities_are_refused() -> None:
     for value in ("-1", "2501"):
         with pytest.raises(GigawatchError, match=f"intensity = {value} gCO2e/kWh"):
             files.intensities(f"start,stop,g_per_kwh\n2026-01-01T00:00Z,2026-01-01T01:00Z,{value}\n".encode())
+
+
+def test_configured_pue_is_read_from_columns_with_months_of_any_length() -> None:
+    text = "start,stop,pue\n01.01.2026 00:00,01.02.2026 00:00,1.18\n01.02.2026 00:00,01.04.2026 00:00,1.21\n"
+    found = files.pues(text.encode(), time_zone="Europe/Berlin")
+    assert list(found.intervals) == [
+        Interval(utc("2025-12-31 23:00"), utc("2026-01-31 23:00"), Decimal("1.18")),
+        Interval(utc("2026-01-31 23:00"), utc("2026-03-31 22:00"), Decimal("1.21")),
+    ]
+    assert found.version == hashlib.sha256(text.encode()).hexdigest()[:12]
+    with pytest.raises(GigawatchError, match="Values are missing: 2026-01-31 23:00 UTC to 2026-02-01 23:00 UTC"):
+        files.pues(text.replace("\n01.02.", "\n02.02.").encode(), time_zone="Europe/Berlin")
+
+
+@pytest.mark.parametrize("value", ["1", "1.0", "5"])
+def test_the_least_and_the_greatest_pue_are_taken(value: str) -> None:
+    found = files.pues(f"start,stop,pue\n2026-01-01T00:00Z,2027-01-01T00:00Z,{value}\n".encode())
+    assert [it.value for it in found.intervals] == [Decimal(value)]
+
+
+@pytest.mark.parametrize("value", ["0.999", "5.01", "0.2", "-1.2", "120"])
+def test_a_pue_that_is_none_is_refused_with_the_remedy(value: str) -> None:
+    with pytest.raises(
+        GigawatchError, match=f"pue = {value} from 2026-01-01 00:00 UTC on is not between 1 and 5"
+    ) as it:
+        files.pues(f"start,stop,pue\n2026-01-01T00:00Z,2027-01-01T00:00Z,{value}\n".encode())
+    assert it.value.exit_code == ExitCode.DATA
+    assert "write 1.2 where a fifth comes on top" in it.value.remedy
+
+
+def test_a_file_of_another_kind_is_no_file_of_pue() -> None:
+    with pytest.raises(GigawatchError, match="not the header of a known format") as it:
+        files.pues(b"start,stop,g_per_kwh\n2026-01-01T00:00Z,2027-01-01T00:00Z,2\n")
+    assert "or pue" in it.value.remedy
+
+
+def test_a_moment_alone_is_in_its_own_zone_or_in_the_one_that_is_named() -> None:
+    for text, expected in (("2026-07-01", "2026-06-30 22:00"), ("2026-07-01T00:00Z", "2026-07-01 00:00")):
+        assert clocks.moment(text, BERLIN, "--from") == utc(expected)
+    # The hour comes twice.
+    assert clocks.moment("25.10.2026 02:30", BERLIN, "--from") == utc("2026-10-25 00:30")
+    for text, words in (
+        ("2026-03-29T02:30", "--from = 2026-03-29T02:30 is a local time that clocks skip"),
+        ("tomorrow", "--from = 'tomorrow' is not a date and time"),
+        ("0001-01-01", "--from = 0001-01-01T00:00:00"),
+    ):
+        with pytest.raises(GigawatchError, match=re.escape(words)):
+            clocks.moment(text, BERLIN, "--from")
 
 
 def test_local_times_of_the_plain_format_need_their_zone() -> None:
