@@ -12,9 +12,9 @@ from starlette.responses import Response
 
 from api.access import require
 from api.documents import answers
-from gigawatch import readings
+from gigawatch import readings, token_readings
 from gigawatch.readings import GpuOrder, GroupBy, NodeOrder, NodeState, Where
-from gigawatch.token_readings import Boundary, TokenGroup
+from gigawatch.token_readings import Boundary, Of, TokenGroup
 
 MOST_POINTS = 5_000
 DEFAULT_PERIOD = timedelta(hours=1)
@@ -327,6 +327,93 @@ def carbon(request: Request, asked: WeighedQuery) -> Response:
             asked.deployment,
         ),
     )
+
+
+StepOfMinutes = Annotated[
+    int | None,
+    Query(ge=60, le=31_622_400, multiple_of=60, description="Length of a bin, s; default the whole period"),
+]
+
+
+class Served(msgspec.Struct, frozen=True):
+    """What is asked of deployments."""
+
+    span: Span
+    step: timedelta | None
+    group_by: TokenGroup
+    of: Of
+
+
+def _served(
+    span: SpanQuery,
+    step_s: StepOfMinutes = None,
+    group_by: TokenGroup = "fleet",
+    site: Site = None,
+    gpu_model: Annotated[str | None, Query(max_length=200, description="GPU model; default all")] = None,
+    deployment: Annotated[str | None, Query(max_length=200, description="Deployment; default all")] = None,
+) -> Served:
+    step = None if step_s is None else _bounded(span, timedelta(seconds=step_s))
+    return Served(span, step, group_by, Of(site=site, gpu_model=gpu_model, deployment=deployment))
+
+
+ServedQuery = Annotated[Served, Depends(_served)]
+
+
+@router.get("/deployments", responses=answers(list[token_readings.Deployment]))
+def deployments(request: Request) -> Response:
+    """All deployments and their roles."""
+    return _read(request, token_readings.deployments)
+
+
+@router.get("/energy-per-token", responses=answers(list[token_readings.EnergyPerToken]))
+def energy_per_token(
+    request: Request,
+    asked: ServedQuery,
+    boundary: Annotated[Boundary | None, Query(description="gpu, it or facility; default all three")] = None,
+) -> Response:
+    """Energy for each token and request, with its coverage, variation and how it was obtained."""
+    return _read(
+        request,
+        lambda connection: token_readings.energy_per_token(
+            connection, asked.span.start, asked.span.stop, asked.step, asked.group_by, boundary, asked.of
+        ),
+    )
+
+
+@router.get("/serving", responses=answers(list[token_readings.Serving]))
+def serving(request: Request, asked: ServedQuery) -> Response:
+    """What was served: tokens and requests per second, batch, and quantiles of latencies."""
+    return _read(
+        request,
+        lambda connection: token_readings.serving(
+            connection, asked.span.start, asked.span.stop, asked.step, asked.group_by, asked.of
+        ),
+    )
+
+
+@router.get("/idle", responses=answers(list[token_readings.Idle]))
+def idle(request: Request, asked: ServedQuery) -> Response:
+    """Metered GPU energy in four parts: active, provisioned idle, unobserved, unallocated. Boundary: GPUs only."""
+    return _read(
+        request,
+        lambda connection: token_readings.idle(
+            connection, asked.span.start, asked.span.stop, asked.step, asked.group_by, asked.of
+        ),
+    )
+
+
+@router.get("/ramp-up", responses=answers(list[token_readings.RampUp]))
+def ramp_up(
+    request: Request,
+    since: Annotated[datetime | None, Query(description="First seen since; default a day ago")] = None,
+    site: Site = None,
+    deployment: Annotated[str | None, Query(max_length=200, description="Deployment; default all")] = None,
+    limit: Limit = 1_000,
+) -> Response:
+    """Nodes lately first seen in a deployment and their time to the first token; those without one first."""
+    begin = _utc(since) if since is not None else datetime.now(UTC) - timedelta(days=1)
+    of = Of(site=site, deployment=deployment)
+    return _read(request, lambda connection: token_readings.ramp_ups(connection, begin, of, limit))
 
 
 @router.get("/tariffs", responses=answers(list[readings.Tariff]))

@@ -232,7 +232,7 @@ def _add_callbacks(app: dash.Dash, reader: sqlalchemy.Engine) -> None:
             with reader.connect() as connection:
                 choices = recent.read(readings.choices, connection)
                 racks = recent.read(readings.racks, connection, asked.site)
-                deployments = recent.read(token_readings.deployments, connection)
+                deployments = recent.read(token_readings.deployment_names, connection)
         except (sqlalchemy.exc.DBAPIError, sqlalchemy.exc.TimeoutError):
             choices, racks, deployments = readings.Choices(sites=[], gpu_models=[]), [], []
         return _filters(path or "/", asked, choices, racks, deployments), _navigation(path or "/", asked)

@@ -84,10 +84,10 @@ def blank(theme: Theme, period: Period | None, *, height: int, rows: tuple[float
     return figure
 
 
-def say_empty(figure: Drawing, theme: Theme) -> None:
+def say_empty(figure: Drawing, theme: Theme, words: str = "No data in this period") -> None:
     """Say that there is nothing to see."""
     figure.note(
-        text="No data in this period", x=0.5, y=0.5, xref="paper", yref="paper",
+        text=words, x=0.5, y=0.5, xref="paper", yref="paper",
         font={"size": 14, "color": theme.text_muted},
     )  # fmt: skip
     # An axis of numbers would pretend that there is something to read off.

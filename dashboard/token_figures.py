@@ -3,6 +3,7 @@
 from collections import defaultdict
 from collections.abc import Callable, Mapping, Sequence
 from datetime import datetime
+from typing import Any
 
 from dashboard import quantities
 from dashboard.figures import lines
@@ -24,7 +25,7 @@ from dashboard.plots import (
     value_axis,
 )
 from dashboard.theme import Theme
-from dashboard.token_rows import Row
+from dashboard.token_rows import Row, frontier
 from dashboard.view import Period, Wait
 from gigawatch.token_readings import BOUNDARIES, Boundary, EnergyPerToken, Idle, Serving
 
@@ -46,24 +47,28 @@ def joules(value: float | None) -> str:
 
 def trend(rows: Sequence[EnergyPerToken], boundary: Boundary, period: Period, theme: Theme) -> Chart:
     """Energy per token over time, with the coverage of each bin below it."""
-    times = bins(period)
     table = {row.time: row for row in rows}
-    found = [table.get(time) for time in times]
-    values: Values = [row.j_per_generated_token if row else None for row in found]
-    coverage = [(row.coverage or 0.0) if row else 0.0 for row in found]
+    values: Values = [table[time].j_per_generated_token if time in table else None for time in bins(period)]
     figure = blank(theme, period, height=300, rows=(0.16, 1.0))
+    line = Series("J per token", values)
     colour = theme.series[BOUNDARIES.index(boundary)]
-    draw_line(figure, times, period.step, Series("J per token", values), colour, 1, joules, width=1.8, legend=False)
-    coverage_strip(figure, times, period.step, coverage, theme)
+    draw_line(figure, bins(period), period.step, line, colour, 1, joules, width=1.8, legend=False)
+    # Where no GPU is assigned there is no row, and nothing that would be missing.
+    coverage = [row.coverage or 0.0 for row in rows]
+    coverage_strip(figure, [row.time for row in rows], period.step, coverage, theme)
     value_axis(figure, "J per token")
     figure.lay_out(
         yaxis={"rangemode": "tozero"},
         yaxis2={"domain": [0, 0.055], "range": [0, 1], "visible": False, "fixedrange": True},
     )
     if not any_known(values):
-        say_empty(figure, theme)
+        say_empty(figure, theme, _nothing(rows, boundary))
     said = f"Energy per generated token over time, boundary {boundary}. {in_words(values, joules)}"
     return Chart(figure, said + gaps_in_words(coverage))
+
+
+def _nothing(rows: Sequence[Any], boundary: Boundary) -> str:
+    return f"No figure at boundary {boundary}" if rows else "No data in this period"
 
 
 def generated(rows: Sequence[EnergyPerToken], period: Period, theme: Theme) -> Chart:
@@ -140,9 +145,10 @@ def energy_parts(rows: Sequence[Idle], period: Period, theme: Theme) -> Chart:
     return Chart(figure, f"GPU power by what it was for, of {quantities.work(whole_j)}: {said or 'nothing'}.")
 
 
-def trade_off(rows: Sequence[Row], best: Sequence[Row], wait: Wait, links: Callable[[Row], str], theme: Theme) -> Chart:
+def trade_off(rows: Sequence[Row], boundary: Boundary, wait: Wait, links: Callable[[Row], str], theme: Theme) -> Chart:
     """Energy per token against the time to first token, a point for each row, its area the batch; and the frontier."""
     shown = [row for row in rows if row.wait_s(wait) is not None and row.energy.j_per_generated_token is not None]
+    best = frontier(rows, wait)
     on = {row.label for row in best}
     figure = blank(theme, None, height=360)
     most = max((row.serving.batch or 0 for row in shown if row.serving), default=0) or 1.0
@@ -180,9 +186,10 @@ def trade_off(rows: Sequence[Row], best: Sequence[Row], wait: Wait, links: Calla
         legend={"y": 1.04},
     )  # fmt: skip
     if not shown:
-        say_empty(figure, theme)
+        nothing = _nothing(rows, boundary)
+        say_empty(figure, theme, nothing)
         figure.lay_out(xaxis={"showticklabels": False, "title": {"text": ""}})
-        return Chart(figure, "Energy per token against the time to first token. No data in this period.")
+        return Chart(figure, f"Energy per token against the time to first token. {nothing}.")
     said = "; ".join(
         f"{row.label}: {joules(row.energy.j_per_generated_token)}, {quantities.latency(row.wait_s(wait))}"
         for row in best[:MOST_NAMED]

@@ -188,7 +188,15 @@ def doubt_of_serving(one: Serving | None, other: Serving | None) -> str:
     return "the engines were read too seldom" if any(share < GOOD_COVERAGE for share in shares) else ""
 
 
-def idle_costs(idle: Iterable[Idle], cost: Iterable[Cost], step: timedelta) -> dict[str, float]:
+class Priced(Struct, frozen=True):
+    """Energy with a price, and what it cost."""
+
+    energy_j: float
+    currency: str
+    cost: float
+
+
+def idle_costs(idle: Iterable[Idle], cost: Iterable[Cost], step: timedelta) -> list[Priced]:
     """What the provisioned idle energy cost, by currency: each site's at the mean price of its energy at that time.
 
     Args:
@@ -200,11 +208,14 @@ def idle_costs(idle: Iterable[Idle], cost: Iterable[Cost], step: timedelta) -> d
     for it in cost:
         if it.currency is not None and it.cost is not None and it.priced_energy_j:
             prices[it.label, floor(it.time, step)].append((it.currency, it.cost / it.priced_energy_j))
-    sums: dict[str, float] = defaultdict(float)
+    sums: dict[str, tuple[float, float]] = defaultdict(lambda: (0.0, 0.0))
     for part in idle:
         for currency, price_per_j in prices[part.label, floor(part.time, step)]:
-            sums[currency] += part.provisioned_idle_j * price_per_j
-    return dict(sums)
+            energy_j, amount = sums[currency]
+            sums[currency] = (
+                energy_j + part.provisioned_idle_j, amount + part.provisioned_idle_j * price_per_j,
+            )  # fmt: skip
+    return [Priced(energy_j, currency, amount) for currency, (energy_j, amount) in sorted(sums.items())]
 
 
 def wh_per_thousand(j_per_token: float | None) -> float | None:

@@ -136,6 +136,13 @@ class TokenCarbon(Struct, frozen=True, kw_only=True):
     coverage: float | None
 
 
+class Deployment(Struct, frozen=True, kw_only=True):
+    """What GPUs serve: report.deployments."""
+
+    deployment: str
+    role: Literal["both", "prefill", "decode"]
+
+
 class RampUp(Struct, frozen=True, kw_only=True):
     """How long a node took from being heard of in a deployment to its first token: report.ramp_up."""
 
@@ -240,9 +247,15 @@ def ramp_ups(connection: Connection, since: datetime, of: Of = EVERYTHING, limit
     return [RampUp(**row._mapping) for row in rows]
 
 
-def deployments(connection: Connection) -> list[str]:
-    """Names of all deployments."""
-    return list(connection.execute(text("SELECT DISTINCT deployment FROM report.deployments ORDER BY 1")).scalars())
+def deployments(connection: Connection) -> list[Deployment]:
+    """All deployments, by name; one whose prefill and decode run apart once for each role."""
+    rows = connection.execute(text("SELECT deployment, role FROM report.deployments ORDER BY 1, 2"))
+    return [Deployment(**row._mapping) for row in rows]
+
+
+def deployment_names(connection: Connection) -> list[str]:
+    """Names of all deployments, in their order."""
+    return sorted({it.deployment for it in deployments(connection)})
 
 
 def tokens_until(connection: Connection) -> datetime:

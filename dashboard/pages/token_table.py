@@ -26,7 +26,7 @@ COLUMNS: tuple[tuple[str, TokenOrder, bool], ...] = (
     ("Cost per million", "cost", True),
     ("CO2e per million", "carbon", True),
     ("First token p50", "ttft_p50", True),
-    ("p95", "ttft_p95", True),
+    ("First token p95", "ttft_p95", True),
     ("Next token p50", "itl", True),
     ("Batch", "batch", False),
     ("Idle", "idle", False),
@@ -37,29 +37,30 @@ COLUMNS: tuple[tuple[str, TokenOrder, bool], ...] = (
 
 def render(rows: Sequence[Row], asked: View, *, priced: bool) -> list[Any]:
     """The bar above the table, and the table."""
-    name = GROUPS[asked.by].lower()
+    name = GROUPS[asked.by]
+    noun = name[0].lower() + name[1:] if name != "GPU model" else name
     found = [row for row in rows if asked.find.lower() in row.label.lower()]
     page = min(asked.page, components.pages(len(found)))
     shown = token_rows.in_order(found, asked.order, rising=asked.rising)[(page - 1) * PAGE_ROWS : page * PAGE_ROWS]
     return [
         html.Div(
             [
-                html.H2(f"By {name}"),
+                html.H2(f"By {noun}"),
                 components.search("Search by name", asked.find),
                 choice(
                     "Group by",
                     {label: view.query(asked, by=key, page=1) for key, label in GROUPS.items()},
-                    GROUPS[asked.by],
+                    name,
                 ),
             ],
             className="list-bar wide",
         ),
         html.Section(
             [
-                components.pager("Pages of the table", asked, page, len(found), f"{name}s"),
-                _table(shown, asked, name)
+                components.pager("Pages of the table", asked, page, len(found), f"{noun}s"),
+                _table(shown, asked, noun)
                 if shown
-                else html.P(f"No {name} with “{asked.find}” in its name has figures in this period."
+                else html.P(f"No {noun} with “{asked.find}” in its name has figures in this period."
                             if asked.find else "Nothing was served in this period.", className="empty"),
                 html.P(_about(asked, priced=priced), className="note"),
             ],
@@ -81,15 +82,18 @@ def _about(asked: View, *, priced: bool) -> str:
     )
 
 
-def link_to(deployment: str, asked: View) -> str:
-    """The address of a deployment's own view."""
-    return f"/tokens{view.query(asked, deployment=deployment, by='deployment', find='', page=1)}"
+def link_to(label: str, asked: View) -> str:
+    """The address of the page for one row alone; empty where it cannot be chosen."""
+    chosen: dict[By, dict[str, str]] = {
+        "deployment": {"deployment": label}, "gpu_model": {"model": label}, "site": {"site": label},
+    }  # fmt: skip
+    return f"/tokens{view.query(asked, **chosen[asked.by], find='', page=1)}" if asked.by in chosen else ""
 
 
-def _table(rows: Sequence[Row], asked: View, name: str) -> html.Div:
+def _table(rows: Sequence[Row], asked: View, noun: str) -> html.Div:
     places = [order for _, order, _ in COLUMNS]
     return components.table(
-        f"Energy per token by {name}, boundary {asked.boundary}",
+        f"Energy per token by {noun}, boundary {asked.boundary}",
         [_heading(heading or GROUPS[asked.by], order, rising, asked) for heading, order, rising in COLUMNS],
         [_cells(row, asked) for row in rows],
         "",
@@ -110,7 +114,7 @@ def _cells(row: Row, asked: View) -> list[Any]:
     per_token: list[Any] = [joules(it.j_per_generated_token)]
     per_token += [" ", badge(", ".join(row.doubts), "warn")] if row.doubts else []
     return [
-        _name(row.label, asked),
+        dcc.Link(row.label, href=link) if (link := link_to(row.label, asked)) else row.label,
         quantities.digits(it.generated_tokens_per_s, ""),
         per_token,
         quantities.digits(token_rows.wh_per_thousand(it.j_per_generated_token), "Wh"),
@@ -125,14 +129,3 @@ def _cells(row: Row, asked: View) -> list[Any]:
         [quantities.count(it.gpus), *([" ", badge(f"{it.gpus_silent} silent", "bad")] if it.gpus_silent else [])],
         badge(quantities.share(it.coverage), "warn") if poor else quantities.share(it.coverage),
     ]
-
-
-def _name(label: str, asked: View) -> Any:
-    """What the row is, as a link to it alone."""
-    if asked.by == "deployment":
-        return dcc.Link(label, href=link_to(label, asked))
-    if asked.by == "gpu_model":
-        return dcc.Link(label.removeprefix("NVIDIA "), href=f"/tokens{view.query(asked, model=label, page=1)}")
-    if asked.by == "site":
-        return dcc.Link(label, href=f"/tokens{view.query(asked, site=label, page=1)}")
-    return label

@@ -16,7 +16,7 @@ from dashboard.pages.fleet import BOUNDARY
 from dashboard.plots import GOOD_COVERAGE
 from dashboard.theme import Theme
 from dashboard.token_figures import joules
-from dashboard.token_rows import Row
+from dashboard.token_rows import Priced, Row
 from dashboard.view import Period, View, Wait
 from gigawatch import readings, token_readings
 from gigawatch.readings import Where
@@ -49,7 +49,7 @@ gpus = [0, 1, 2, 3]                     # the GPUs that work for it"""
 
 def render(connection: Connection, asked: View, theme: Theme, now: datetime) -> Any:
     """The page."""
-    names = recent.read(token_readings.deployments, connection)
+    names = recent.read(token_readings.deployment_names, connection)
     if not names:
         return _teach()
     if asked.deployment is not None and asked.deployment not in names:
@@ -60,7 +60,7 @@ def render(connection: Connection, asked: View, theme: Theme, now: datetime) -> 
         )
     until = recent.read(token_readings.tokens_until, connection)
     period = view.token_period(asked, until, 1 if asked.deployment else len(names))
-    found = _read(connection, asked, period, len(names))
+    found = _read(connection, asked, period, until, 1 if asked.deployment else len(names))
     return html.Div(
         [
             _title(asked, period, until, now, found),
@@ -105,11 +105,11 @@ class _Found(Struct, frozen=True, kw_only=True):
     """Over time, of one deployment."""
     idle: list[Idle]
     """Over time, by site."""
-    idle_costs: dict[str, float]
+    idle_costs: list[Priced]
     ramp_ups: list[RampUp]
 
 
-def _read(connection: Connection, asked: View, period: Period, deployments: int) -> _Found:
+def _read(connection: Connection, asked: View, period: Period, until: datetime, deployments: int) -> _Found:
     read = partial(_shared, connection)
     start, stop, step, of = period.start, period.stop, period.step, asked.of
     where = Where(site=asked.site, gpu_model=asked.model)
@@ -133,7 +133,7 @@ def _read(connection: Connection, asked: View, period: Period, deployments: int)
         idle_costs=token_rows.idle_costs(
             idle, read(readings.cost, start, stop, bin_of_price, where, "site", "gpu", asked.deployment), bin_of_price
         ),
-        ramp_ups=read(token_readings.ramp_ups, min(start, stop - LATELY), of, MOST_RAMP_UPS),
+        ramp_ups=read(token_readings.ramp_ups, min(start, until - LATELY), of, MOST_RAMP_UPS),
     )
 
 
@@ -222,7 +222,7 @@ def _cards(found: _Found, boundary: Boundary) -> html.Dl:
             ),
             card(
                 "GPUs assigned", quantities.count(it.gpus if it else None),
-                f"{quantities.count(it.gpus_silent)} of them silent" if it and it.gpus_silent else "none was silent",
+                f"{quantities.count(it.gpus_silent)} of them silent" if it else None,
                 tone="warn" if it and it.gpus_silent else "",
             ),
         ],
@@ -278,7 +278,7 @@ def _own(found: _Found, period: Period, theme: Theme) -> list[html.Section]:
 def _trade_off(rows: list[Row], asked: View, theme: Theme) -> html.Section:
     drawn = token_figures.trade_off(
         rows,
-        token_rows.frontier(rows, asked.ttft),
+        asked.boundary,
         asked.ttft,
         lambda row: token_table.link_to(row.label, asked),
         theme,
@@ -297,9 +297,10 @@ def _about_idle(found: _Found) -> str:
     if split is None:
         return ""
     said = f"Provisioned idle: GPUs that were assigned while nothing ran, {quantities.work(split.provisioned_idle_j)}"
-    costs = " and ".join(quantities.money(amount, currency) for currency, amount in sorted(found.idle_costs.items()))
-    if split.provisioned_idle_j:
-        said += f", which cost {costs} at the price of its time" if costs else "; no price is known for it"
+    for part in (it for it in found.idle_costs if it.energy_j):
+        said += f", of which {quantities.work(part.energy_j)} cost {quantities.money(part.cost, part.currency)}"
+    if split.provisioned_idle_j and not found.idle_costs:
+        said += "; no price is known for it"
     if split.unobserved_j:
         said += f". Unobserved: of {quantities.work(split.unobserved_j)} nobody knows whether anything ran"
     if split.unallocated_j:

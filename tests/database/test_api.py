@@ -14,7 +14,7 @@ from sqlalchemy import text
 from api.factors import files, store
 from gigawatch import database
 from gigawatch.tokens import Role
-from tests.browser import seed
+from tests.browser import seed, serving_seed
 from tests.servers import Api, running_api
 
 OPEN = {"/healthz", "/readyz"}
@@ -31,6 +31,8 @@ def api(embedded_server: Any, tmp_path_factory: pytest.TempPathFactory) -> Itera
     engine = database.engine(url)
     with engine.begin() as connection:
         seed.seed(connection, datetime.now(UTC))
+    serving_seed.seed(engine, datetime.now(UTC), minutes=5)
+    with engine.begin() as connection:
         year = f"2026-01-01,{datetime.now(UTC) + timedelta(days=1):%Y-%m-%d}"
         prices = files.prices(f"start,stop,price_per_kwh\n{year},0.1\n".encode(), currency="EUR", time_zone="UTC")
         factors = files.intensities(f"start,stop,g_per_kwh\n{year},50\n".encode(), time_zone="UTC")
@@ -138,6 +140,11 @@ def test_answers_are_what_the_document_says(api: Api, document: dict[str, Any]) 
         ("/api/v1/site-seconds?start=2026-01-01&stop=2026-01-02", 422, "start and stop are more than 6 h apart"),
         ("/api/v1/load-swings?start=2026-01-01&stop=2026-01-09", 422, "start and stop are more than 7 days apart"),
         ("/api/v1/load-swings/summary?over_s=0", 422, "over_s = '0'"),
+        ("/api/v1/energy-per-token?step_s=90", 422, "step_s = '90'"),
+        ("/api/v1/energy-per-token?boundary=room", 422, "boundary = 'room'"),
+        ("/api/v1/serving?group_by=rack", 422, "group_by = 'rack'"),
+        ("/api/v1/idle?start=2020-01-01&step_s=60", 422, "step_s = 60"),
+        ("/api/v1/ramp-up?since=lately", 422, "since = 'lately'"),
         (
             "/api/v1/load-swings/spectrum?start=2026-01-01&stop=2026-01-02",
             422,

@@ -23,6 +23,13 @@ NOW = datetime(2026, 11, 23, 9, 41, 27, tzinfo=UTC)
         View(site="oslo & co", rack="r/1", model="NVIDIA H100 80GB HBM3", range="7d", group="rack", heat="temperature"),
         View(find="a&b %", state="gpus_missing", sort="power", descending=True, page=7),
         View(descending=True),
+        View(deployment="chat & co", boundary="facility", by="gpu_model", order="j_per_token", rising=True, ttft="p95"),
+        View(order="label"),
+        View(
+            against="code",
+            against_start=datetime(2026, 1, 31, 8, tzinfo=UTC),
+            against_stop=datetime(2026, 1, 31, 9, 30, tzinfo=UTC),
+        ),
         View(start=datetime(2026, 1, 31, 8, tzinfo=UTC), stop=datetime(2026, 1, 31, 9, 30, tzinfo=UTC)),
     ],
 )
@@ -44,6 +51,10 @@ def test_an_address_says_all_that_a_page_shows(asked: View) -> None:
         ("?page=-1", "page='-1'"),
         ("?page=%C2%B2", "page="),
         ("?sort=-nothing", "sort='nothing'"),
+        ("?order=-nothing", "order='nothing'"),
+        ("?boundary=room", "boundary='room'"),
+        ("?by=fleet", "by='fleet'"),
+        ("?against_from=2026-01-01", "needs both against_from and against_to"),
         ("?state=gone", "state='gone'"),
         ("?evil=%3Cscript%3E", "'evil'"),
         ("?" + "&".join(f"a{number}=1" for number in range(500)), "'a0'"),
@@ -60,6 +71,8 @@ def test_what_an_address_means_nothing_by_is_ignored_and_said(search: str, said:
 def test_a_link_elsewhere_leaves_the_list_of_nodes_behind() -> None:
     asked = View(site="oslo", range="7d", find="x", state="silent", sort="power", descending=True, page=3)
     assert view.elsewhere(asked) == "?site=oslo&range=7d"
+    asked = View(site="oslo", boundary="it", deployment="chat", by="site", order="label", ttft="p95", against="code")
+    assert view.elsewhere(asked) == "?site=oslo&boundary=it"
 
 
 def test_ten_who_look_at_the_same_ask_the_store_once(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -117,6 +130,27 @@ def test_power_is_scaled_to_its_unit(value: float | None, words: str) -> None:
 )
 def test_energy_is_shown_in_watt_hours(joules: float | None, words: str) -> None:
     assert quantities.work(joules).replace("\u00a0", " ") == words
+
+
+@pytest.mark.parametrize(
+    ("value", "words"), [(None, "–"), (0.3741, "0.374 J"), (0.0, "0 J"), (12_345.0, "12.3 kJ"), (999.6, "1 kJ")]
+)
+def test_a_figure_of_any_size_has_three_digits(value: float | None, words: str) -> None:
+    assert quantities.digits(value, "J").replace("\u00a0", " ") == words
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (quantities.latency(None), "–"), (quantities.latency(0.0341), "34.1 ms"), (quantities.latency(1.234), "1.23 s"),
+        (quantities.mass(None), "–"), (quantities.mass(0.0123), "12.3 g"), (quantities.mass(12.0), "12 kg"),
+        (quantities.money(0.01234, "EUR"), "0.0123 EUR"), (quantities.money(12_340.0, "EUR"), "12.3 k EUR"),
+        (quantities.change(None), "–"), (quantities.change(0.1234), "+12.3 %"), (quantities.change(-0.5), "−50.0 %"),
+        (quantities.change(-0.0001), "0.0 %"),
+    ],
+)  # fmt: skip
+def test_times_masses_money_and_changes(words: str, said: str) -> None:
+    assert words.replace("\u00a0", " ") == said
 
 
 @pytest.mark.parametrize(
