@@ -298,6 +298,9 @@ def pages(values: dict[str, Any], gpu_uuid: str) -> dict[str, tuple[str, str]]:
         "load swings": ("/swings", ""),
         "load swings, 24 h": ("/swings", "?range=24h"),
         "store": ("/store", ""),
+        "energy per token": ("/tokens", ""),
+        "energy per token, 24 h": ("/tokens", "?range=24h"),
+        "energy per token, a deployment": ("/tokens", "?deployment=deployment-7"),
     }
 
 

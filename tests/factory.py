@@ -6,6 +6,7 @@ from datetime import UTC, datetime, timedelta
 from decimal import Decimal
 from typing import Any
 
+import msgspec
 import psycopg
 from sqlalchemy import Engine, text
 
@@ -21,7 +22,8 @@ from collector.sources.nvml import GpuReading
 from collector.windows import GpuFolder, GpusAtTick, NodeFolder
 from gigawatch.records import Assignment, Gpu, GpuWindow, Inventory, NodeWindow, Role, ServingWindow
 from gigawatch.settings import Engine as EngineSettings
-from gigawatch.wire import MSGPACK, Batch, Receipt, encode
+from gigawatch.wire import BATCHES, MSGPACK, Batch, Receipt, encode
+from tests.merged import together
 
 WINDOW_MS, TICK_MS, SCRAPE_MS = 10_000, 1_000, 5_000
 MINUTE_MS = 60_000
@@ -159,8 +161,8 @@ class Machine:
         for endpoint in self._endpoints.values():
             self.serving_windows += endpoint.close(at_ms, stop=True)
 
-    def parcel(self) -> Parcel:
-        """What was handed out since the last call, as the API decoded it."""
+    def body(self) -> bytes:
+        """What was handed out since the last call, as an agent sends it."""
         body = encode(
             Batch(machine_id=f"machine-{self.name}", sent_at=datetime.now(UTC)),
             inventory=self._inventory,
@@ -169,9 +171,7 @@ class Machine:
             serving_windows=self.serving_windows,
         )
         self.gpu_windows, self.node_windows, self.serving_windows = [], [], []
-        found = decode(body, MSGPACK, datetime.now(UTC), 300)[0]
-        assert isinstance(found, Parcel), found
-        return found
+        return body
 
 
 def run(
@@ -213,9 +213,17 @@ def evenly(total: int, start_ms: int, stop_ms: int, before_ms: int, now_ms: int)
     return total * (now_ms - start_ms) // (stop_ms - start_ms) - total * (before_ms - start_ms) // (stop_ms - start_ms)
 
 
-def store(engine: Engine, machines: Sequence[Machine]) -> None:
-    """Store what the machines handed out, as the API does."""
-    parcels = [machine.parcel() for machine in machines]
+def store(engine: Engine, machines: Sequence[Machine], *, relayed: bool = False) -> None:
+    """Store what the machines handed out, as the API does: batch by batch, or as a relay merges them."""
+    bodies = [machine.body() for machine in machines]
+    now = datetime.now(UTC)
+    if relayed:
+        merged = together([msgspec.msgpack.decode(body, type=Batch) for body in bodies])
+        found = decode(merged, BATCHES, now, 300)
+    else:
+        found = [it for body in bodies for it in decode(body, MSGPACK, now, 300)]
+    parcels = [it for it in found if isinstance(it, Parcel)]
+    assert len(parcels) == len(machines), found
     writer = Store(engine, KEEP)
     receipts = writer.store(parcels)
     writer.close()

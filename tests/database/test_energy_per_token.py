@@ -333,6 +333,38 @@ def test_the_parts_of_energy_add_up_to_what_is_metered(
         embedded_server.drop(url)
 
 
+def test_a_relay_s_batches_say_the_same(engine: Engine, report: Report) -> None:
+    """Merged columns of nodes that serve something, something else, and nothing."""
+    scene = Scene(3)
+    chat, code = Vllm("chat"), Vllm("code")
+    machines = [
+        Machine("none", 2),
+        Machine("a", 2, engines=[chat]),
+        Machine("b", 3, engines=[code]),
+        Machine("last", 1),
+    ]
+    machines[1].serve(scene.start_ms, {1: local(chat)})
+    machines[2].serve(scene.start_ms, {0: local(code), 2: lent("chat")})
+
+    def work(_before_ms: int, _now_ms: int) -> None:
+        chat.generated_tokens += 10
+        code.generated_tokens += 20
+
+    def used_mj(machine: Machine, gpu: int, before_ms: int, now_ms: int) -> int:
+        return (100 + 10 * gpu + machines.index(machine)) * (now_ms - before_ms)
+
+    run(machines, scene.start_ms, scene.stop_ms, used_mj, work)
+    for machine in machines:
+        machine.end(scene.stop_ms)
+    store(engine, machines, relayed=True)
+    fold(engine, scene.stop_ms + MINUTE_MS)
+    found = of(report, "energy_per_token", scene.start_ms, scene.stop_ms)
+    assert found["chat", "gpu"]["energy_j"] == (111 + 122) * 180
+    assert found["code", "gpu"]["energy_j"] == 102 * 180
+    assert found["chat", "gpu"]["j_per_generated_token"] == pytest.approx(233 / 10)
+    assert found["code", "gpu"]["j_per_generated_token"] == pytest.approx(102 / 20)
+
+
 def test_prefill_and_decode_apart(engine: Engine, report: Report) -> None:
     """Prefill energy / prompt tokens, decode energy / generated tokens, and the sum / generated tokens."""
     scene = Scene(5)

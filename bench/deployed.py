@@ -1,0 +1,127 @@
+"""Deployments in a store as bench.stored fills it: python -m bench.deployed FOLDER adds them, or makes them anew.
+
+Their rollups alone, as folding would have left them: each deployment on GPUs of one model in one site, in every bucket,
+with figures that differ from one to the next and from bucket to bucket. Windows and assignments are not made.
+"""
+
+import argparse
+from datetime import datetime, timedelta
+from pathlib import Path
+from typing import Any
+
+import psycopg
+
+from api.deployment_sql import SERVED, USED
+from bench.stored import DAY, HOUR, MINUTE
+from gigawatch import database
+from gigawatch.embedded import EmbeddedServer, installations
+from gigawatch.schema import LATENCIES
+from migrations.run import migrate
+
+DEPLOYMENTS = 500
+GPUS, ENGINES = 300, 38
+BOUNDS = 22
+"""Of a histogram, as vLLM's have about."""
+DEPTHS = {"1m": (MINUTE, 1_440), "1h": (HOUR, 720), "1d": (DAY, 30)}
+
+
+def deploy(connection: "psycopg.Connection[Any]", count: int, end: datetime) -> None:
+    """Make the rollups of so many deployments, that end at a full minute."""
+    run = connection.execute
+    for group in ("deployment", "serving", "latency"):
+        for level in DEPTHS:
+            run(f"TRUNCATE gigawatch.{group}_{level}")
+    run("DELETE FROM gigawatch.deployment")
+    run("DELETE FROM gigawatch.latency_bounds")
+    run(
+        "INSERT INTO gigawatch.deployment (deployment_id, name, role) OVERRIDING SYSTEM VALUE"
+        " SELECT n, 'deployment-' || n, 'both' FROM generate_series(1, %s) AS n",
+        [count],
+    )
+    run(
+        "INSERT INTO gigawatch.latency_bounds (bounds_id, bounds_us) OVERRIDING SYSTEM VALUE"
+        " SELECT 1, array_agg(round(1000 * 1.6 ^ n)::bigint ORDER BY n) FROM generate_series(1, %s) AS n",
+        [BOUNDS],
+    )
+    for level, (width, buckets) in DEPTHS.items():
+        stop = end if level == "1m" else end.replace(minute=0) if level == "1h" else end.replace(hour=0, minute=0)
+        _fill(connection, level, width, buckets, count, stop)
+        run(
+            "INSERT INTO gigawatch.rollup (level, closed, folded, node_id) VALUES (%(level)s, %(at)s, %(at)s, 0)"
+            " ON CONFLICT (level) DO UPDATE SET closed = excluded.closed, folded = excluded.folded",
+            {"level": f"deployment_{level}", "at": stop},
+        )
+        run(f"VACUUM (ANALYZE) gigawatch.deployment_{level}, gigawatch.serving_{level}, gigawatch.latency_{level}")
+
+
+def _fill(
+    connection: "psycopg.Connection[Any]", level: str, width: timedelta, buckets: int, count: int, stop: datetime
+) -> None:
+    minutes = width // MINUTE
+    gpu_ms, engine_ms = 60_000 * minutes * GPUS, 60_000 * minutes * ENGINES
+    energy = f"(500 + d + back %% 7)::bigint * {gpu_ms}"
+    used = dict.fromkeys(USED, "0") | {
+        **dict.fromkeys(("expected_ms", "covered_ms", "energy_ms", "host_ms"), f"{gpu_ms}::bigint"),
+        "energy_mj": energy, "observed_mj": energy, "active_mj": f"(400 + d)::bigint * {gpu_ms}",
+        "host_mj": f"150::bigint * {gpu_ms}",
+    }  # fmt: skip
+    served = dict.fromkeys(SERVED, "0") | {
+        **dict.fromkeys(("covered_ms", "observed_ms", "active_ms"), f"{engine_ms}::bigint"),
+        **dict.fromkeys(("scrapes_taken", "scrapes_expected"), str(12 * minutes * ENGINES)),
+        "prompt_tokens": f"{1_000_000 * minutes}::bigint", "running_request_ms": f"40::bigint * {engine_ms}",
+        "generated_tokens": f"(500000 + d * 1000 + back)::bigint * {minutes}",
+        "requests_finished": str(3_000 * minutes), "running_requests_max": "64", "kv_cache_use_max_pm": "700",
+    }  # fmt: skip
+    of_deployment = "%(stop)s - (back + 1) * %(width)s, d, sites[1 + d %% cardinality(sites)]"
+    of_deployment += ", models[1 + d %% cardinality(models)]"
+    source = (
+        "generate_series(%(buckets)s - 1, 0, -1) AS back CROSS JOIN generate_series(1, %(count)s) AS d"
+        " CROSS JOIN (SELECT (SELECT array_agg(site_id ORDER BY site_id) FROM gigawatch.site) AS sites,"
+        " (SELECT array_agg(DISTINCT model) FROM gigawatch.gpu) AS models) AS places"
+    )
+    values = {"stop": stop, "width": width, "buckets": buckets, "count": count, "latencies": list(LATENCIES)}
+    key = "time, deployment_id, site_id, gpu_model"
+    connection.execute(
+        f"INSERT INTO gigawatch.deployment_{level} ({key}, whole, gpus, gpus_silent, {', '.join(used)})"
+        f" SELECT {of_deployment}, true, {GPUS}, 0, {', '.join(used.values())} FROM {source}",
+        values,
+    )
+    connection.execute(
+        f"INSERT INTO gigawatch.serving_{level} ({key}, engine, model, whole, {', '.join(served)})"
+        f" SELECT {of_deployment}, 'vllm', 'model-' || d %% 40, true, {', '.join(served.values())} FROM {source}",
+        values,
+    )
+    counts = (
+        f"(SELECT array_agg((k * 7919 + d * 31) %% 997 * {minutes}::bigint) FROM generate_series(1, {BOUNDS + 1}) k)"
+    )
+    connection.execute(
+        f"INSERT INTO gigawatch.latency_{level} ({key}, model, latency, bounds_id, counts)"
+        f" SELECT {of_deployment}, 'model-' || d %% 40, latency, 1, {counts}"
+        f" FROM {source} CROSS JOIN unnest(%(latencies)s::text[]) AS latency",
+        values,
+    )
+
+
+def main() -> None:
+    """Add them to a store in a folder, and leave it stopped."""
+    parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
+    parser.add_argument("folder", type=Path)
+    parser.add_argument("--deployments", type=int, default=DEPLOYMENTS)
+    options = parser.parse_args()
+    with EmbeddedServer(options.folder, installations()[0]) as server:
+        engine = database.engine(server.url)
+        migrate(engine)
+        raw = engine.raw_connection()
+        connection = raw.driver_connection
+        assert isinstance(connection, psycopg.Connection)
+        raw.detach()
+        connection.autocommit = True
+        row = connection.execute("SELECT folded FROM gigawatch.rollup WHERE level = '1m'").fetchone()
+        assert row is not None
+        deploy(connection, options.deployments, row[0])
+        connection.close()
+        engine.dispose()
+
+
+if __name__ == "__main__":
+    main()

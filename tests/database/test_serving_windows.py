@@ -1,0 +1,103 @@
+"""Serving windows at the door: good ones are stored once, bad ones refused by field, and nothing else is lost."""
+
+import json
+from collections.abc import Iterator
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import pytest
+from sqlalchemy import Engine, text
+
+from gigawatch.records import Assignment, GpuWindow, Latencies, ServingWindow
+from gigawatch.wire import JSON
+from tests.servers import Api, running_api
+
+
+@pytest.fixture
+def api(database_url: str, tmp_path: Path) -> Iterator[Api]:
+    with running_api(database_url, tmp_path / "api.log") as api:
+        yield api
+
+
+def minute() -> datetime:
+    """The start of the last full minute but one."""
+    return datetime.now(UTC).replace(second=0, microsecond=0) - timedelta(minutes=2)
+
+
+def window(**values: Any) -> dict[str, Any]:
+    """A serving window as JSON has it."""
+    known = ServingWindow(
+        deployment="chat", endpoint="127.0.0.1:8000", engine="vllm", model="m", start=minute(), covered_ms=10_000,
+        observed_ms=10_000, scrapes_taken=2, scrapes_expected=2, generated_tokens=100, active_ms=10_000,
+        time_to_first_token=Latencies(bounds_us=(1_000, 2_000), counts=(1, 2, 3)),
+    )  # fmt: skip
+    plain: dict[str, Any] = msgspec.to_builtins(known)
+    return {**plain, **values}
+
+
+def post(api: Api, **items: Any) -> dict[str, Any]:
+    batch = {"machine_id": "machine-1", "sent_at": datetime.now(UTC).isoformat(), **items}
+    with api.client("agent") as client:
+        response = client.post(
+            "/api/v1/batches", content=json.dumps(batch, default=str), headers={"Content-Type": JSON}
+        )
+    assert response.status_code == 200, response.text
+    answer: dict[str, Any] = response.json()
+    return answer
+
+
+def rows(engine: Engine, sql: str) -> list[Any]:
+    with engine.connect() as connection:
+        return list(connection.execute(text(sql)).all())
+
+
+def test_what_is_sent_is_stored_once(api: Api, engine: Engine) -> None:
+    serves = (Assignment(deployment="chat", endpoint="127.0.0.1:8000"),)
+    gpu = GpuWindow(
+        gpu_uuid="GPU-1", start=minute(), covered_ms=10_000, ticks_taken=10, ticks_expected=10, serves=serves
+    )  # fmt: skip
+    answer = post(api, gpu_windows=[msgspec.to_builtins(gpu)], serving_windows=[window(), window(model=None)])
+    assert (answer["gpu_windows"], answer["serving_windows"], answer["refused"]) == (1, 2, [])
+    stored = "SELECT model, generated_tokens, time_to_first_token_counts FROM gigawatch.serving_window ORDER BY model"
+    assert rows(engine, stored) == [("", 100, [1, 2, 3]), ("m", 100, [1, 2, 3])]
+    assert rows(engine, "SELECT bounds_us FROM gigawatch.latency_bounds") == [([1_000, 2_000],)]
+    assert rows(
+        engine,
+        "SELECT name, role, endpoints FROM expanded.gpu_window JOIN gigawatch.assignment USING (assignment_id)"
+        " JOIN gigawatch.deployment ON deployment_id = deployment_ids[1]",
+    ) == [("chat", "both", ["127.0.0.1:8000"])]
+    answer = post(api, serving_windows=[window(), window(model="other")])
+    assert answer["serving_windows"] == 1
+    assert [it["where"] for it in answer["refused"]] == ["serving_windows"]
+    assert len(rows(engine, stored)) == 3
+
+
+@pytest.mark.parametrize(
+    ("wrong", "where"),
+    [
+        ({"covered_ms": 60_000, "start": (minute() + timedelta(seconds=1)).isoformat()}, "covered_ms"),
+        ({"start": (datetime.now(UTC) + timedelta(hours=1)).replace(second=0, microsecond=0).isoformat()}, "start"),
+        ({"start": (minute() - timedelta(days=9)).isoformat()}, "start"),
+        ({"observed_ms": 10_001}, "observed_ms"),
+        ({"observed_ms": 5_000}, "active_ms"),
+        ({"generated_tokens": 10**13}, "generated_tokens"),
+        ({"generated_tokens": -1}, "generated_tokens"),
+        ({"time_to_first_token": {"bounds_us": [1], "counts": [10**13, 0]}}, "time_to_first_token.counts"),
+        ({"time_to_first_token": {"bounds_us": [2, 1], "counts": [0, 0, 0]}}, "time_to_first_token"),
+        ({"time_to_first_token": {"bounds_us": [1], "counts": [0]}}, "time_to_first_token"),
+        ({"deployment": ""}, "deployment"),
+        ({"deployment": "a\x00b"}, "deployment"),
+        ({"role": "other"}, "role"),
+    ],
+    ids=str,
+)
+def test_a_wrong_window_is_refused_by_its_field_and_alone(
+    api: Api, engine: Engine, wrong: dict[str, Any], where: str
+) -> None:
+    answer = post(api, serving_windows=[window(), window(model="wrong", **wrong)])
+    assert answer["serving_windows"] == 1
+    (refusal,) = answer["refused"]
+    assert refusal["where"] == f"serving_windows[1].{where}"
+    assert rows(engine, "SELECT model FROM gigawatch.serving_window") == [("m",)]
