@@ -7,6 +7,7 @@ exact integral of the power reported tick by tick, and a node's total is the exa
 import math
 from datetime import UTC, datetime
 
+import msgspec
 from msgspec import Struct
 
 from collector.simulated import hardware
@@ -14,6 +15,7 @@ from collector.simulated.chance import WHITE, digest, normal, uniform
 from collector.simulated.faults import MINUTE_S, Faults
 from collector.simulated.fleet import Node
 from collector.simulated.load import HOUR_S, IDLE, Load, day_curve, work_of
+from collector.simulated.serving import Deployment, served_by
 from gigawatch import __version__
 from gigawatch.records import (
     EnergyMethod,
@@ -24,6 +26,7 @@ from gigawatch.records import (
     Inventory,
     NodeWindow,
     Process,
+    ServingWindow,
     Severity,
 )
 from gigawatch.units import MILLISECONDS_PER_SECOND, MILLIWATTS_PER_WATT, PER_MILLE
@@ -45,6 +48,7 @@ class Parcel(Struct, kw_only=True):
     inventory: Inventory | None = None
     gpu_windows: list[GpuWindow] = []
     node_windows: list[NodeWindow] = []
+    serving_windows: list[ServingWindow] = []
     events: list[Event] = []
     health: list[GpuHealth] = []
 
@@ -53,6 +57,7 @@ class Parcel(Struct, kw_only=True):
         self.inventory = other.inventory or self.inventory
         self.gpu_windows += other.gpu_windows
         self.node_windows += other.node_windows
+        self.serving_windows += other.serving_windows
         self.events += other.events
         self.health += other.health
 
@@ -167,11 +172,20 @@ class SimulatedGpu:
 
 
 class SimulatedNode:
-    """One node with its GPUs: windows must be asked for one after another."""
+    """One node with its GPUs: windows must be asked for one after another.
 
-    def __init__(self, node: Node, faults: Faults, seed: int) -> None:
+    Args:
+        node: as it was bought and placed.
+        faults: what goes wrong with it.
+        seed: the fleet's.
+        serving: whether it serves a deployment, where such GPUs were measured.
+    """
+
+    def __init__(self, node: Node, faults: Faults, seed: int, *, serving: bool = False) -> None:
         self.node = node
         self.faults = faults
+        served = served_by(node) if serving else None
+        self._deployment = None if served is None else Deployment(served, len(node.gpu_uuids))
         self._work = work_of(node, seed)
         hot = faults.hot
         self._gpus = [
@@ -246,8 +260,16 @@ class SimulatedNode:
         lost = self.faults.lost
         present = [gpu for index, gpu in enumerate(self._gpus) if lost is None or lost[0] != index or start_s < lost[1]]
         gpu_windows = [gpu.run(ticks, node_mw) for gpu in present]
+        serving_windows = []
+        if self._deployment is not None:
+            serves = (self._deployment.assignment,)
+            gpu_windows = [msgspec.structs.replace(it, serves=serves) for it in gpu_windows]
+            energy_mj = sum(it.energy_mj or 0 for it in gpu_windows)
+            length_ms = length_s * MILLISECONDS_PER_SECOND
+            serving_windows.append(self._deployment.window(ticks.start, length_ms, ticks.loads, energy_mj))
         return Parcel(
             gpu_windows=gpu_windows,
+            serving_windows=serving_windows,
             node_windows=[self._node_window(ticks, node_mw, len(present))],
             events=self._events(start_s, length_s),
             health=[

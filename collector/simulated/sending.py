@@ -162,6 +162,7 @@ class Outbox:
                     inventory=parcel.inventory,
                     gpu_windows=parcel.gpu_windows,
                     node_windows=parcel.node_windows,
+                    serving_windows=parcel.serving_windows,
                     events=parcel.events,
                     health=parcel.health,
                 )
@@ -239,7 +240,7 @@ class Simulation:
         self._sleep = sleep
         self._retry = Retry(clock)
         members = [
-            (SimulatedNode(node, of_node, seed), Outbox(node, of_node, self.totals))
+            (SimulatedNode(node, of_node, seed, serving=True), Outbox(node, of_node, self.totals))
             for node, of_node in zip(fleet, faults, strict=True)
         ]
         # A node that is off by now goes first: it counts as silent a minute after its last batch.

@@ -32,7 +32,7 @@ BOUNDARIES: dict[Boundary, str] = {"gpu": "GPU", "it": "IT", "facility": "Facili
 COVERS: dict[Boundary, str] = {
     "gpu": BOUNDARY,
     "it": "IT equipment (boundary: it): GPUs, and their share of what their nodes use beside them",
-    "facility": "The whole facility (boundary: facility): energy of the IT equipment times the site's PUE",
+    "facility": "The whole facility (boundary: facility): energy of the IT equipment times the site's configured PUE",
 }
 UNKNOWN_AT: dict[Boundary, str] = {
     "gpu": "No GPU's energy is known in this period.",
