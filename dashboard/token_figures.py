@@ -3,7 +3,6 @@
 from collections import defaultdict
 from collections.abc import Callable, Mapping, Sequence
 from datetime import datetime
-from typing import Any
 
 from dashboard import quantities
 from dashboard.figures import lines
@@ -67,18 +66,27 @@ def trend(rows: Sequence[EnergyPerToken], boundary: Boundary, period: Period, th
     return Chart(figure, said + gaps_in_words(coverage))
 
 
-def _nothing(rows: Sequence[Any], boundary: Boundary) -> str:
-    return f"No figure at boundary {boundary}" if rows else "No data in this period"
+def _nothing(rows: Sequence[EnergyPerToken], boundary: Boundary) -> str:
+    """Why there is no figure."""
+    if not rows:
+        return "No data in this period"
+    return "No token was generated" if any(row.energy_j for row in rows) else f"No figure at boundary {boundary}"
+
+
+def _from_zero(drawn: Chart) -> Chart:
+    drawn.figure.lay_out(yaxis={"rangemode": "tozero"})
+    return drawn
 
 
 def generated(rows: Sequence[EnergyPerToken], period: Period, theme: Theme) -> Chart:
     """Generated tokens per second over time."""
     table = {row.time: row.generated_tokens_per_s for row in rows}
     series = [Series("Tokens/s", [table.get(time) for time in bins(period)])]
-    return lines(
+    drawn = lines(
         series, period, theme, unit="tokens/s", title="Generated tokens",
         words=lambda value: quantities.digits(value, "tokens/s"), scaled=True,
     )  # fmt: skip
+    return _from_zero(drawn)
 
 
 def served(
@@ -96,9 +104,10 @@ def served(
     table = {row.time: row for row in rows}
     found = [table.get(time) for time in bins(period)]
     series = [Series(name, [value(row) if row else None for row in found]) for name, value in of.items()]
-    return lines(
+    drawn = lines(
         [it for it in series if any_known(it.values)], period, theme, unit=unit, words=words, title=title, top=top
     )
+    return _from_zero(drawn)
 
 
 def energy_parts(rows: Sequence[Idle], period: Period, theme: Theme) -> Chart:
@@ -186,7 +195,7 @@ def trade_off(rows: Sequence[Row], boundary: Boundary, wait: Wait, links: Callab
         legend={"y": 1.04},
     )  # fmt: skip
     if not shown:
-        nothing = _nothing(rows, boundary)
+        nothing = _nothing([row.energy for row in rows], boundary)
         say_empty(figure, theme, nothing)
         figure.lay_out(xaxis={"showticklabels": False, "title": {"text": ""}})
         return Chart(figure, f"Energy per token against the time to first token. {nothing}.")

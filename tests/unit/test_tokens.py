@@ -192,6 +192,7 @@ def test_where_there_is_nothing_figures_say_why(name: theme.ThemeName) -> None:
         (token_figures.energy_parts([], PERIOD, chosen), "No data in this period"),
         (token_figures.trade_off([], "gpu", "p50", str, chosen), "No data in this period"),
         (token_figures.trade_off([row("a", None, 1.0)], "it", "p50", str, chosen), "No figure at boundary it"),
+        (token_figures.trend([energy(energy_j=9.0)], "gpu", PERIOD, chosen), "No token was generated"),
         (token_figures.generated([], PERIOD, chosen), "No data in this period"),
     ):
         assert [note.text for note in plotly(drawn).layout.annotations] == [said]
