@@ -5,7 +5,10 @@ import socket
 import threading
 import time
 from pathlib import Path
+from typing import TYPE_CHECKING
 
+from collector.assignments.assigner import Assigner
+from collector.assignments.discovery import Discovery
 from collector.client import Client, greet, utc_now
 from collector.node import Node, Records
 from collector.sender import Sender
@@ -16,6 +19,9 @@ from gigawatch.records import Event, Severity
 from gigawatch.settings import Settings
 from gigawatch.units import MILLISECONDS_PER_SECOND
 from gigawatch.wire import Batch, encode
+
+if TYPE_CHECKING:
+    from collector.engines.scraper import Engines
 
 HUNG_AFTER_S = 10.0
 MOST_HELD_WINDOWS = 100_000
@@ -51,11 +57,11 @@ class Agent:
     """One agent on one node.
 
     Args:
-        settings: all settings; sections agent and store matter.
+        settings: all settings; sections agent, store, engines and assignments matter.
         host: the node itself.
 
     Raises:
-        GigawatchError: the spool is in use, the token is refused, or the clock is off.
+        GigawatchError: the spool is in use, the token is refused, the clock is off, or an engine is not known.
     """
 
     def __init__(self, settings: Settings, host: Host) -> None:
@@ -66,6 +72,8 @@ class Agent:
         self._clock = Clock()
         self._wake = threading.Event()
         self._ending = threading.Event()
+        self._engines = _engines(settings, self._clock)
+        discovery = Discovery(settings)
         self._client = Client(settings.agent)
         greet(self._client)
         self._spool = Spool(
@@ -76,6 +84,7 @@ class Agent:
         self._sender = Sender(self._spool, self._client, self._report)
         checkpoint = self._spool.checkpoint()
         same_boot = checkpoint is not None and checkpoint.boot_id == self._boot_id
+        before = checkpoint.serves if checkpoint and same_boot else {}
         self._node = Node(
             settings.agent,
             host,
@@ -84,7 +93,9 @@ class Agent:
             self._wake.set,
             checkpoint.marks if checkpoint and same_boot else None,
             checkpoint.gpus if checkpoint and same_boot else (),
+            before,
         )
+        self._assigner = Assigner(settings, discovery, before, self._report)
         self._held = Records()
         self._lost_windows = 0
         self._closed_ms = checkpoint.closed_ms if checkpoint else 0
@@ -96,6 +107,8 @@ class Agent:
         """Work until stop() is called; then hand out what is open, and send what can be sent at once."""
         self._sender.start()
         self._watchdog.start()
+        if self._engines:
+            self._engines.start()
         at_ms = 0
         while not self._ending.is_set():
             at_ms = self._tick()
@@ -103,6 +116,8 @@ class Agent:
             self._wait_for_next_tick()
         if at_ms:
             self._flush(at_ms, stop=True)
+        if self._engines:
+            self._engines.shut()
         self._node.shut()
         self._sender.finish(FINISH_S)
         self._spool.close()
@@ -119,9 +134,14 @@ class Agent:
             before_ms = at_ms - stepped_ms
             self._flush(before_ms, stop=True)
             self._node.shift(stepped_ms, at_ms)
+            if self._engines:
+                self._engines.shift(stepped_ms)
+        if self._engines:
+            self._engines.tick(at_ms)
         self._reading_since_s = time.monotonic()
         self._node.tick(at_ms)
         self._reading_since_s = None
+        self._node.assign(at_ms, self._assigner.find(self._node.gpus, self._node.pids))
         return at_ms
 
     def _wait_for_next_tick(self) -> None:
@@ -137,13 +157,17 @@ class Agent:
     def _flush(self, until_ms: int, *, stop: bool = False) -> None:
         """Spool the windows that are over, with everything else that came up."""
         gpu_windows, node_windows = self._node.close(until_ms, stop=stop)
+        serving_windows = self._engines.close(until_ms, stop=stop) if self._engines else []
         inventory, events, health = self._node.take()
+        if self._engines:
+            events += self._engines.take()
         self._closed_ms = until_ms
         self._store(
             Records(
                 inventory=inventory,
                 gpu_windows=gpu_windows,
                 node_windows=node_windows,
+                serving_windows=serving_windows,
                 events=events,
                 health=health,
             ),
@@ -176,7 +200,7 @@ class Agent:
             events=records.events,
             health=records.health,
         )
-        checkpoint = Checkpoint(self._boot_id, self._closed_ms, self._node.marks(), self._node.gpus)
+        checkpoint = Checkpoint(self._boot_id, self._closed_ms, self._node.marks(), self._node.gpus, self._node.serves)
         try:
             dropped = self._spool.append(
                 body, len(records.gpu_windows), checkpoint if with_checkpoint or held else None
@@ -253,3 +277,12 @@ class Agent:
             if not same_boot:
                 message += ", before a reboot: the energy between is unknown"
         self._node.add_event(now_ms, "agent_started", Severity.INFO, message)
+
+
+def _engines(settings: Settings, clock: Clock) -> "Engines | None":
+    """The engines of the settings; None where there are none, which spares their parser's memory."""
+    if not settings.engines:
+        return None
+    from collector.engines.scraper import Engines  # noqa: PLC0415
+
+    return Engines(settings.engines, settings.agent.window_s * MILLISECONDS_PER_SECOND, clock.now_ms()[0])

@@ -25,6 +25,7 @@ from gigawatch.records import (
     GpuWindow,
     Inventory,
     NodeWindow,
+    Role,
     ServingWindow,
     Severity,
 )
@@ -67,6 +68,7 @@ class Node:
         wake: called, from another thread, when an event came in.
         marks: up to where an earlier agent handed out energy, by GPU.
         known: GPUs that the node is known to have; one that is lost now would not be found.
+        serves: what GPUs served, by UUID, when an earlier agent ended.
     """
 
     def __init__(
@@ -78,6 +80,7 @@ class Node:
         wake: Callable[[], None] = lambda: None,
         marks: dict[str, Mark] | None = None,
         known: Sequence[Gpu] = (),
+        serves: Mapping[str, tuple[Assignment, ...]] | None = None,
     ) -> None:
         self._agent = agent
         self._host = host
@@ -89,7 +92,10 @@ class Node:
         self._marks = dict(marks or {})
         self._known = {gpu.uuid: gpu for gpu in known}
         self._folders: dict[str, GpuFolder] = {}
-        self._serves: Mapping[str, tuple[Assignment, ...]] = {}
+        self.serves: Mapping[str, tuple[Assignment, ...]] = serves or {}
+        """What GPUs serve, by UUID."""
+        self.pids: Mapping[str, frozenset[int]] = {}
+        """Processes on each GPU, by UUID, as they were read last; replaced when it changes."""
         self._over: list[GpuWindow] = []
         self._node_folder = NodeFolder(self._window_ms, self._tick_ms)
         self._listener: Listener | None = None
@@ -122,7 +128,7 @@ class Node:
                     self._tick_ms,
                     self._marks.pop(reading.uuid, None),
                 )
-                folder.serves = self._serves.get(reading.uuid, ())
+                folder.serves = self.serves.get(reading.uuid, ())
             self._events.extend(folder.add(at_ms, reading))
         powers = [reading.power_mw for reading in readings]
         complete = len(readings) == len(self._known) and None not in powers
@@ -145,7 +151,14 @@ class Node:
 
         Windows of a GPU that moved end here, so that each millijoule is that of the deployment that used it.
         """
-        self._serves = serves
+        if serves == self.serves:
+            return
+        before, self.serves = self.serves, serves
+        for uuid in sorted({*before, *serves}):
+            if before.get(uuid, ()) != serves.get(uuid, ()):
+                now_named, before_named = (_named(it.get(uuid, ())) for it in (serves, before))
+                message = f"{self._name(uuid)} serves {now_named}; before, {before_named}"
+                self.add_event(at_ms, "assignment_changed", Severity.INFO, message, uuid)
         for uuid, folder in self._folders.items():
             if folder.serves != serves.get(uuid, ()):
                 self._over += folder.close(at_ms, stop=True)
@@ -297,6 +310,9 @@ class Node:
             device.lost = True
             self._lose_gpu(at_ms, device.uuid)
             return
+        on_it = frozenset(process.pid for process in health.processes or ())
+        if self.pids.get(device.uuid) != on_it:
+            self.pids = {**self.pids, device.uuid: on_it}
         sent, sent_s = self._health_sent.get(device.uuid, (None, 0.0))
         changed = sent is None or msgspec.structs.replace(health, time=sent.time) != sent
         if changed or time.monotonic() - sent_s > HEALTH_REPEAT_S:
@@ -389,3 +405,16 @@ class Listener(threading.Thread):
 
 def _mig(gpu: Gpu) -> tuple[bool | None, tuple[str, ...]]:
     return gpu.mig_enabled, tuple(instance.uuid for instance in gpu.mig_instances)
+
+
+def _named(assignments: tuple[Assignment, ...]) -> str:
+    """What is served, in words."""
+    return (
+        ", ".join(
+            it.deployment
+            + ("" if it.role is Role.BOTH else f" ({it.role})")
+            + (f" by {it.endpoint}" if it.endpoint else "")
+            for it in assignments
+        )
+        or "nothing"
+    )

@@ -2,6 +2,7 @@
 
 from collections import Counter
 
+from collector.engines.address import LONGEST_NAME
 from collector.engines.catalogue import TOKENS
 from collector.engines.folder import Bucket, Folder, longest_step_ms
 from collector.engines.growth import Change, Counters
@@ -11,7 +12,6 @@ from gigawatch.records import Event, ServingWindow, Severity
 from gigawatch.settings import Engine as Settings
 from gigawatch.units import MILLISECONDS_PER_MINUTE, MILLISECONDS_PER_SECOND
 
-LONGEST_NAME = 200
 REPEAT_MS = 10 * MILLISECONDS_PER_MINUTE
 """How often a reset is told of an engine whose counters fall again and again."""
 
@@ -28,7 +28,7 @@ class Endpoint:
 
     def __init__(self, settings: Settings, address: str, window_ms: int, at_ms: int) -> None:
         self._settings = settings
-        self._address = address[:LONGEST_NAME]
+        self._address = address
         self._window_ms = window_ms
         self._counters = Counters()
         self._folders: dict[tuple[str, str | None], Folder] = {}
