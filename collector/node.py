@@ -12,6 +12,7 @@ from datetime import datetime
 import msgspec
 from msgspec import Struct
 
+from collector.assignments.configured import in_words
 from collector.client import utc_now
 from collector.sources.host import Host
 from collector.sources.nvml import Device, DriverGone, GpuLost, GpuReading, Nvml, describe_event
@@ -25,7 +26,6 @@ from gigawatch.records import (
     GpuWindow,
     Inventory,
     NodeWindow,
-    Role,
     ServingWindow,
     Severity,
 )
@@ -156,7 +156,7 @@ class Node:
         before, self.serves = self.serves, serves
         for uuid in sorted({*before, *serves}):
             if before.get(uuid, ()) != serves.get(uuid, ()):
-                now_named, before_named = (_named(it.get(uuid, ())) for it in (serves, before))
+                now_named, before_named = (in_words(it.get(uuid, ())) for it in (serves, before))
                 message = f"{self._name(uuid)} serves {now_named}; before, {before_named}"
                 self.add_event(at_ms, "assignment_changed", Severity.INFO, message, uuid)
         for uuid, folder in self._folders.items():
@@ -405,16 +405,3 @@ class Listener(threading.Thread):
 
 def _mig(gpu: Gpu) -> tuple[bool | None, tuple[str, ...]]:
     return gpu.mig_enabled, tuple(instance.uuid for instance in gpu.mig_instances)
-
-
-def _named(assignments: tuple[Assignment, ...]) -> str:
-    """What is served, in words."""
-    return (
-        ", ".join(
-            it.deployment
-            + ("" if it.role is Role.BOTH else f" ({it.role})")
-            + (f" by {it.endpoint}" if it.endpoint else "")
-            for it in assignments
-        )
-        or "nothing"
-    )

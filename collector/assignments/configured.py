@@ -4,7 +4,7 @@ from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 
 from collector.engines.address import endpoint_of
-from gigawatch.records import Assignment, Gpu
+from gigawatch.records import Assignment, Gpu, Role
 from gigawatch.settings import Settings
 
 Serves = Mapping[str, tuple[Assignment, ...]]
@@ -14,6 +14,19 @@ Serves = Mapping[str, tuple[Assignment, ...]]
 def in_order(assignments: Iterable[Assignment]) -> tuple[Assignment, ...]:
     """Each once, and always in the same order."""
     return tuple(sorted(set(assignments), key=lambda it: (it.deployment, it.role, it.endpoint or "")))
+
+
+def in_words(assignments: tuple[Assignment, ...]) -> str:
+    """What a GPU serves."""
+    return (
+        ", ".join(
+            it.deployment
+            + ("" if it.role is Role.BOTH else f" ({it.role})")
+            + (f" by {it.endpoint}" if it.endpoint else "")
+            for it in assignments
+        )
+        or "nothing"
+    )
 
 
 class Configured:
