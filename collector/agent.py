@@ -7,7 +7,8 @@ import time
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from collector.assignments import Assignments
+from collector.assignments.assigner import Assigner
+from collector.assignments.discovery import Discovery
 from collector.client import Client, greet, utc_now
 from collector.node import Node, Records
 from collector.sender import Sender
@@ -56,11 +57,11 @@ class Agent:
     """One agent on one node.
 
     Args:
-        settings: all settings; sections agent and store matter.
+        settings: all settings; sections agent, store, engines and assignments matter.
         host: the node itself.
 
     Raises:
-        GigawatchError: the spool is in use, the token is refused, or the clock is off.
+        GigawatchError: the spool is in use, the token is refused, the clock is off, or an engine is not known.
     """
 
     def __init__(self, settings: Settings, host: Host) -> None:
@@ -71,6 +72,8 @@ class Agent:
         self._clock = Clock()
         self._wake = threading.Event()
         self._ending = threading.Event()
+        self._engines = _engines(settings, self._clock)
+        discovery = Discovery(settings)
         self._client = Client(settings.agent)
         greet(self._client)
         self._spool = Spool(
@@ -81,6 +84,7 @@ class Agent:
         self._sender = Sender(self._spool, self._client, self._report)
         checkpoint = self._spool.checkpoint()
         same_boot = checkpoint is not None and checkpoint.boot_id == self._boot_id
+        before = checkpoint.serves if checkpoint and same_boot else {}
         self._node = Node(
             settings.agent,
             host,
@@ -89,10 +93,9 @@ class Agent:
             self._wake.set,
             checkpoint.marks if checkpoint and same_boot else None,
             checkpoint.gpus if checkpoint and same_boot else (),
+            before,
         )
-        self._assignments = Assignments(settings)
-        self._unknown_gpus: list[str] = []
-        self._engines = self._read_engines(settings)
+        self._assigner = Assigner(settings, discovery, before, self._report)
         self._held = Records()
         self._lost_windows = 0
         self._closed_ms = checkpoint.closed_ms if checkpoint else 0
@@ -104,8 +107,7 @@ class Agent:
         """Work until stop() is called; then hand out what is open, and send what can be sent at once."""
         self._sender.start()
         self._watchdog.start()
-        self._assignments.start()
-        if self._engines is not None:
+        if self._engines:
             self._engines.start()
         at_ms = 0
         while not self._ending.is_set():
@@ -114,10 +116,9 @@ class Agent:
             self._wait_for_next_tick()
         if at_ms:
             self._flush(at_ms, stop=True)
-        self._node.shut()
-        self._assignments.stop()
-        if self._engines is not None:
+        if self._engines:
             self._engines.shut()
+        self._node.shut()
         self._sender.finish(FINISH_S)
         self._spool.close()
         self._client.close()
@@ -133,38 +134,15 @@ class Agent:
             before_ms = at_ms - stepped_ms
             self._flush(before_ms, stop=True)
             self._node.shift(stepped_ms, at_ms)
-            if self._engines is not None:
+            if self._engines:
                 self._engines.shift(stepped_ms)
-        if self._engines is not None:
+        if self._engines:
             self._engines.tick(at_ms)
         self._reading_since_s = time.monotonic()
         self._node.tick(at_ms)
         self._reading_since_s = None
-        self._assign(at_ms)
+        self._node.assign(at_ms, self._assigner.find(self._node.gpus, self._node.pids))
         return at_ms
-
-    def _assign(self, at_ms: int) -> None:
-        """Let the GPUs' windows say what they serve from now on."""
-        gpus = self._node.gpus
-        self._node.assign(at_ms, self._assignments.look(gpus, self._node.pids))
-        unknown = self._assignments.unknown(gpus) if gpus else []
-        if unknown != self._unknown_gpus:
-            self._unknown_gpus = unknown
-            if unknown:
-                self._node.add_event(
-                    at_ms, "assignment_unknown", Severity.WARNING,
-                    f"This node has no GPU {', '.join(unknown)}, which [[engines]] or [[assignments]] name:"
-                    " `gigawatch collect --once` lists those it has",
-                )  # fmt: skip
-
-    def _read_engines(self, settings: Settings) -> "Engines | None":
-        """The readers of the engines that the settings name; without any, their parser is not even loaded."""
-        if not settings.engines:
-            return None
-        from collector.engines.scraper import Engines  # noqa: PLC0415 # as said above: it takes a mebibyte
-
-        now_ms, _ = self._clock.now_ms()
-        return Engines(settings.engines, settings.agent.window_s * MILLISECONDS_PER_SECOND, now_ms)
 
     def _wait_for_next_tick(self) -> None:
         """Wait until the next multiple of the tick in UTC, sending events that come in meanwhile."""
@@ -179,9 +157,10 @@ class Agent:
     def _flush(self, until_ms: int, *, stop: bool = False) -> None:
         """Spool the windows that are over, with everything else that came up."""
         gpu_windows, node_windows = self._node.close(until_ms, stop=stop)
-        serving_windows = [] if self._engines is None else self._engines.close(until_ms, stop=stop)
+        serving_windows = self._engines.close(until_ms, stop=stop) if self._engines else []
         inventory, events, health = self._node.take()
-        events += [] if self._engines is None else self._engines.take()
+        if self._engines:
+            events += self._engines.take()
         self._closed_ms = until_ms
         self._store(
             Records(
@@ -221,7 +200,7 @@ class Agent:
             events=records.events,
             health=records.health,
         )
-        checkpoint = Checkpoint(self._boot_id, self._closed_ms, self._node.marks(), self._node.gpus)
+        checkpoint = Checkpoint(self._boot_id, self._closed_ms, self._node.marks(), self._node.gpus, self._node.serves)
         try:
             dropped = self._spool.append(
                 body, len(records.gpu_windows), checkpoint if with_checkpoint or held else None
@@ -298,3 +277,12 @@ class Agent:
             if not same_boot:
                 message += ", before a reboot: the energy between is unknown"
         self._node.add_event(now_ms, "agent_started", Severity.INFO, message)
+
+
+def _engines(settings: Settings, clock: Clock) -> "Engines | None":
+    """The engines of the settings; None where there are none, which spares their parser's memory."""
+    if not settings.engines:
+        return None
+    from collector.engines.scraper import Engines  # noqa: PLC0415
+
+    return Engines(settings.engines, settings.agent.window_s * MILLISECONDS_PER_SECOND, clock.now_ms()[0])

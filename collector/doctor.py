@@ -5,9 +5,9 @@ from pathlib import Path
 from typing import Literal
 
 import pynvml
-from msgspec import Struct
 
 from collector.client import Client, ServerUnreachable, utc_now
+from collector.finding import Finding
 from collector.sources.host import Host
 from collector.sources.nvml import DriverGone, GpuLost, GpuReading, Nvml
 from gigawatch.errors import GigawatchError
@@ -18,18 +18,14 @@ from gigawatch.units import BYTES_PER_MIB
 FLAGGED_OFFSET_S = 2.0
 
 
-class Finding(Struct, frozen=True, omit_defaults=True):
-    """One thing that was looked at."""
-
-    subject: str
-    level: Literal["good", "note", "bad"]
-    text: str
-    remedy: str = ""
-
-
 def examine(settings: Settings, host: Host, nvml: Nvml) -> list[Finding]:
     """Look at everything that the agent uses."""
-    return [*_driver(nvml), *_host(host), *_spool(settings), *_server(settings)]
+    findings = [*_driver(nvml), *_host(host), *_spool(settings), *_server(settings)]
+    if settings.engines or settings.assignments or {"slurm", "kubernetes"} & {*settings.agent.discover}:
+        from collector.assignments.doctor import examine_assignments  # noqa: PLC0415 # it loads the engines' parser
+
+        findings += examine_assignments(settings, nvml)
+    return findings
 
 
 def format_findings(findings: list[Finding]) -> str:

@@ -12,6 +12,7 @@ from datetime import datetime
 import msgspec
 from msgspec import Struct
 
+from collector.assignments.configured import in_words
 from collector.client import utc_now
 from collector.sources.host import Host
 from collector.sources.nvml import Device, DriverGone, GpuLost, GpuReading, Nvml, describe_event
@@ -67,6 +68,7 @@ class Node:
         wake: called, from another thread, when an event came in.
         marks: up to where an earlier agent handed out energy, by GPU.
         known: GPUs that the node is known to have; one that is lost now would not be found.
+        serves: what GPUs served, by UUID, when an earlier agent ended.
     """
 
     def __init__(
@@ -78,6 +80,7 @@ class Node:
         wake: Callable[[], None] = lambda: None,
         marks: dict[str, Mark] | None = None,
         known: Sequence[Gpu] = (),
+        serves: Mapping[str, tuple[Assignment, ...]] | None = None,
     ) -> None:
         self._agent = agent
         self._host = host
@@ -89,7 +92,10 @@ class Node:
         self._marks = dict(marks or {})
         self._known = {gpu.uuid: gpu for gpu in known}
         self._folders: dict[str, GpuFolder] = {}
-        self._serves: Mapping[str, tuple[Assignment, ...]] = {}
+        self.serves: Mapping[str, tuple[Assignment, ...]] = serves or {}
+        """What GPUs serve, by UUID."""
+        self.pids: Mapping[str, frozenset[int]] = {}
+        """Processes on each GPU, by UUID, as they were read last; replaced when it changes."""
         self._over: list[GpuWindow] = []
         self._node_folder = NodeFolder(self._window_ms, self._tick_ms)
         self._listener: Listener | None = None
@@ -109,14 +115,6 @@ class Node:
         """GPUs that the node is known to have, the lost ones too."""
         return tuple(sorted(self._known.values(), key=lambda gpu: gpu.index))
 
-    @property
-    def pids(self) -> dict[str, frozenset[int]]:
-        """Processes on each GPU, by UUID, as they were last read."""
-        return {
-            uuid: frozenset(process.pid for process in health.processes or ())
-            for uuid, (health, _) in self._health_sent.items()
-        }
-
     def tick(self, at_ms: int) -> None:
         """Read everything once. at_ms grows from call to call."""
         self._keep_open(at_ms)
@@ -130,7 +128,7 @@ class Node:
                     self._tick_ms,
                     self._marks.pop(reading.uuid, None),
                 )
-                folder.serves = self._serves.get(reading.uuid, ())
+                folder.serves = self.serves.get(reading.uuid, ())
             self._events.extend(folder.add(at_ms, reading))
         powers = [reading.power_mw for reading in readings]
         complete = len(readings) == len(self._known) and None not in powers
@@ -153,12 +151,14 @@ class Node:
 
         Windows of a GPU that moved end here, so that each millijoule is that of the deployment that used it.
         """
-        for uuid in sorted({*self._serves, *serves}):
-            before, now = _names(self._serves.get(uuid, ())), _names(serves.get(uuid, ()))
-            if before != now:
-                message = f"{self._name(uuid)} now serves {now}; before, {before}"
+        if serves == self.serves:
+            return
+        before, self.serves = self.serves, serves
+        for uuid in sorted({*before, *serves}):
+            if before.get(uuid, ()) != serves.get(uuid, ()):
+                now_named, before_named = (in_words(it.get(uuid, ())) for it in (serves, before))
+                message = f"{self._name(uuid)} serves {now_named}; before, {before_named}"
                 self.add_event(at_ms, "assignment_changed", Severity.INFO, message, uuid)
-        self._serves = serves
         for uuid, folder in self._folders.items():
             if folder.serves != serves.get(uuid, ()):
                 self._over += folder.close(at_ms, stop=True)
@@ -310,6 +310,9 @@ class Node:
             device.lost = True
             self._lose_gpu(at_ms, device.uuid)
             return
+        on_it = frozenset(process.pid for process in health.processes or ())
+        if self.pids.get(device.uuid) != on_it:
+            self.pids = {**self.pids, device.uuid: on_it}
         sent, sent_s = self._health_sent.get(device.uuid, (None, 0.0))
         changed = sent is None or msgspec.structs.replace(health, time=sent.time) != sent
         if changed or time.monotonic() - sent_s > HEALTH_REPEAT_S:
@@ -398,10 +401,6 @@ class Listener(threading.Thread):
         """End; NVML may be closed afterwards."""
         self._ending.set()
         self.join(2 * EVENT_WAIT_MS / MILLISECONDS_PER_SECOND + EVENT_PAUSE_S)
-
-
-def _names(serves: Sequence[Assignment]) -> str:
-    return " and ".join(dict.fromkeys(it.deployment for it in serves)) or "nothing"
 
 
 def _mig(gpu: Gpu) -> tuple[bool | None, tuple[str, ...]]:

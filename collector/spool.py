@@ -8,7 +8,7 @@ import sqlite3
 import threading
 import time
 import uuid
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -18,7 +18,7 @@ from msgspec import Struct
 
 from collector.windows import Mark
 from gigawatch.errors import ExitCode, GigawatchError
-from gigawatch.records import Gpu
+from gigawatch.records import Assignment, Gpu
 from gigawatch.units import BYTES_PER_MIB, SECONDS_PER_HOUR
 
 SCHEMA = """
@@ -41,6 +41,8 @@ class Checkpoint(Struct, frozen=True):
     """By GPU: up to where its energy was handed out."""
     gpus: tuple[Gpu, ...]
     """GPUs that the node has, the lost ones too."""
+    serves: Mapping[str, tuple[Assignment, ...]] = {}
+    """By GPU: what it served; so it did, for all that is known, until the next agent looks."""
 
 
 class Waiting(Struct, frozen=True):

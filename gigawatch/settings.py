@@ -59,9 +59,9 @@ class Agent(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     window_s: Annotated[int, Meta(ge=1, le=60)] = 10
     health_s: Annotated[float, Meta(ge=1, le=3_600)] = 60.0
     """Interval of the slow readings: ECC, row remap, processes, inventory with MIG layout."""
-    discover: tuple[Literal["processes", "slurm"], ...] = ("processes",)
+    discover: tuple[Literal["processes", "slurm", "kubernetes"], ...] = ("processes",)
     """How GPUs are found to serve a deployment, where neither [[engines]] nor [[assignments]] say so: the processes of
-    an engine on this node; the Slurm job of the processes on a GPU, whose name is the deployment's."""
+    an engine on this node; the Slurm job or Kubernetes pod that a GPU is given to, whose name is the deployment's."""
     spool_max_mib: Annotated[int, Meta(ge=1, le=1_000_000)] = 512
     spool_max_age_h: Annotated[float, Meta(gt=0, le=8_760)] = 72.0
 

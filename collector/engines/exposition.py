@@ -5,7 +5,6 @@ What is fetched is hostile until parsed: it may hang, never end, be a web page o
 
 import time
 from collections.abc import Callable, Iterable
-from urllib.parse import urlsplit
 
 import urllib3
 from msgspec import Struct
@@ -56,12 +55,6 @@ class Exposition(Struct, frozen=True):
         """When the process started, s since 1970, if it tells."""
         found = self.samples.get(START_TIME)
         return found[0].value if found and 0 < found[0].value < LATEST_S else None
-
-
-def complete(url: str, path: str) -> str:
-    """A URL as people write it, with a scheme, and with this path if it has none."""
-    url = url if "://" in url else f"http://{url}"
-    return url if urlsplit(url).path.strip("/") else url.rstrip("/") + path
 
 
 def fetch(pool: urllib3.PoolManager, url: str) -> Answer:

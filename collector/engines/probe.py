@@ -7,8 +7,9 @@ from collections.abc import Mapping
 import urllib3
 from msgspec import Struct
 
+from collector.engines.address import complete
 from collector.engines.catalogue import GAUGES, LATENCIES, Engine, named
-from collector.engines.exposition import complete, fetch, parse
+from collector.engines.exposition import fetch, parse
 from collector.engines.growth import Counters
 from collector.engines.reading import ABOVE_ALL_US, Reading, Series, read, recognise
 from gigawatch.units import MILLISECONDS_PER_SECOND

@@ -12,10 +12,10 @@ from queue import Empty, SimpleQueue
 import urllib3
 from msgspec import Struct
 
-from collector.engines.address import address
+from collector.engines.address import endpoint_of, metrics_url
 from collector.engines.catalogue import Engine, named
 from collector.engines.endpoint import Endpoint
-from collector.engines.exposition import complete, fetch, parse
+from collector.engines.exposition import fetch, parse
 from collector.engines.reading import Reading, read, recognise
 from gigawatch.errors import ExitCode, GigawatchError
 from gigawatch.records import Event, ServingWindow
@@ -51,7 +51,7 @@ class Scraper(threading.Thread):
         self.settings = settings
         self.outcomes: SimpleQueue[Outcome] = SimpleQueue()
         self._engine: Engine | None = named(settings.engine) if settings.engine else None
-        self.url = complete(settings.url, self._engine.path if self._engine else "/metrics")
+        self.url = metrics_url(settings)
         self._pool = urllib3.PoolManager(maxsize=1, retries=False)
         self._ending = threading.Event()
 
@@ -104,7 +104,7 @@ class Engines:
                     "Its tokens would be counted as often: leave one of them.",
                     ExitCode.CONFIGURATION,
                 )
-        self._endpoints = [Endpoint(it.settings, address(it.settings), window_ms, now_ms) for it in self._scrapers]
+        self._endpoints = [Endpoint(it, endpoint_of(it), window_ms, now_ms) for it in settings]
 
     def start(self) -> None:
         """Begin to read."""

@@ -109,10 +109,10 @@ def test_an_engine_s_gpus_are_found_by_its_processes_and_followed(tmp_path: Path
         energy_mj = sum(row["energy_mj"] or 0 for row in found.gpu_windows if row["gpu_uuid"] == uuid)
         assert energy_mj == counted_mj(tmp_path / "journal", index)
     changes = [event.message for event in found.events if event.kind == "assignment_changed"]
-    assert any("now serves chat; before, nothing" in it for it in changes)
-    assert any("now serves nothing; before, chat" in it for it in changes)
-    (unknown,) = [event.message for event in found.events if event.kind == "assignment_unknown"]
-    assert "no GPU 7" in unknown
+    assert any("serves chat; before, nothing" in it for it in changes)
+    assert any("serves nothing; before, chat" in it for it in changes)
+    (unknown,) = [event.message for event in found.events if event.kind == "assignment_gpu_missing"]
+    assert "does not have: 7" in unknown
     windows = found.serving_windows
     assert {(it.deployment, it.endpoint, it.engine) for it in windows} == {("chat", f"127.0.0.1:{port}", "vllm")}
     # Ten at each reading but the first, which tells nothing.

@@ -9,7 +9,8 @@ from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
 from prometheus_client.exposition import choose_encoder
 
 from collector.engines import catalogue
-from collector.engines.exposition import HEADERS, Answer, Exposition, complete, parse
+from collector.engines.address import complete
+from collector.engines.exposition import HEADERS, Answer, Exposition, parse
 from collector.engines.reading import ABOVE_ALL_US, Reading, read, recognise
 from gigawatch.errors import ExitCode, GigawatchError
 
