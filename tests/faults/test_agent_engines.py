@@ -109,8 +109,8 @@ def test_an_engine_s_gpus_are_found_by_its_processes_and_followed(tmp_path: Path
         energy_mj = sum(row["energy_mj"] or 0 for row in found.gpu_windows if row["gpu_uuid"] == uuid)
         assert energy_mj == counted_mj(tmp_path / "journal", index)
     changes = [event.message for event in found.events if event.kind == "assignment_changed"]
-    assert any("serves chat; before, nothing" in it for it in changes)
-    assert any("serves nothing; before, chat" in it for it in changes)
+    assert any("serves chat by 127.0.0.1" in it for it in changes)
+    assert any("serves nothing; before, chat by" in it for it in changes)
     (unknown,) = [event.message for event in found.events if event.kind == "assignment_gpu_missing"]
     assert "does not have: 7" in unknown
     windows = found.serving_windows
