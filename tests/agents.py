@@ -16,7 +16,7 @@ import msgspec
 
 from collector.spool import Spool
 from gigawatch import wire
-from gigawatch.records import Event, GpuHealth, Inventory, NodeWindow
+from gigawatch.records import Event, GpuHealth, Inventory, NodeWindow, ServingWindow
 from tests.nvml import standin
 from tests.processes import GIGAWATCH, Process
 
@@ -72,6 +72,7 @@ class Spooled:
     inventories: list[Inventory] = field(default_factory=list)
     gpu_windows: list[dict[str, Any]] = field(default_factory=list)
     node_windows: list[NodeWindow] = field(default_factory=list)
+    serving_windows: list[ServingWindow] = field(default_factory=list)
     events: list[Event] = field(default_factory=list)
     health: list[GpuHealth] = field(default_factory=list)
 
@@ -91,6 +92,7 @@ def spooled(data_dir: Path) -> Spooled:
             found.inventories.append(msgspec.msgpack.decode(batch.inventory, type=Inventory))
         found.gpu_windows += unpack(batch.packed_gpu_windows) if batch.packed_gpu_windows else []
         found.node_windows += unpack_nodes(batch.packed_node_windows) if batch.packed_node_windows else []
+        found.serving_windows += [msgspec.msgpack.decode(raw, type=ServingWindow) for raw in batch.serving_windows]
         found.events += [msgspec.msgpack.decode(raw, type=Event) for raw in batch.events]
         found.health += [msgspec.msgpack.decode(raw, type=GpuHealth) for raw in batch.health]
         spool.remove(waiting.seq)
@@ -101,7 +103,8 @@ def spooled(data_dir: Path) -> Spooled:
 def unpack(packed: wire.PackedGpuWindows) -> list[dict[str, Any]]:
     """Packed windows as one dictionary each."""
     rows: list[dict[str, Any]] = [
-        {"gpu_uuid": packed.gpu_uuids[index]} for index in memoryview(packed.gpu).cast("i").tolist()
+        {"gpu_uuid": packed.gpu_uuids[index], "serves": packed.serves[index] if packed.serves else ()}
+        for index in memoryview(packed.gpu).cast("i").tolist()
     ]
     for column in wire.columns():
         data = packed.columns.get(column.name)
