@@ -16,17 +16,13 @@ def in_order(assignments: Iterable[Assignment]) -> tuple[Assignment, ...]:
     return tuple(sorted(set(assignments), key=lambda it: (it.deployment, it.role, it.endpoint or "")))
 
 
-def in_words(assignments: tuple[Assignment, ...]) -> str:
+def in_words(assignments: Iterable[Assignment]) -> str:
     """What a GPU serves."""
-    return (
-        ", ".join(
-            it.deployment
-            + ("" if it.role is Role.BOTH else f" ({it.role})")
-            + (f" by {it.endpoint}" if it.endpoint else "")
-            for it in assignments
-        )
-        or "nothing"
-    )
+    named = []
+    for it in assignments:
+        role = "" if it.role is Role.BOTH else f" ({it.role})"
+        named.append(it.deployment + role + (f" by {it.endpoint}" if it.endpoint else ""))
+    return ", ".join(named) or "nothing"
 
 
 class Configured:
@@ -42,7 +38,7 @@ class Configured:
     def __init__(self, settings: Settings) -> None:
         self._wanted: list[tuple[str, Assignment, tuple[int | str, ...]]] = [
             (
-                f"[[engines]] {it.url}",
+                f"[[engines]] {endpoint_of(it)}",
                 Assignment(deployment=it.deployment, role=it.role, endpoint=endpoint_of(it)),
                 it.gpus,
             )

@@ -1,140 +1,236 @@
-"""The agent with engines: real processes, real HTTP and the stand-in NVML; what it measured is read from its spool."""
+"""The agent with engines: energy and tokens are conserved, and each window says what its GPU served, whatever moves,
+restarts or hangs. Engines are processes that serve metrics in vLLM's format; no server is there: what the agent
+measured is read from its spool."""
 
-import socket
+import json
 import subprocess
-import sys
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
+
+import pytest
 
 from gigawatch.records import Assignment
+from tests import agents
 from tests.agents import Spooled, running_agent, spooled
 from tests.nvml import standin as nvml
+from tests.processes import GIGAWATCH
+from tests.vllm import Vllm
 
 UUIDS = [f"GPU-{index:08d}-1111-2222-3333-444444444444" for index in range(4)]
-QUICK = ("--server-url", "http://127.0.0.1:9", "--tick-s", "0.2", "--window-s", "1")
-# An engine of its own process, whose worker is the one on the GPU. It counts ten tokens whenever it is asked.
-ENGINE = """
-import http.server, subprocess, sys
-from tests.factory import Vllm
-worker = subprocess.Popen([sys.executable, "-c", "import time; time.sleep(60)"])
-vllm = Vllm("", running=3)
-class Handler(http.server.BaseHTTPRequestHandler):
-    def do_GET(self):
-        vllm.generated_tokens += 10
-        body = vllm.exposition().encode()
-        self.send_response(200)
-        self.send_header("Content-Type", "text/plain; version=0.0.4")
-        self.send_header("Content-Length", str(len(body)))
-        self.end_headers()
-        self.wfile.write(body)
-    def log_message(self, *words):
-        pass
-server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-print(server.server_address[1], worker.pid, flush=True)
-try:
-    server.serve_forever()
-finally:
-    worker.kill()
-"""
+NO_SERVER = "http://127.0.0.1:9"  # the discard port: nothing answers
+QUICK = ("--server-url", NO_SERVER, "--tick-s", "0.2", "--window-s", "1")
+Start = Callable[..., Vllm]
 
 
-@contextmanager
-def engine_process() -> Iterator[tuple[int, int]]:
-    """An engine; its port and the process of its worker."""
-    command = [sys.executable, "-c", ENGINE]
-    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True, start_new_session=True) as process:
-        assert process.stdout is not None
-        port, worker = map(int, process.stdout.readline().split())
-        try:
-            yield port, worker
-        finally:
-            subprocess.run(["kill", str(worker)], check=False)
-            process.kill()
+@pytest.fixture
+def start(tmp_path: Path) -> Iterator[Start]:
+    started: list[Vllm] = []
+
+    def start(name: str, workers: int = 1) -> Vllm:
+        started.append(Vllm(tmp_path / f"{name}.tokens", workers).start())
+        return started[-1]
+
+    yield start
+    for engine in started:
+        engine.kill()
 
 
-def run(folder: Path, scenario: nvml.Scenario, config: str, seconds: float) -> Spooled:
-    path, settings = folder / "scenario", folder / "gigawatch.toml"
-    scenario.write(path)
-    settings.write_text(config, encoding="utf-8")
-    with running_agent(
-        path, folder / "data", *QUICK, GIGAWATCH_CONFIG=str(settings), GIGAWATCH_AGENT__HEALTH_S="1"
-    ) as agent:
-        time.sleep(seconds)
-        assert agent.process.poll() is None, agent.words()
-        assert agent.stop() == 0, agent.words()
-    return spooled(folder / "data")
+def scenario(folder: Path) -> tuple[nvml.Scenario, Path]:
+    powers = [
+        nvml.Square(90_000, 680_000, 700),
+        nvml.Sine(100_000, 600_000, 3_000),
+        nvml.Constant(300_000),
+        nvml.Idle(),
+    ]
+    gpus = [nvml.h100(uuid, power) for uuid, power in zip(UUIDS, powers, strict=True)]
+    made = nvml.Scenario(gpus, journal=folder / "journal", epoch_s=time.time())
+    return made, made.write(folder / "scenario")
 
 
-def counted_mj(journal: Path, gpu: int) -> int:
-    values = [read.mj for read in nvml.read_journal(journal) if read.gpu == gpu]
-    return values[-1] - values[0]
+def configured(folder: Path, text: str) -> dict[str, str]:
+    (folder / "gigawatch.toml").write_text(text, encoding="utf-8")
+    return {"GIGAWATCH_CONFIG": str(folder / "gigawatch.toml"), "GIGAWATCH_AGENT__HEALTH_S": "1"}
 
 
-def served(found: Spooled, uuid: str) -> set[tuple[Assignment, ...]]:
-    return {row["serves"] for row in found.gpu_windows if row["gpu_uuid"] == uuid}
+def engine_table(engine: Vllm, deployment: str, **more: Any) -> str:
+    fields = {"url": engine.url, "deployment": deployment, "interval_s": 0.2, **more}
+    return "[[engines]]\n" + "".join(f"{key} = {json.dumps(value)}\n" for key, value in fields.items())
 
 
-def test_an_engine_s_gpus_are_found_by_its_processes_and_followed(tmp_path: Path) -> None:
-    """Its worker moves to another GPU in mid-window: energy is conserved, and the windows say what each served."""
-    with engine_process() as (port, worker):
-        gpus = [nvml.h100(uuid, nvml.Square(90_000, 680_000, 700)) for uuid in UUIDS]
-        processes = [
-            nvml.Process(gpu=0, pid=worker, name="vllm", end_s=4.5),
-            nvml.Process(gpu=1, pid=worker, name="vllm", start_s=4.5),
-            nvml.Process(gpu=2, pid=1, name="other"),
-        ]
-        scenario = nvml.Scenario(gpus, processes=processes, journal=tmp_path / "journal")
-        config = f"""
-            [[engines]]
-            url = "http://127.0.0.1:{port}/metrics"
-            deployment = "chat"
-            interval_s = 0.5
+def by(engine: Vllm, deployment: str) -> Assignment:
+    return Assignment(deployment=deployment, endpoint=engine.endpoint)
 
-            [[assignments]]
-            deployment = "code"
-            gpus = [3]
-            role = "decode"
 
-            [[assignments]]
-            deployment = "lost"
-            gpus = [7]"""
-        found = run(tmp_path, scenario, config, 12)
-    chat = (Assignment(deployment="chat", endpoint=f"127.0.0.1:{port}"),)
-    assert served(found, UUIDS[0]) == served(found, UUIDS[1]) == {(), chat}
-    assert served(found, UUIDS[2]) == {()}
-    assert [it.deployment for its in served(found, UUIDS[3]) for it in its] == ["code"]
+def check_energy(found: Spooled, folder: Path) -> None:
+    """Windows add up to the counters to the millijoule, and none lies over another."""
     for index, uuid in enumerate(UUIDS):
-        energy_mj = sum(row["energy_mj"] or 0 for row in found.gpu_windows if row["gpu_uuid"] == uuid)
-        assert energy_mj == counted_mj(tmp_path / "journal", index)
-    changes = [event.message for event in found.events if event.kind == "assignment_changed"]
-    assert any("serves chat by 127.0.0.1" in it for it in changes)
-    assert any("serves nothing; before, chat by" in it for it in changes)
-    (unknown,) = [event.message for event in found.events if event.kind == "assignment_gpu_missing"]
-    assert "does not have: 7" in unknown
-    windows = found.serving_windows
-    assert {(it.deployment, it.endpoint, it.engine) for it in windows} == {("chat", f"127.0.0.1:{port}", "vllm")}
-    # Ten at each reading but the first, which tells nothing.
-    tokens = sum(it.generated_tokens or 0 for it in windows)
-    assert tokens > 100
-    assert tokens % 10 == 0
-    assert {it.active_ms == it.observed_ms for it in windows} == {True}
+        rows = sorted((row for row in found.gpu_windows if row["gpu_uuid"] == uuid), key=lambda row: row["start"])
+        read = [it.mj for it in nvml.read_journal(folder / "journal") if it.gpu == index]
+        assert sum(row["energy_mj"] or 0 for row in rows) == read[-1] - read[0]
+        for before, after in zip(rows, rows[1:], strict=False):
+            assert before["start"] + before["covered_ms"] <= after["start"]
 
 
-def test_an_engine_that_hangs_delays_no_tick(tmp_path: Path) -> None:
-    """It takes connections and says nothing: GPUs are read on time, and an event tells."""
-    with socket.create_server(("127.0.0.1", 0)) as hanging:
-        scenario = nvml.Scenario([nvml.h100(UUIDS[0], nvml.Constant(300_000))])
-        config = f"""
-            [[engines]]
-            url = "http://127.0.0.1:{hanging.getsockname()[1]}/metrics"
-            deployment = "chat"
-            interval_s = 0.5
-            gpus = [0]"""
-        found = run(tmp_path, scenario, config, 8)
-    whole = [it for it in found.node_windows if it.covered_ms == 1_000]
-    assert len(whole) >= 5
-    assert all(it.ticks_taken == it.ticks_expected == 5 for it in whole)
-    assert found.serving_windows == []
-    assert {serves[0].deployment for serves in served(found, UUIDS[0]) if serves} == {"chat"}
+def tokens(found: Spooled, deployment: str) -> int:
+    return sum(it.generated_tokens or 0 for it in found.serving_windows if it.deployment == deployment)
+
+
+def served(found: Spooled, uuid: str) -> list[tuple[Assignment, ...]]:
+    """What a GPU served, one after the other."""
+    rows = sorted((row for row in found.gpu_windows if row["gpu_uuid"] == uuid), key=lambda row: row["start"])
+    return [it["serves"] for place, it in enumerate(rows) if place == 0 or rows[place - 1]["serves"] != it["serves"]]
+
+
+def test_two_deployments_one_of_which_moves_are_told_apart_to_the_millijoule_and_the_token(
+    tmp_path: Path, start: Start
+) -> None:
+    chat, code = start("chat", workers=2), start("code")
+    made, path = scenario(tmp_path)
+    made.processes = [
+        nvml.Process(0, chat.workers[0]), nvml.Process(1, chat.workers[1]), nvml.Process(2, code.workers[0])
+    ]  # fmt: skip
+    made.write(path)
+    settings = configured(tmp_path, engine_table(chat, "chat") + engine_table(code, "code"))
+    with running_agent(path, tmp_path / "data", *QUICK, **settings) as agent:
+        agents.wait_for("assignments", lambda: agent.words().count(" serves ") == 3)
+        time.sleep(2)
+        # Code moves from GPU 2 to GPU 3, where chat's second worker joins it.
+        made.processes[1:] = [nvml.Process(3, chat.workers[1]), nvml.Process(3, code.workers[0])]
+        made.write(path)
+        agents.wait_for("move", lambda: agent.words().count(" serves ") == 6)
+        time.sleep(2)
+        # The engines say no more than the agent takes in.
+        chat.freeze()
+        code.freeze()
+        time.sleep(0.6)
+        assert agent.stop() == 0, agent.words()
+    found = spooled(tmp_path / "data")
+    check_energy(found, tmp_path)
+    both = (by(chat, "chat"), by(code, "code"))
+    assert served(found, UUIDS[0]) == [(), (by(chat, "chat"),)]
+    assert served(found, UUIDS[1]) == [(), (by(chat, "chat"),), ()]
+    assert served(found, UUIDS[2]) == [(), (by(code, "code"),), ()]
+    assert served(found, UUIDS[3])[-1] == both
+    changes = [event for event in found.events if event.kind == "assignment_changed"]
+    assert {event.gpu_uuid for event in changes} == set(UUIDS)
+    assert changes[0].message == f"GPU 0 (NVIDIA H100 80GB HBM3) serves chat by {chat.endpoint}; before, nothing"
+    # A move ends windows where it was noticed, in the middle of a second, and not at its end.
+    starts = {row["start"] for row in found.gpu_windows if row["gpu_uuid"] == UUIDS[3]}
+    assert any(start % 1_000 for start in sorted(starts)[1:])
+    for engine, deployment in ((chat, "chat"), (code, "code")):
+        assert tokens(found, deployment) == engine.tokens() > 2_000
+        assert {it.endpoint for it in found.serving_windows if it.deployment == deployment} == {engine.endpoint}
+        assert 10 * tokens(found, deployment) == sum(
+            it.prompt_tokens or 0 for it in found.serving_windows if it.deployment == deployment
+        )
+
+
+def test_an_engine_that_restarts_twice_keeps_its_gpus_and_loses_no_token(tmp_path: Path, start: Start) -> None:
+    chat = start("chat")
+    _, path = scenario(tmp_path)
+    settings = configured(
+        tmp_path,
+        engine_table(chat, "chat", gpus=[0, UUIDS[1]])
+        + '[[assignments]]\ndeployment = "big"\nrole = "decode"\ngpus = [1, 3]\n',
+    )
+    with running_agent(path, tmp_path / "data", *QUICK, **settings) as agent:
+        for _ in range(2):
+            time.sleep(2)
+            chat.kill()
+            chat.start()
+        time.sleep(2)
+        chat.freeze()
+        time.sleep(0.6)
+        assert agent.stop() == 0, agent.words()
+    found = spooled(tmp_path / "data")
+    check_energy(found, tmp_path)
+    big = Assignment(deployment="big", role="decode")
+    expected = [(by(chat, "chat"),), (big, by(chat, "chat")), (), (big,)]
+    assert [served(found, uuid) for uuid in UUIDS] == [[serves] for serves in expected]
+    assert tokens(found, "chat") == chat.tokens() > 3_000
+    assert "engine_restarted" in found.kinds()
+
+
+def test_a_killed_agents_gap_is_of_the_deployment_that_was_served_before_and_after(
+    tmp_path: Path, start: Start
+) -> None:
+    chat = start("chat")
+    made, path = scenario(tmp_path)
+    made.processes = [nvml.Process(0, chat.workers[0])]
+    made.write(path)
+    settings = configured(tmp_path, engine_table(chat, "chat"))
+    with running_agent(path, tmp_path / "data", *QUICK, **settings) as agent:
+        agents.wait_for("assignment", lambda: " serves chat" in agent.words())
+        time.sleep(2)
+        agent.kill()
+        time.sleep(2)
+        agent.start()
+        time.sleep(3)
+    found = spooled(tmp_path / "data")
+    check_energy(found, tmp_path)
+    assert served(found, UUIDS[0]) == [(), (by(chat, "chat"),)]
+    assert found.kinds().count("assignment_changed") == 1
+
+
+def test_an_endpoint_that_hangs_delays_no_tick(tmp_path: Path, start: Start) -> None:
+    chat, stuck = start("chat"), start("stuck")
+    stuck.freeze()
+    _, path = scenario(tmp_path)
+    settings = configured(tmp_path, engine_table(chat, "chat", gpus=[0]) + engine_table(stuck, "stuck", gpus=[1]))
+    with running_agent(path, tmp_path / "data", *QUICK, **settings) as agent:
+        time.sleep(8)
+        assert agent.stop() == 0, agent.words()
+    found = spooled(tmp_path / "data")
+    check_energy(found, tmp_path)
+    whole = found.node_windows[1:-1]
+    assert len(whole) >= 6
+    # A reading of the engine waits for seconds; a busy machine may cost a tick.
+    taken, due = sum(it.ticks_taken for it in whole), sum(it.ticks_expected for it in whole)
+    assert taken >= 0.9 * due
+    assert {it.deployment for it in found.serving_windows} == {"chat"}
+    assert [event.kind for event in found.events if event.kind.startswith("engine")] == ["engine_unreachable"]
+    assert served(found, UUIDS[1]) == [(by(stuck, "stuck"),)]
+
+
+def test_gpus_that_are_not_there_are_told_and_the_others_assigned(tmp_path: Path) -> None:
+    _, path = scenario(tmp_path)
+    settings = configured(tmp_path, '[[assignments]]\ndeployment = "big"\ngpus = [2, 8]\n')
+    with running_agent(path, tmp_path / "data", *QUICK, **settings):
+        time.sleep(2.5)
+    found = spooled(tmp_path / "data")
+    assert [event.kind for event in found.events if event.kind.startswith("assignment")] == [
+        "assignment_gpu_missing", "assignment_changed"
+    ]  # fmt: skip
+    assert served(found, UUIDS[2])[-1] == (Assignment(deployment="big"),)
+
+
+def test_the_doctor_looks_at_engines_and_at_what_gpus_serve(tmp_path: Path, start: Start) -> None:
+    chat, code, apart = start("chat"), start("code"), start("apart")
+    made, path = scenario(tmp_path)
+    made.processes = [nvml.Process(1, chat.workers[0])]
+    made.write(path)
+    code.kill()
+    settings = configured(
+        tmp_path,
+        engine_table(chat, "chat") + engine_table(code, "code", gpus=[2]) + engine_table(apart, "apart")
+        + '[[assignments]]\ndeployment = "big"\nrole = "prefill"\ngpus = [3, 5]\n',
+    )  # fmt: skip
+    done = subprocess.run(
+        [*GIGAWATCH, "doctor", "--json", "--data-dir", str(tmp_path / "data"), "--server-url", NO_SERVER],
+        env=agents.environment(path, **settings), capture_output=True, text=True, check=False,
+    )  # fmt: skip
+    code.start()
+    findings = {it["subject"]: it for it in json.loads(done.stdout)}
+    good = findings[f"engine chat at {chat.endpoint}"]
+    assert (good["level"], good["text"]) == ("good", "vLLM, serves m; on GPUs 1, as found")
+    assert findings[f"engine code at {code.endpoint}"]["level"] == "bad"
+    assert "Connection refused" in findings[f"engine code at {code.endpoint}"]["text"]
+    assert findings[f"engine apart at {apart.endpoint}"]["level"] == "note"
+    assert "[[assignments]]" in findings[f"engine apart at {apart.endpoint}"]["remedy"]
+    assert findings["[[assignments]] big"]["text"].endswith("does not have: 5")
+    assert findings["assignments"]["text"] == (
+        f"GPU 0 serves nothing; GPU 1 serves chat by {chat.endpoint}; GPU 2 serves code by {code.endpoint};"
+        " GPU 3 serves big (prefill)"
+    )
