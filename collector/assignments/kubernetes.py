@@ -139,8 +139,8 @@ class Pods:
         except (OSError, ValueError, urllib3.exceptions.HTTPError) as error:
             raise GigawatchError(
                 f"The API server does not list this node's pods at {url}: {error}",
-                "Let the agent's service account list pods (deploy/kubernetes/discovery.yaml), or mount no token of it: then"
-                " deployments are named after their pods.",
+                "Let the agent's service account list pods (deploy/kubernetes/discovery.yaml), or mount no token of it:"
+                " then deployments are named after their pods.",
                 ExitCode.UNREACHABLE,
             ) from error
         named = (((pod.namespace, pod.name), next(filter(None, map(pod.labels.get, NAMES)), None)) for pod in pods)
