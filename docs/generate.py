@@ -76,7 +76,7 @@ def configuration() -> str:
             if field.required:
                 shown = "must be set"
             shape = _type(field.type)
-            in_file_only = many or shape == TABLE
+            in_file_only = many or shape == TABLE or shape.startswith("list")
             variable = "in the file only" if in_file_only else f"`GIGAWATCH_{section.name}__{field.name}`".upper()
             meaning = explained[f"{section.name}.{field.name}"]
             lines.append(f"| `{field.name}` | {variable} | {shape} | {shown} | {meaning} |")

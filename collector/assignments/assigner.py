@@ -39,7 +39,7 @@ class Assigner:
         self._looked_at: Mapping[str, frozenset[int]] = {}
         self._looked_s = 0.0
         self._told: set[str] = set()
-        """What was reported and is still so."""
+        """What was reported on, and is still so."""
 
     def find(self, gpus: Sequence[Gpu], pids: Mapping[str, frozenset[int]]) -> Serves:
         """What GPUs serve, by UUID; never waits.
@@ -52,7 +52,7 @@ class Assigner:
         self._start_to_look(gpus, {uuid: on_it for uuid, on_it in pids.items() if uuid not in configured})
         for whose, names in missing.items() if gpus else ():
             self._tell(
-                "assignment_gpu_missing", f"gpus of {whose}",
+                "assignment_gpu_missing", Severity.WARNING, whose,
                 f"{whose} names GPUs that this node does not have: {', '.join(map(str, names))}; it has 0 to"
                 f" {max(gpu.index for gpu in gpus)}. Correct `gpus`: indexes or UUIDs as `nvidia-smi -L` lists them",
             )  # fmt: skip
@@ -60,7 +60,7 @@ class Assigner:
         for uuid, assignments in serves.items():
             if len(assignments) > MOST_SHARING:
                 self._tell(
-                    "assignment_crowded", uuid,
+                    "assignment_crowded", Severity.WARNING, uuid,
                     f"GPU {uuid} is shared by {len(assignments)} deployments: the first {MOST_SHARING} are named, and"
                     " the others get no energy",
                 )  # fmt: skip
@@ -84,14 +84,14 @@ class Assigner:
                 self._told.discard(way)
             else:
                 self._tell(
-                    "discovery_failed", way,
+                    "discovery_failed", Severity.WARNING, way,
                     f"What GPUs serve cannot be found by {way}: {problem.problem}. {problem.remedy} Until then what was"
                     " found last holds",
                 )  # fmt: skip
 
-    def _tell(self, kind: str, what: str, message: str) -> None:
+    def _tell(self, kind: str, severity: Severity, about: str, message: str) -> None:
         """Report it once."""
-        if what not in self._told:
-            self._told.add(what)
+        if about not in self._told:
+            self._told.add(about)
             log.warning(message)
-            self._report(Event(time=utc_now(), kind=kind, severity=Severity.WARNING, message=message[:1_000]))
+            self._report(Event(time=utc_now(), kind=kind, severity=severity, message=message[:1_000]))

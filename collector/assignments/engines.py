@@ -94,7 +94,8 @@ class EngineProcesses:
         if closed and not all(holders.values()):
             raise GigawatchError(
                 f"An engine's port is open, and {closed} processes of other users cannot be looked at for who has it",
-                "Let the agent look (CAP_SYS_PTRACE, docs/engines.md), or name the engine's `gpus` in [[engines]].",
+                "Name the engine's `gpus` in [[engines]], or let the agent look: CAP_SYS_PTRACE and CAP_DAC_READ_SEARCH"
+                " (deploy/gigawatch-agent.service).",
             )
 
     def _sockets(self, pid: int) -> set[int]:

@@ -111,7 +111,7 @@ class Pods:
                 raise GigawatchError(
                     f"The kubelet does not answer at {self._kubelet}: {error.details()}",
                     "Mount its folder into the agent's container, and let the agent be root, whose socket it is"
-                    " (deploy/kubernetes/agent.yaml).",
+                    " (deploy/kubernetes/discovery.yaml).",
                     ExitCode.UNREACHABLE,
                 ) from error
         try:
@@ -139,7 +139,7 @@ class Pods:
         except (OSError, ValueError, urllib3.exceptions.HTTPError) as error:
             raise GigawatchError(
                 f"The API server does not list this node's pods at {url}: {error}",
-                "Let the agent's service account list pods (deploy/kubernetes/agent.yaml), or do not mount its token:"
+                "Let the agent's service account list pods (deploy/kubernetes/discovery.yaml), or mount no token of it:"
                 " then deployments are named after their pods.",
                 ExitCode.UNREACHABLE,
             ) from error

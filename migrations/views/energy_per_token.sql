@@ -35,59 +35,51 @@ BEGIN
     -- Energy and tokens are put together by adding them up, which takes a fraction of what joining them does.
     WITH used AS MATERIALIZED (
         SELECT * FROM expanded.used_by_deployments(start, stop, step, group_by, boundary, in_site, in_gpu_model, in_deployment)
-    ), cells AS (
-        SELECT it.bin, it.label, it.level, it.time, it.name, it.role,
-            sum(it.mj) AS all_mj, sum(it.expected_ms) AS expected_ms, bool_and(it.mj IS NOT NULL) FILTER (WHERE it.whole AND it.is_energy) AS known,
-            sum(it.mj) FILTER (WHERE it.whole) AS mj, sum(it.energy_ms) FILTER (WHERE it.whole) AS energy_ms,
-            sum(it.whole_mj) FILTER (WHERE it.whole) AS whole_mj, sum(it.interpolated_mj) FILTER (WHERE it.whole) AS interpolated_mj,
-            sum(it.integrated_mj) FILTER (WHERE it.whole) AS integrated_mj, sum(it.modelled_mj) FILTER (WHERE it.whole) AS modelled_mj,
-            sum(it.prompt_tokens) AS all_prompt, sum(it.cached_tokens) AS all_cached, sum(it.generated_tokens) AS all_generated,
-            sum(it.requests_finished) AS all_requests, sum(it.prompt_tokens) FILTER (WHERE it.whole) AS prompt_tokens,
-            sum(it.generated_tokens) FILTER (WHERE it.whole) AS generated_tokens,
-            sum(it.requests_finished) FILTER (WHERE it.whole) AS requests
+    ), unknown AS MATERIALIZED (
+        -- Of a sum without a part, tokens would be too many: a bucket of a deployment counts where all of its energy is known.
+        SELECT DISTINCT u.level, u.time, u.name FROM used AS u WHERE u.whole AND u.mj IS NULL
+    ), rows AS MATERIALIZED (
+        SELECT it.*, it.whole AND (it.level, it.time, it.name) NOT IN (SELECT n.level, n.time, n.name FROM unknown AS n) AS counts
         FROM (
-            SELECT u.bin, u.label, u.level, u.time, u.name, u.role, u.whole, true AS is_energy, u.mj, u.expected_ms, u.energy_ms,
-                u.whole_mj, u.interpolated_mj, u.integrated_mj, u.modelled_mj, NULL::bigint AS prompt_tokens,
+            SELECT u.bin, u.label, u.level, u.time, u.name, u.role, u.whole, u.mj, u.expected_ms, u.energy_ms, u.whole_mj,
+                u.interpolated_mj, u.integrated_mj, u.modelled_mj, NULL::bigint AS prompt_tokens,
                 NULL::bigint AS cached_tokens, NULL::bigint AS generated_tokens, NULL::bigint AS requests_finished
             FROM used AS u
             UNION ALL
-            SELECT s.bin, s.label, s.level, s.time, s.name, s.role, s.whole, false, NULL, NULL, NULL, NULL, NULL, NULL, NULL,
+            SELECT s.bin, s.label, s.level, s.time, s.name, s.role, s.whole, NULL, NULL, NULL, NULL, NULL, NULL, NULL,
                 s.prompt_tokens, s.cached_tokens, s.generated_tokens, s.requests_finished
             FROM expanded.served_by_deployments(start, stop, step, group_by, in_site, in_gpu_model, in_deployment) AS s
         ) AS it
-        GROUP BY 1, 2, 3, 4, 5, 6
-    ), judged AS MATERIALIZED (
-        -- Of a sum without a part, tokens would be too many: a bucket of a deployment counts where all of its energy is known.
-        SELECT c.*, coalesce(bool_and(c.known) OVER (PARTITION BY c.level, c.time, c.name), false) AS counts FROM cells AS c
     ), members AS (
         SELECT most.bin, most.label, sum(most.gpus) AS gpus, sum(most.gpus_silent) AS gpus_silent FROM (
             SELECT u.bin, u.label, max(u.gpus) AS gpus, max(u.gpus_silent) AS gpus_silent
             FROM used AS u GROUP BY u.bin, u.label, u.deployment_id, u.site_id, u.gpu_model
         ) AS most GROUP BY 1, 2
     ), ratios AS (
-        SELECT j.bin, j.label, j.level, sum(j.mj)::double precision / nullif(sum(j.generated_tokens), 0)::double precision AS ratio
-        FROM judged AS j WHERE j.counts GROUP BY 1, 2, 3, j.time
+        SELECT b.bin, b.label, b.level, sum(b.mj)::double precision / nullif(sum(b.generated_tokens), 0)::double precision AS ratio
+        FROM rows AS b WHERE b.counts GROUP BY 1, 2, 3, b.time
     ), variations AS (
         -- Of the level with the most buckets: minutes and hours are not to be compared.
         SELECT DISTINCT ON (r.bin, r.label) r.bin, r.label, stddev_samp(r.ratio) / nullif(avg(r.ratio), 0) AS variation
         FROM ratios AS r GROUP BY r.bin, r.label, r.level
         ORDER BY r.bin, r.label, count(r.ratio) DESC, r.level
     ), sums AS (
-        SELECT j.bin, j.label, sum(j.all_mj) AS all_mj, sum(j.expected_ms) AS expected_ms,
-            sum(j.all_prompt) AS all_prompt, sum(j.all_cached) AS all_cached, sum(j.all_generated) AS all_generated,
-            sum(j.all_requests) AS all_requests, sum(j.mj) FILTER (WHERE j.counts) AS mj,
-            sum(j.mj) FILTER (WHERE j.counts AND j.role = 'prefill') AS prefill_mj,
-            sum(j.mj) FILTER (WHERE j.counts AND j.role = 'decode') AS decode_mj,
-            sum(j.energy_ms) FILTER (WHERE j.counts) AS energy_ms, sum(j.whole_mj) FILTER (WHERE j.counts) AS whole_mj,
-            coalesce(sum(j.interpolated_mj) FILTER (WHERE j.counts), 0) AS interpolated_mj,
-            coalesce(sum(j.integrated_mj) FILTER (WHERE j.counts), 0) AS integrated_mj,
-            coalesce(sum(j.modelled_mj) FILTER (WHERE j.counts), 0) AS modelled_mj,
-            sum(j.prompt_tokens) FILTER (WHERE j.counts) AS prompt_tokens,
-            sum(j.generated_tokens) FILTER (WHERE j.counts) AS generated_tokens,
-            sum(j.requests) FILTER (WHERE j.counts) AS requests,
-            sum(j.prompt_tokens) FILTER (WHERE j.counts AND j.role = 'prefill') AS prefill_tokens,
-            sum(j.generated_tokens) FILTER (WHERE j.counts AND j.role = 'decode') AS decode_tokens
-        FROM judged AS j GROUP BY 1, 2
+        SELECT b.bin, b.label, sum(b.mj) AS all_mj, sum(b.expected_ms) AS expected_ms,
+            sum(b.prompt_tokens) AS all_prompt, sum(b.cached_tokens) AS all_cached,
+            sum(b.generated_tokens) AS all_generated, sum(b.requests_finished) AS all_requests,
+            sum(b.mj) FILTER (WHERE b.counts) AS mj,
+            sum(b.mj) FILTER (WHERE b.counts AND b.role = 'prefill') AS prefill_mj,
+            sum(b.mj) FILTER (WHERE b.counts AND b.role = 'decode') AS decode_mj,
+            sum(b.energy_ms) FILTER (WHERE b.counts) AS energy_ms, sum(b.whole_mj) FILTER (WHERE b.counts) AS whole_mj,
+            coalesce(sum(b.interpolated_mj) FILTER (WHERE b.counts), 0) AS interpolated_mj,
+            coalesce(sum(b.integrated_mj) FILTER (WHERE b.counts), 0) AS integrated_mj,
+            coalesce(sum(b.modelled_mj) FILTER (WHERE b.counts), 0) AS modelled_mj,
+            sum(b.prompt_tokens) FILTER (WHERE b.counts) AS prompt_tokens,
+            sum(b.generated_tokens) FILTER (WHERE b.counts) AS generated_tokens,
+            sum(b.requests_finished) FILTER (WHERE b.counts) AS requests,
+            sum(b.prompt_tokens) FILTER (WHERE b.counts AND b.role = 'prefill') AS prefill_tokens,
+            sum(b.generated_tokens) FILTER (WHERE b.counts AND b.role = 'decode') AS decode_tokens
+        FROM rows AS b GROUP BY 1, 2
     ), until AS MATERIALIZED (
         SELECT least(stop, expanded.deployments_until()) AS known
     )

@@ -1,6 +1,8 @@
 """Which GPUs serve what: by the settings, by trees of /proc that are made up, and by processes that run."""
 
 import os
+import re
+import subprocess
 import sys
 import threading
 import time
@@ -255,6 +257,24 @@ def test_processes_of_another_user_cannot_be_looked_at_and_it_is_said_what_to_do
     assert problems["processes"] is not None
     assert problems["processes"].problem.startswith("An engine's port is open, and ")
     assert "CAP_SYS_PTRACE" in problems["processes"].remedy
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root can become another user")
+def test_the_two_capabilities_of_the_unit_open_other_users_processes(vllm: Vllm) -> None:
+    unit = (Path(__file__).parents[2] / "deploy/gigawatch-agent.service").read_text(encoding="utf-8")
+    named = re.findall(r"^#AmbientCapabilities=(.+)$", unit, re.MULTILINE)[0]
+    capabilities = ",".join(f"+{name.removeprefix('CAP_').lower()}" for name in named.split())
+    code = (
+        "import sys; from collector.assignments.discovery import Discovery; from gigawatch.settings import *\n"
+        f"settings = Settings(engines=(Engine(url={vllm.url!r}, deployment='chat'),))\n"
+        f"print(Discovery(settings).find((), {{'GPU-0': frozenset({{{vllm.workers[0]}}})}}))"
+    )
+    done = subprocess.run(
+        ["setpriv", "--reuid", "65534", "--regid", "65534", "--clear-groups", f"--inh-caps=-all,{capabilities}",
+         f"--ambient-caps=-all,{capabilities}", sys.executable, "-c", code],
+        capture_output=True, text=True, check=True,
+    )  # fmt: skip
+    assert done.stdout.startswith("({'GPU-0': (Assignment(deployment='chat'"), done.stdout
 
 
 SLURM_V1 = "/slurm/uid_1000/job_4711/step_0/task_0"

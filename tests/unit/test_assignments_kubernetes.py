@@ -167,7 +167,7 @@ def test_an_api_server_that_does_not_say_is_told_and_no_other_name_taken(
 def test_a_kubelet_that_is_not_there_is_told(tmp_path: Path) -> None:
     with pytest.raises(GigawatchError, match=r"does not answer at .*no\.sock") as caught:
         found(Pods(tmp_path / "no.sock", service_account=tmp_path))
-    assert "agent.yaml" in caught.value.remedy
+    assert "discovery.yaml" in caught.value.remedy
 
 
 @pytest.mark.parametrize(

@@ -15,6 +15,7 @@ import msgspec
 import pytest
 import yaml
 
+from collector.assignments.kubernetes import KUBELET
 from gigawatch.cli import main
 from gigawatch.errors import ExitCode
 from gigawatch.settings import load
@@ -223,3 +224,28 @@ def test_commands_in_comments_and_instructions_are_real(path: str) -> None:
     assert commands or path.endswith(".service")
     for words in commands:
         parses(words)
+
+
+def test_discovery_in_kubernetes_fits_the_daemon_set_the_settings_and_what_is_read(tmp_path: Path) -> None:
+    folder = PROJECT / "deploy/kubernetes"
+    kinds = {it["kind"]: it for it in yaml.safe_load_all((folder / "discovery.yaml").read_text(encoding="utf-8"))}
+    patch = yaml.safe_load((folder / "discovery-patch.yaml").read_text(encoding="utf-8"))["spec"]["template"]["spec"]
+    pod = DAEMON_SET["spec"]["template"]["spec"]
+    (agent,), (chown,) = patch["containers"], patch["initContainers"]
+    assert [agent["name"], chown["name"]] == [pod["containers"][0]["name"], pod["initContainers"][0]["name"]]
+    mounts = {it["name"]: it["mountPath"] for it in agent["volumeMounts"]}
+    assert mounts.keys() == {volume["name"] for volume in patch["volumes"]}
+    assert mounts["pod-resources"] == str(KUBELET.parent)
+    variables = {it["name"]: it.get("value") for it in agent["env"]}
+    settings = tmp_path / Path(variables["GIGAWATCH_CONFIG"]).relative_to(mounts["settings"])
+    settings.write_text(kinds["ConfigMap"]["data"][settings.name], encoding="utf-8")
+    assert load(settings).agent.discover == ("kubernetes",)
+    assert "NODE_NAME" in variables
+    names = {it["metadata"]["name"] for it in kinds.values()} | {patch["serviceAccountName"]}
+    assert names == {"gigawatch-agent"}
+    # Root without capabilities: the spool, which the first container hands over, must be its own.
+    assert chown["command"][-2:] == [f"{patch['securityContext']['runAsUser']}:0", mounts_of(pod)["spool"]]
+
+
+def mounts_of(pod: dict[str, Any]) -> dict[str, str]:
+    return {it["name"]: it["mountPath"] for it in pod["containers"][0]["volumeMounts"]}
