@@ -133,6 +133,34 @@ WITH node AS MATERIALIZED (
     UNION ALL
     SELECT 'site_1d', min(f.time), max(f.time) FROM gigawatch.site_1d AS f
     UNION ALL
+    SELECT 'serving_window', min(edge.first), max(edge.last)
+    FROM node, LATERAL (
+        SELECT min(f.time) AS first, max(f.time) AS last FROM gigawatch.serving_window AS f WHERE f.node_id = node.node_id
+    ) AS edge
+    UNION ALL
+    SELECT 'assigned_1m', min(edge.first), max(edge.last)
+    FROM node, LATERAL (
+        SELECT min(f.time) AS first, max(f.time) AS last FROM gigawatch.assigned_1m AS f WHERE f.node_id = node.node_id
+    ) AS edge
+    UNION ALL
+    SELECT 'deployment_1m', min(f.time), max(f.time) FROM gigawatch.deployment_1m AS f
+    UNION ALL
+    SELECT 'deployment_1h', min(f.time), max(f.time) FROM gigawatch.deployment_1h AS f
+    UNION ALL
+    SELECT 'deployment_1d', min(f.time), max(f.time) FROM gigawatch.deployment_1d AS f
+    UNION ALL
+    SELECT 'serving_1m', min(f.time), max(f.time) FROM gigawatch.serving_1m AS f
+    UNION ALL
+    SELECT 'serving_1h', min(f.time), max(f.time) FROM gigawatch.serving_1h AS f
+    UNION ALL
+    SELECT 'serving_1d', min(f.time), max(f.time) FROM gigawatch.serving_1d AS f
+    UNION ALL
+    SELECT 'latency_1m', min(f.time), max(f.time) FROM gigawatch.latency_1m AS f
+    UNION ALL
+    SELECT 'latency_1h', min(f.time), max(f.time) FROM gigawatch.latency_1h AS f
+    UNION ALL
+    SELECT 'latency_1d', min(f.time), max(f.time) FROM gigawatch.latency_1d AS f
+    UNION ALL
     SELECT 'event', min(f.time), max(f.time) FROM gigawatch.event AS f
 ), part AS (
     SELECT t.oid AS table_oid, t.oid, 0 AS chunk FROM pg_class AS t
