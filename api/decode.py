@@ -72,6 +72,8 @@ class Parcel(Struct, kw_only=True):
     gpu_windows: list[Packed]
     node_windows: list[Packed]
     serving_windows: list[ServingWindow]
+    serving_places: list[int]
+    """Of each of them in the batch's list."""
     events: list[Event]
     health: list[GpuHealth]
     refused: list[Refusal]
@@ -142,6 +144,7 @@ def _parcel(body: bytes | Raw, decoder: Callable[..., Any], now: datetime, max_c
         raise Unacceptable(400, f"The body is not a batch: {error}") from error
     offset_s = clock_offset_s(batch, now, max_clock_offset_s, "server")
     refused: list[Refusal] = []
+    serving = _items("serving_windows", batch.serving_windows, ServingWindow, decoder, refused)
     return Parcel(
         batch=batch,
         clock_offset_ms=round(offset_s * MILLISECONDS_PER_SECOND),
@@ -153,7 +156,8 @@ def _parcel(body: bytes | Raw, decoder: Callable[..., Any], now: datetime, max_c
         node_windows=_packed(
             "node_windows", batch.node_windows, NodeWindow, pack_nodes, batch.packed_node_windows, decoder, refused
         ),
-        serving_windows=_all("serving_windows", batch.serving_windows, ServingWindow, decoder, refused),
+        serving_windows=[it for _, it in serving],
+        serving_places=[place for place, _ in serving],
         events=_all("events", batch.events, Event, decoder, refused),
         health=_all("health", batch.health, GpuHealth, decoder, refused),
         refused=refused,

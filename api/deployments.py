@@ -114,14 +114,15 @@ def check(parcel: Parcel, earliest: datetime) -> None:
         earliest: older windows are no longer taken.
     """
     good = []
-    for place, window in enumerate(parcel.serving_windows):
+    for place, window in zip(parcel.serving_places, parcel.serving_windows, strict=True):
         fault = next(_faults(window, parcel.received, earliest), None)
         if fault is None:
-            good.append(window)
+            good.append((place, window))
         else:
             field, error, remedy = fault
             refuse(parcel.refused, Refusal(where=f"serving_windows[{place}].{field}", error=error, remedy=remedy))
-    parcel.serving_windows[:] = good
+    parcel.serving_places = [place for place, _ in good]
+    parcel.serving_windows = [window for _, window in good]
 
 
 def _faults(window: ServingWindow, received: datetime, earliest: datetime) -> Iterator[tuple[str, str, str]]:

@@ -97,6 +97,8 @@ class Store:
             psycopg.OperationalError, sqlalchemy.exc.OperationalError: the database is out of reach; nothing
                 was stored as far as we know.
         """
+        for parcel in parcels:
+            check(parcel, datetime.now(UTC) - self._keep)
         refused = [list(parcel.refused) for parcel in parcels]
         try:
             return self._transact(parcels, careful=False)
@@ -375,8 +377,6 @@ class _Transaction:
         """Write the parcels' rows; a receipt for each."""
         gpus = gpu_rows(parcels, self._earliest)
         nodes = node_rows(parcels, self._earliest)
-        for parcel in parcels:
-            check(parcel, self._earliest)
         served = any(parcel.serving_windows for parcel in parcels)
         closed_ms = self._closed_ms() if gpus.rows.count or nodes.rows.count or served else 0
         node_ids = np.array([self._nodes[parcel.batch.machine_id].node_id for parcel in parcels], np.int32)

@@ -74,30 +74,29 @@ def test_what_is_sent_is_stored_once(api: Api, engine: Engine) -> None:
     assert len(rows(engine, stored)) == 3
 
 
-@pytest.mark.parametrize(
-    ("wrong", "where"),
-    [
-        ({"covered_ms": 60_000, "start": (minute() + timedelta(seconds=1)).isoformat()}, "covered_ms"),
-        ({"start": (datetime.now(UTC) + timedelta(hours=1)).replace(second=0, microsecond=0).isoformat()}, "start"),
-        ({"start": (minute() - timedelta(days=9)).isoformat()}, "start"),
-        ({"observed_ms": 10_001}, "observed_ms"),
-        ({"observed_ms": 5_000}, "active_ms"),
-        ({"generated_tokens": 10**13}, "generated_tokens"),
-        ({"generated_tokens": -1}, "generated_tokens"),
-        ({"time_to_first_token": {"bounds_us": [1], "counts": [10**13, 0]}}, "time_to_first_token.counts"),
-        ({"time_to_first_token": {"bounds_us": [2, 1], "counts": [0, 0, 0]}}, "time_to_first_token"),
-        ({"time_to_first_token": {"bounds_us": [1], "counts": [0]}}, "time_to_first_token"),
-        ({"deployment": ""}, "deployment"),
-        ({"deployment": "a\x00b"}, "deployment"),
-        ({"role": "other"}, "role"),
-    ],
-    ids=str,
-)
-def test_a_wrong_window_is_refused_by_its_field_and_alone(
-    api: Api, engine: Engine, wrong: dict[str, Any], where: str
-) -> None:
-    answer = post(api, serving_windows=[window(), window(model="wrong", **wrong)])
+WRONG: list[tuple[dict[str, Any], str]] = [
+    ({"covered_ms": 60_000, "start": (minute() + timedelta(seconds=1)).isoformat()}, "covered_ms"),
+    ({"start": (datetime.now(UTC) + timedelta(hours=1)).replace(second=0, microsecond=0).isoformat()}, "start"),
+    ({"start": (minute() - timedelta(days=9)).isoformat()}, "start"),
+    ({"observed_ms": 10_001}, "observed_ms"),
+    ({"observed_ms": 5_000}, "active_ms"),
+    ({"generated_tokens": 10**13}, "generated_tokens"),
+    ({"generated_tokens": -1}, "generated_tokens"),
+    ({"time_to_first_token": {"bounds_us": [1], "counts": [10**13, 0]}}, "time_to_first_token.counts"),
+    ({"time_to_first_token": {"bounds_us": [2, 1], "counts": [0, 0, 0]}}, "time_to_first_token"),
+    ({"time_to_first_token": {"bounds_us": [1], "counts": [0]}}, "time_to_first_token"),
+    ({"deployment": ""}, "deployment"),
+    ({"deployment": "a\x00b"}, "deployment"),
+    ({"role": "other"}, "role"),
+    ({"covered_ms": 0}, "covered_ms"),
+]
+
+
+def test_wrong_windows_are_refused_by_their_fields_and_alone(api: Api, engine: Engine) -> None:
+    wrong = [window(model=f"wrong-{place}", **values) for place, (values, _) in enumerate(WRONG)]
+    answer = post(api, serving_windows=[window(), *wrong])
     assert answer["serving_windows"] == 1
-    (refusal,) = answer["refused"]
-    assert refusal["where"] == f"serving_windows[1].{where}"
+    # What cannot be read at all is refused first.
+    expected = {f"serving_windows[{place}].{where}" for place, (_, where) in enumerate(WRONG, 1)}
+    assert {it["where"] for it in answer["refused"]} == expected
     assert rows(engine, "SELECT model FROM gigawatch.serving_window") == [("m",)]
