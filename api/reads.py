@@ -100,6 +100,8 @@ def _period_of_seconds(period: PeriodQuery) -> Period:
 
 
 SecondsQuery = Annotated[Period, Depends(_period_of_seconds)]
+GpuModel = Annotated[str | None, Query(max_length=200, description="GPU model; default all")]
+DeploymentName = Annotated[str | None, Query(max_length=200, description="Deployment; default all")]
 Site = Annotated[str | None, Query(max_length=200, description="Site; default the whole fleet")]
 
 
@@ -282,9 +284,9 @@ def _weighed(
     step_s: StepOfHours = None,
     group_by: TokenGroup = "fleet",
     site: Site = None,
-    gpu_model: Annotated[str | None, Query(max_length=200, description="GPU model; default all")] = None,
+    gpu_model: GpuModel = None,
     boundary: Annotated[Boundary, Query(description="gpu, it or facility")] = "gpu",
-    deployment: Annotated[str | None, Query(max_length=200, description="Deployment; default all")] = None,
+    deployment: DeploymentName = None,
 ) -> Weighed:
     step = None if step_s is None else _bounded(span, timedelta(seconds=step_s))
     return Weighed(span, step, Where(site=site, gpu_model=gpu_model), group_by, boundary, deployment)
@@ -349,8 +351,8 @@ def _served(
     step_s: StepOfMinutes = None,
     group_by: TokenGroup = "fleet",
     site: Site = None,
-    gpu_model: Annotated[str | None, Query(max_length=200, description="GPU model; default all")] = None,
-    deployment: Annotated[str | None, Query(max_length=200, description="Deployment; default all")] = None,
+    gpu_model: GpuModel = None,
+    deployment: DeploymentName = None,
 ) -> Served:
     step = None if step_s is None else _bounded(span, timedelta(seconds=step_s))
     return Served(span, step, group_by, Of(site=site, gpu_model=gpu_model, deployment=deployment))
@@ -407,7 +409,7 @@ def ramp_up(
     request: Request,
     since: Annotated[datetime | None, Query(description="First seen since; default a day ago")] = None,
     site: Site = None,
-    deployment: Annotated[str | None, Query(max_length=200, description="Deployment; default all")] = None,
+    deployment: DeploymentName = None,
     limit: Limit = 1_000,
 ) -> Response:
     """Nodes lately first seen in a deployment and their time to the first token; those without one first."""

@@ -97,8 +97,9 @@ class Store:
             psycopg.OperationalError, sqlalchemy.exc.OperationalError: the database is out of reach; nothing
                 was stored as far as we know.
         """
+        earliest = datetime.now(UTC) - self._keep
         for parcel in parcels:
-            check(parcel, datetime.now(UTC) - self._keep)
+            check(parcel, earliest)
         refused = [list(parcel.refused) for parcel in parcels]
         try:
             return self._transact(parcels, careful=False)

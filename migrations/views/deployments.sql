@@ -83,53 +83,31 @@ END;
 
 -- The buckets of a period, of deployments, engines, latencies and sites. Each part is planned for the times asked and the level
 -- that it is of: one plan for all of them would read all that there is.
-CREATE FUNCTION expanded.deployment_buckets(start timestamptz, stop timestamptz, step interval, in_deployment text)
-RETURNS SETOF expanded.deployment_bucket
-LANGUAGE plpgsql STABLE PARALLEL SAFE ROWS 10000 SET plan_cache_mode = force_custom_plan
-AS $$
+DO $$
 DECLARE
-    ids integer[] := (SELECT array_agg(d.deployment_id) FROM gigawatch.deployment AS d WHERE d.name = in_deployment);
-    part record;
+    kind text;
 BEGIN
-    FOR part IN SELECT * FROM expanded.deployment_parts(start, stop, step) LOOP
-        RETURN QUERY SELECT b.* FROM expanded.deployment_bucket AS b
-        WHERE b.level = part.level AND b.time >= part.first AND b.time < part.beyond
-            AND (in_deployment IS NULL OR b.deployment_id = ANY (ids));
+    FOREACH kind IN ARRAY ARRAY['deployment', 'serving', 'latency'] LOOP
+        EXECUTE format($definition$
+            CREATE FUNCTION expanded.%1$s_buckets(start timestamptz, stop timestamptz, step interval, in_deployment text)
+            RETURNS SETOF expanded.%1$s_bucket
+            LANGUAGE plpgsql STABLE PARALLEL SAFE ROWS 10000 SET plan_cache_mode = force_custom_plan
+            AS $body$
+            DECLARE
+                ids integer[] := (
+                    SELECT array_agg(d.deployment_id) FROM gigawatch.deployment AS d WHERE d.name = in_deployment
+                );
+                part record;
+            BEGIN
+                FOR part IN SELECT * FROM expanded.deployment_parts(start, stop, step) LOOP
+                    RETURN QUERY SELECT b.* FROM expanded.%1$s_bucket AS b
+                    WHERE b.level = part.level AND b.time >= part.first AND b.time < part.beyond
+                        AND (in_deployment IS NULL OR b.deployment_id = ANY (ids));
+                END LOOP;
+            END
+            $body$ $definition$, kind);
     END LOOP;
-END
-$$;
-
-CREATE FUNCTION expanded.serving_buckets(start timestamptz, stop timestamptz, step interval, in_deployment text)
-RETURNS SETOF expanded.serving_bucket
-LANGUAGE plpgsql STABLE PARALLEL SAFE ROWS 10000 SET plan_cache_mode = force_custom_plan
-AS $$
-DECLARE
-    ids integer[] := (SELECT array_agg(d.deployment_id) FROM gigawatch.deployment AS d WHERE d.name = in_deployment);
-    part record;
-BEGIN
-    FOR part IN SELECT * FROM expanded.deployment_parts(start, stop, step) LOOP
-        RETURN QUERY SELECT b.* FROM expanded.serving_bucket AS b
-        WHERE b.level = part.level AND b.time >= part.first AND b.time < part.beyond
-            AND (in_deployment IS NULL OR b.deployment_id = ANY (ids));
-    END LOOP;
-END
-$$;
-
-CREATE FUNCTION expanded.latency_buckets(start timestamptz, stop timestamptz, step interval, in_deployment text)
-RETURNS SETOF expanded.latency_bucket
-LANGUAGE plpgsql STABLE PARALLEL SAFE ROWS 10000 SET plan_cache_mode = force_custom_plan
-AS $$
-DECLARE
-    ids integer[] := (SELECT array_agg(d.deployment_id) FROM gigawatch.deployment AS d WHERE d.name = in_deployment);
-    part record;
-BEGIN
-    FOR part IN SELECT * FROM expanded.deployment_parts(start, stop, step) LOOP
-        RETURN QUERY SELECT b.* FROM expanded.latency_bucket AS b
-        WHERE b.level = part.level AND b.time >= part.first AND b.time < part.beyond
-            AND (in_deployment IS NULL OR b.deployment_id = ANY (ids));
-    END LOOP;
-END
-$$;
+END $$;
 
 CREATE FUNCTION expanded.site_buckets(start timestamptz, stop timestamptz, step interval)
 RETURNS TABLE (level text, "time" timestamptz, site_id integer, gpu_model text, energy_mj bigint, host_mj bigint, host_ms bigint)

@@ -241,38 +241,15 @@ CROSS JOIN LATERAL (
     FROM unnest(w.gpu_power_mw) AS tick (mw)
 ) AS tick;
 
-CREATE VIEW expanded.rack_bucket AS
-SELECT '1m' AS level, it.* FROM gigawatch.rack_1m AS it
-UNION ALL
-SELECT '1h', it.* FROM gigawatch.rack_1h AS it
-UNION ALL
-SELECT '1d', it.* FROM gigawatch.rack_1d AS it;
-
-CREATE VIEW expanded.site_bucket AS
-SELECT '1m' AS level, it.* FROM gigawatch.site_1m AS it
-UNION ALL
-SELECT '1h', it.* FROM gigawatch.site_1h AS it
-UNION ALL
-SELECT '1d', it.* FROM gigawatch.site_1d AS it;
-
--- Deployments' buckets; what is not folded is not there.
-CREATE VIEW expanded.deployment_bucket AS
-SELECT '1m' AS level, it.* FROM gigawatch.deployment_1m AS it
-UNION ALL
-SELECT '1h', it.* FROM gigawatch.deployment_1h AS it
-UNION ALL
-SELECT '1d', it.* FROM gigawatch.deployment_1d AS it;
-
-CREATE VIEW expanded.serving_bucket AS
-SELECT '1m' AS level, it.* FROM gigawatch.serving_1m AS it
-UNION ALL
-SELECT '1h', it.* FROM gigawatch.serving_1h AS it
-UNION ALL
-SELECT '1d', it.* FROM gigawatch.serving_1d AS it;
-
-CREATE VIEW expanded.latency_bucket AS
-SELECT '1m' AS level, it.* FROM gigawatch.latency_1m AS it
-UNION ALL
-SELECT '1h', it.* FROM gigawatch.latency_1h AS it
-UNION ALL
-SELECT '1d', it.* FROM gigawatch.latency_1d AS it;
+-- Racks and sites, deployments, engines and latencies; what of these is not folded is not there.
+DO $$
+DECLARE
+    kind text;
+BEGIN
+    FOREACH kind IN ARRAY ARRAY['rack', 'site', 'deployment', 'serving', 'latency'] LOOP
+        EXECUTE format('CREATE VIEW expanded.%s_bucket AS ', kind) || (
+            SELECT string_agg(format('SELECT %1$L AS level, it.* FROM gigawatch.%2$s_%1$s AS it', of.level, kind), ' UNION ALL ')
+            FROM unnest(ARRAY['1m', '1h', '1d']) AS of (level)
+        );
+    END LOOP;
+END $$;
