@@ -12,7 +12,7 @@ from typing import Annotated
 
 from msgspec import Meta, Struct
 
-from gigawatch.units import MILLISECONDS_PER_MINUTE
+from gigawatch.units import MILLISECONDS_PER_HOUR, MILLISECONDS_PER_MINUTE
 
 INT2_MAX = 2**15 - 1
 INT4_MAX = 2**31 - 1
@@ -29,6 +29,8 @@ PerMille = Annotated[int, Meta(ge=0, le=1_000)]
 Celsius = Annotated[int, Meta(ge=-50, le=250)]
 Megahertz = Annotated[int, Meta(ge=0, le=INT2_MAX)]
 Milliwatts = Annotated[int, Meta(ge=0, le=INT4_MAX)]
+MilliwattsOfMeter = Annotated[int, Meta(ge=-INT8_MAX, le=INT8_MAX)]
+"""Below 0 it flows the other way: what a site generates is exported, or a current transformer is mounted wrong."""
 Millijoules = Annotated[int, Meta(ge=0, le=INT4_MAX)]
 MillijoulesOfNode = Annotated[int, Meta(ge=0, le=INT8_MAX)]
 Mebibytes = Annotated[int, Meta(ge=0, le=INT4_MAX)]
@@ -194,6 +196,37 @@ class ServingWindow(Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tru
     time_to_first_token: Latencies | None = None
     inter_token_latency: Latencies | None = None
     end_to_end_latency: Latencies | None = None
+
+
+class MeterWindow(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, omit_defaults=True):
+    """What one meter counted in one window: electricity, heat, water or fuel.
+
+    It starts and ends as a GPU's window does, or is longer where the meter is read more seldom. It never crosses a
+    full hour, so that hours and days are exact sums. What a meter does not tell is absent.
+    """
+
+    meter: Name
+    """Its name in the topology, unique within the site."""
+    start: Time
+    covered_ms: Annotated[int, Meta(ge=1, le=MILLISECONDS_PER_HOUR)]
+    """Time for which the energy or volume is known."""
+    readings_taken: Ticks
+    readings_expected: Ticks
+    energy_mj: MillijoulesOfNode | None = None
+    """Electricity, or of a heat meter heat."""
+    energy_method: EnergyMethod | None = None
+    power_mean_mw: MilliwattsOfMeter | None = None
+    """Mean of the polled power: a cross-check of the register, which gives the energy."""
+    power_min_mw: MilliwattsOfMeter | None = None
+    power_max_mw: MilliwattsOfMeter | None = None
+    current_max_ma: Count | None = None
+    """Greatest current of a phase."""
+    volume_ml: Count | None = None
+    """Water, or fuel."""
+    temp_mean_mc: Annotated[int, Meta(ge=-100_000, le=1_000_000)] | None = None
+    """Mean temperature, thousandths of 1 °C: of the outside air, of a supply, of an inlet."""
+    rejected_readings: Count = 0
+    """Readings refused as impossible."""
 
 
 class Process(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, omit_defaults=True):

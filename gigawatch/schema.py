@@ -39,7 +39,7 @@ from sqlalchemy.schema import SchemaItem
 
 from gigawatch.errors import ExitCode, GigawatchError
 
-REVISION = "0006"
+REVISION = "0007"
 """The newest file in migrations/versions/."""
 
 metadata = MetaData(
@@ -69,12 +69,24 @@ site = Table(
     comment="A place with its own electricity supply",
 )
 
+hall = Table(
+    "hall",
+    metadata,
+    Column("hall_id", Integer, Identity(), primary_key=True),
+    Column("site_id", ForeignKey(site.c.site_id), nullable=False),
+    Column("name", Text, nullable=False, comment="Name of the hall within its site"),
+    UniqueConstraint("site_id", "name"),
+    comment="A hall of a site, from the topology",
+)
+
 rack = Table(
     "rack",
     metadata,
     Column("rack_id", Integer, Identity(), primary_key=True),
     Column("site_id", ForeignKey(site.c.site_id), nullable=False),
     Column("name", Text, nullable=False, comment="Name of the rack within its site"),
+    Column("hall_id", ForeignKey(hall.c.hall_id), comment="Where it stands; absent where the topology does not say"),
+    Column("row", Text, comment="Row of its hall"),
     UniqueConstraint("site_id", "name"),
     comment="A rack of a site",
 )
@@ -612,6 +624,125 @@ configured_pue = _factor(
     comment="PUE of a site over time as somebody configured it; not measured",
 )
 
+METER_ROLES = (
+    "utility",
+    "generation",
+    "fuel",
+    "ups_in",
+    "ups_out",
+    "pdu",
+    "it",
+    "cooling",
+    "pump",
+    "lighting",
+    "water",
+    "heat_reuse",
+    "heat_removed",
+    "temperature",
+    "other",
+)
+"""What a meter counts. Sources of a site's energy come first; the last five but one count no electricity."""
+
+meter = Table(
+    "meter",
+    metadata,
+    Column("meter_id", Integer, Identity(), primary_key=True),
+    Column("site_id", ForeignKey(site.c.site_id), nullable=False),
+    Column("name", Text, nullable=False, comment="Name of the meter within its site"),
+    Column("role", Text, comment="What it counts; absent where the topology does not know it: it is in no figure"),
+    Column("virtual", Boolean, nullable=False, server_default="false", comment="Whether it is a sum of others"),
+    Column("hall_id", ForeignKey(hall.c.hall_id), comment="Hall that it is of; absent where it is of the whole site"),
+    Column("node", Text, comment="Host name of the node whose power it measures"),
+    Column("feed", Text, comment="Of redundant feeds, which: A or B"),
+    Column("rated_mw", BigInteger, comment="Most power that can flow through it, mW"),
+    Column("breaker_ma", BigInteger, comment="Rating of its breaker, mA"),
+    Column("contract_mw", BigInteger, comment="Most power by contract, mW"),
+    Column("fuel_j_per_l", BigInteger, comment="Energy of a litre of fuel, J"),
+    Column("since", Time, comment="Figures want it from this moment on; absent: always"),
+    Column("until", Time, comment="Up to this moment; absent: for ever"),
+    Column("simulated", Boolean, nullable=False, server_default="false", comment="Whether its data are simulated"),
+    Column("node_id", ForeignKey(node.c.node_id), comment="Whose agent read it last; absent where none did"),
+    Column("last_seen", Time, comment="When the server last stored a window of it"),
+    UniqueConstraint("site_id", "name"),
+    CheckConstraint(f"role IN {METER_ROLES}", name="role"),
+    CheckConstraint("feed IN ('A', 'B')", name="feed"),
+    comment="A meter of a site's facility",
+)
+
+meter_window = Table(
+    "meter_window",
+    metadata,
+    Column("time", Time, nullable=False, comment="Start of the window"),
+    Column("meter_id", Integer, nullable=False),
+    Column("covered_ms", Integer, nullable=False, comment="Time for which energy or volume is known, ms"),
+    Column("readings_taken", SmallInteger, nullable=False, comment="Readings taken"),
+    Column("readings_expected", SmallInteger, nullable=False, comment="Readings due"),
+    Column(
+        "energy_method", SmallInteger, comment="1 register, 2 interpolated, 3 integrated, 4 estimated; the weakest used"
+    ),
+    Column("energy_mj", BigInteger, comment="Electricity, or of a heat meter heat, mJ"),
+    Column("power_mean_mw", BigInteger, comment="Mean of the polled power, mW; below 0 it flows the other way"),
+    Column("power_min_mw", BigInteger, comment="Least polled power, mW"),
+    Column("power_max_mw", BigInteger, comment="Greatest polled power, mW"),
+    Column("current_max_ma", BigInteger, comment="Greatest current of a phase, mA"),
+    Column("volume_ml", BigInteger, comment="Water or fuel, mL"),
+    Column("temp_mean_mc", Integer, comment="Mean temperature, thousandths of 1 °C"),
+    Column("rejected_readings", BigInteger, nullable=False, comment="Readings refused as impossible"),
+    Index("meter_window_meter_id_time_idx", "meter_id", "time", unique=True),
+    Index("meter_window_time_idx", "time", postgresql_using="brin", postgresql_with={"pages_per_range": 32}),
+    comment="What one meter counted in one window",
+)
+
+meter_feed = Table(
+    "meter_feed",
+    metadata,
+    Column("meter_id", ForeignKey(meter.c.meter_id), primary_key=True, comment="Upstream"),
+    Column("fed_id", ForeignKey(meter.c.meter_id), primary_key=True, comment="Downstream", index=True),
+    comment="Which meter's energy goes on through which others",
+)
+
+meter_rack = Table(
+    "meter_rack",
+    metadata,
+    Column("meter_id", ForeignKey(meter.c.meter_id), primary_key=True),
+    Column("rack_id", ForeignKey(rack.c.rack_id), primary_key=True, index=True),
+    comment="Which racks a meter feeds",
+)
+
+meter_term = Table(
+    "meter_term",
+    metadata,
+    Column("meter_id", ForeignKey(meter.c.meter_id), primary_key=True, comment="The virtual meter"),
+    Column("term_id", ForeignKey(meter.c.meter_id), primary_key=True, comment="One that is added or subtracted"),
+    Column("sign", SmallInteger, nullable=False, comment="1 added, -1 subtracted"),
+    CheckConstraint("sign IN (1, -1)", name="sign"),
+    comment="What a virtual meter is the sum of",
+)
+
+power_budget = Table(
+    "power_budget",
+    metadata,
+    Column("site_id", ForeignKey(site.c.site_id), nullable=False),
+    Column("scope", Text, nullable=False, comment="site, hall, row or rack"),
+    Column("name", Text, nullable=False, comment="Of what; a row's is HALL/ROW"),
+    Column("budget_mw", BigInteger, nullable=False, comment="Power that it may draw, mW"),
+    UniqueConstraint("site_id", "scope", "name"),
+    CheckConstraint("scope IN ('site', 'hall', 'row', 'rack')", name="scope"),
+    comment="Power that parts of a site may draw, from the topology",
+)
+
+topology = Table(
+    "topology",
+    metadata,
+    Column("topology_id", Integer, Identity(), primary_key=True),
+    Column("site_id", ForeignKey(site.c.site_id), nullable=False, index=True),
+    Column("applied", Time, nullable=False, server_default=func.now(), comment="When it came into force"),
+    Column("source", Text, nullable=False, comment="The file's name"),
+    Column("sha256", Text, nullable=False, comment="Of the file"),
+    Column("document", JSONB, nullable=False, comment="The site as it was declared"),
+    comment="Each site's halls, racks and meters as they were declared, the newest in force",
+)
+
 LEVELS: Mapping[str, timedelta] = {"1m": timedelta(minutes=1), "1h": timedelta(hours=1), "1d": timedelta(days=1)}
 """Rollups and how long their buckets are; each is folded from the one before, the first from the windows."""
 
@@ -893,6 +1024,7 @@ hypertables: Mapping[str, str] = {
     "node_1h": "30 days",
     "serving_window": "1 day",
     "assigned_1m": "1 day",
+    "meter_window": "7 days",
 }
 """Facts that become hypertables where TimescaleDB is there, with their first chunk interval."""
 

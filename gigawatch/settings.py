@@ -103,6 +103,34 @@ class GpuAssignment(Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tru
     """Indexes or UUIDs of this node's GPUs."""
 
 
+class Meter(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """A meter of the facility that this agent reads: one [[meters]] for each, as many as there are."""
+
+    name: Name
+    """Its name in the site's topology."""
+    driver: Literal["modbus", "snmp", "redfish", "mqtt", "prometheus", "ipmi"]
+    """How it is read."""
+    address: Name
+    """Where it is: HOST or HOST:PORT of modbus, snmp, mqtt and ipmi (`local` of ipmi: this machine), a URL of redfish
+    and prometheus."""
+    map: Name
+    """What its registers or values mean: a name from `gigawatch meter maps`, or the path of a file of your own."""
+    index: dict[Name, str | int] = {}
+    """Which of several it is, by the map's words: `{unit = 3}` of a Modbus line, `{outlet = 12}` of a PDU, …"""
+    user: Name | None = None
+    """Name to log in with; of SNMP version 3 the security name."""
+    secret_file: str | None = None
+    """File that holds the password on its only line; of SNMP version 2c the community, by default public."""
+    ca_file: str | None = None
+    """Certificates to trust for https and mqtts, where the system's are not enough."""
+    rated_kw: Annotated[float, Meta(gt=0, le=2_000_000)] | None = None
+    """Most power that can flow through it, kW: what it tells beyond 1.2 times that is refused."""
+    interval_s: Annotated[float, Meta(ge=1, le=3_600)] = 10.0
+    """Interval of the readings, s."""
+    timeout_s: Annotated[float, Meta(ge=0.1, le=60)] = 4.0
+    """How long an answer may take, s."""
+
+
 class Server(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """The HTTP API, `gigawatch serve`."""
 
@@ -171,6 +199,7 @@ class Settings(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     agent: Agent = Agent()
     engines: tuple[Engine, ...] = ()
     assignments: tuple[GpuAssignment, ...] = ()
+    meters: tuple[Meter, ...] = ()
     server: Server = Server()
     relay: Relay = Relay()
     dashboard: Dashboard = Dashboard()

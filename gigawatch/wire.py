@@ -27,6 +27,7 @@ from gigawatch.records import (
     GpuWindow,
     Identity,
     Inventory,
+    MeterWindow,
     NodeWindow,
     ServingWindow,
     Time,
@@ -119,6 +120,7 @@ class Batch(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, omit_
     node_windows: list[Raw] = []
     packed_node_windows: PackedNodeWindows | None = None
     serving_windows: list[Raw] = []
+    meter_windows: list[Raw] = []
     events: list[Raw] = []
     health: list[Raw] = []
 
@@ -158,6 +160,7 @@ class Receipt(Struct, frozen=True, kw_only=True):
     gpu_windows: int = 0
     node_windows: int = 0
     serving_windows: int = 0
+    meter_windows: int = 0
     events: int = 0
     health: int = 0
     refused: list[Refusal] = []
@@ -256,6 +259,7 @@ def encode(
     gpu_windows: Sequence[GpuWindow] = (),
     node_windows: Sequence[NodeWindow] = (),
     serving_windows: Sequence[ServingWindow] = (),
+    meter_windows: Sequence[MeterWindow] = (),
     events: Sequence[Event] = (),
     health: Sequence[GpuHealth] = (),
 ) -> bytes:
@@ -268,6 +272,7 @@ def encode(
             packed_gpu_windows=pack(gpu_windows) if gpu_windows else None,
             packed_node_windows=pack_nodes(node_windows) if node_windows else None,
             serving_windows=[Raw(raw(window)) for window in serving_windows],
+            meter_windows=[Raw(raw(window)) for window in meter_windows],
             events=[Raw(raw(event)) for event in events],
             health=[Raw(raw(item)) for item in health],
         )

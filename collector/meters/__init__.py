@@ -1,0 +1,1 @@
+"""Meters of the facility: read by their own protocols, folded into windows."""
