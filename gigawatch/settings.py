@@ -125,6 +125,8 @@ class Meter(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """Certificates to trust for https and mqtts, where the system's are not enough."""
     rated_kw: Annotated[float, Meta(gt=0, le=2_000_000)] | None = None
     """Most power that can flow through it, kW: what it tells beyond 1.2 times that is refused."""
+    both_ways: bool = False
+    """Energy may flow back through it, as where a site exports: power below 0 is then no fault."""
     interval_s: Annotated[float, Meta(ge=1, le=3_600)] = 10.0
     """Interval of the readings, s."""
     timeout_s: Annotated[float, Meta(ge=0.1, le=60)] = 4.0

@@ -1,0 +1,109 @@
+"""What a meter's power says beside its registers: how much can flow, which way, and whether it changes at all."""
+
+from collector.meters.register import Limits
+from gigawatch.settings import Meter as Settings
+from gigawatch.units import MILLISECONDS_PER_HOUR, MILLISECONDS_PER_SECOND
+
+MILLIWATTS_PER_KILOWATT = 1_000_000
+MOST_MW = 2_000_000 * MILLIWATTS_PER_KILOWATT
+"""In place of a rated_kw that settings do not say: the greatest that they may say."""
+NOISE_PART = 100
+"""Power below 0 by at most this part of the greatest is no flow."""
+BACKWARDS_AFTER_MS = 30 * MILLISECONDS_PER_SECOND
+BACKWARDS_READINGS = 3
+FLAT_AFTER_MS = MILLISECONDS_PER_HOUR
+FLAT_READINGS = 20
+FLAT_RUNS = 10
+"""Power that does not change is suspect after so many times the longest that it did not before."""
+
+
+def with_margin(power_mw: int) -> int:
+    """The most that is believed of a meter for so much."""
+    return 12 * power_mw // 10
+
+
+class Power:
+    """Watches the power of one meter.
+
+    Args:
+        settings: of the meter.
+        longest_step_ms: how far apart readings may be with no gap between them.
+    """
+
+    def __init__(self, settings: Settings, longest_step_ms: int) -> None:
+        self.rated_mw = None if settings.rated_kw is None else round(settings.rated_kw * MILLIWATTS_PER_KILOWATT)
+        self.due_mj = 0.0
+        """What should have been counted since the register last moved, whichever way it flowed."""
+        self.is_backwards = False
+        """Whether it flows the wrong way, and has for a while."""
+        self.is_flat = False
+        """Whether it has not changed to the last digit for longer than this meter's does."""
+        self._both_ways = settings.both_ways
+        self._longest_step_ms = longest_step_ms
+        self._greatest_mw = self.rated_mw or 0
+        self._peak_mw: int | None = None
+        self._last_mw: int | None = None
+        self._last_ms = 0
+        self._backwards_ms, self._backwards_readings = 0, 0
+        self._flat_ms, self._flat_readings, self._longest_flat_ms = 0, 0, 0
+
+    @property
+    def limits(self) -> Limits:
+        """How fast a register of energy can have grown since it last moved, mJ/s."""
+        if self.rated_mw is not None:
+            return Limits(with_margin(self.rated_mw), with_margin(self.rated_mw))
+        return Limits(None if self._peak_mw is None else with_margin(self._peak_mw), with_margin(MOST_MW))
+
+    def take(self, at_ms: int, power_mw: int | None) -> None:
+        """Take in a reading, later than the one before."""
+        if power_mw is not None:
+            self._greatest_mw = max(self._greatest_mw, abs(power_mw))
+            self._peak_mw = max(self._peak_mw or 0, abs(power_mw))
+            if self._last_mw is not None and at_ms - self._last_ms <= self._longest_step_ms:
+                mean_mw = (self._due(self._last_mw) + self._due(power_mw)) / 2
+                self.due_mj += mean_mw * (at_ms - self._last_ms) / MILLISECONDS_PER_SECOND
+            self._look_backwards(at_ms, power_mw)
+            self._look_flat(at_ms, power_mw)
+        self._last_ms, self._last_mw = at_ms, power_mw
+
+    def moved(self) -> None:
+        """The register moved: what it should count is reckoned anew."""
+        self.due_mj, self._peak_mw = 0.0, None if self._last_mw is None else abs(self._last_mw)
+
+    def forward(self, power_mw: int | None) -> int | None:
+        """The power that counts as energy; None where there is none, or it flows the wrong way."""
+        if power_mw is None or power_mw >= 0:
+            return power_mw
+        return 0 if self._both_ways or not self._is_beyond_noise(power_mw) else None
+
+    def shift(self, by_ms: int) -> None:
+        """Follow the wall clock where it was set."""
+        self._last_ms += by_ms
+        self._backwards_ms += by_ms
+        self._flat_ms += by_ms
+
+    def _due(self, power_mw: int) -> int:
+        return max(0, power_mw) if self._both_ways else abs(power_mw)
+
+    def _is_beyond_noise(self, power_mw: int) -> bool:
+        return -power_mw * NOISE_PART > self._greatest_mw
+
+    def _look_backwards(self, at_ms: int, power_mw: int) -> None:
+        if self._both_ways or power_mw >= 0 or not self._is_beyond_noise(power_mw):
+            self.is_backwards, self._backwards_readings = False, 0
+            return
+        if self._backwards_readings == 0:
+            self._backwards_ms = at_ms
+        self._backwards_readings += 1
+        lasts = at_ms - self._backwards_ms >= BACKWARDS_AFTER_MS
+        self.is_backwards = lasts and self._backwards_readings >= BACKWARDS_READINGS
+
+    def _look_flat(self, at_ms: int, power_mw: int) -> None:
+        if power_mw == 0 or power_mw != self._last_mw:
+            if self._flat_readings:
+                self._longest_flat_ms = max(self._longest_flat_ms, self._last_ms - self._flat_ms)
+            self.is_flat, self._flat_ms, self._flat_readings = False, at_ms, 0
+            return
+        self._flat_readings += 1
+        lasts = at_ms - self._flat_ms >= max(FLAT_AFTER_MS, FLAT_RUNS * self._longest_flat_ms)
+        self.is_flat = lasts and self._flat_readings >= FLAT_READINGS
