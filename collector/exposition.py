@@ -13,12 +13,12 @@ from prometheus_client.openmetrics import parser as openmetrics_parser
 from prometheus_client.parser import text_string_to_metric_families
 from prometheus_client.samples import Sample
 
+from collector import body
 from gigawatch import __version__
 from gigawatch.errors import ExitCode, GigawatchError
 from gigawatch.units import BYTES_PER_MIB
 
 MOST_BYTES = 16 * BYTES_PER_MIB
-CHUNK_BYTES = 65_536
 # It has no types.
 _parse_openmetrics: Callable[[str], Iterable[Metric]] = openmetrics_parser.text_string_to_metric_families
 # Asked for OpenMetrics, prometheus_client serves vllm:… as vllm_….
@@ -91,13 +91,13 @@ def fetch(pool: urllib3.PoolManager, url: str, limit_s: float, advice: Advice) -
     at_s = time.monotonic()
     try:
         _check(url, response, advice)
-        body = _read(url, response, deadline_s, limit_s, advice)
+        content = _read(url, response, deadline_s, limit_s, advice)
     except BaseException:
         # What is left of it must not be taken for the next answer.
         response.close()
         raise
     response.release_conn()
-    text = body.decode("utf-8", "replace")
+    text = content.decode("utf-8", "replace")
     content_type = response.headers.get("Content-Type", "")
     if "html" in content_type or text.lstrip().startswith("<"):
         raise GigawatchError(
@@ -184,24 +184,17 @@ def _check(url: str, response: urllib3.BaseHTTPResponse, advice: Advice) -> None
 
 def _read(url: str, response: urllib3.BaseHTTPResponse, deadline_s: float, limit_s: float, advice: Advice) -> bytes:
     """The body, within the limits of time and size."""
-    chunks, size = [], 0
     try:
-        # read1 returns what came: a server that sends a byte now and then cannot hold us beyond the deadline.
-        while chunk := response.read1(CHUNK_BYTES):
-            chunks.append(chunk)
-            size += len(chunk)
-            if size > MOST_BYTES:
-                raise GigawatchError(
-                    f"{url} answers more than {MOST_BYTES // BYTES_PER_MIB} MiB",
-                    "Nothing that is read here has that many metrics: name its own address.",
-                    ExitCode.DATA,
-                )
-            if time.monotonic() > deadline_s:
-                raise GigawatchError(
-                    f"{url} does not end its answer within {limit_s:g} s",
-                    advice.slow,
-                    ExitCode.UNREACHABLE,
-                )
+        return body.read(response, deadline_s, MOST_BYTES)
+    except body.TooLong:
+        raise GigawatchError(
+            f"{url} answers more than {MOST_BYTES // BYTES_PER_MIB} MiB",
+            "Nothing that is read here has that many metrics: name its own address.",
+            ExitCode.DATA,
+        ) from None
+    except body.TooSlow:
+        raise GigawatchError(
+            f"{url} does not end its answer within {limit_s:g} s", advice.slow, ExitCode.UNREACHABLE
+        ) from None
     except (urllib3.exceptions.HTTPError, ValueError) as error:
         raise _unreachable(url, error, limit_s, advice) from error
-    return b"".join(chunks)

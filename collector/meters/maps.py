@@ -25,6 +25,8 @@ FOLDER = Path(__file__).parent / "maps"
 
 Figure = Literal["energy", "power", "currents", "volume", "temperature", "identity"]
 Word = Annotated[str, Meta(pattern="^[a-z][a-z0-9_]*$")]
+JsonPath = Annotated[str, Meta(pattern=r"^[^.]+(\.[^.]+)*$")]
+"""Names of properties and numbers of array elements, from the outside in, with dots between."""
 Raw = int | float | Decimal | str
 """A value as a meter tells it."""
 
@@ -140,9 +142,11 @@ class MapOf(Struct, Generic[ValueT], frozen=True, kw_only=True, forbid_unknown_f
 
     def _check_places(self, figure: Figure, value: Value) -> None:
         for key in value.PLACES:
-            for word in _PLACE.findall(getattr(value, key) or ""):
-                if word not in self.index:
-                    raise ValueError(f"readings.{figure}: {key} has {{{word}}}, and [index.{word}] is not there")
+            held = getattr(value, key) or ""
+            for text in held.values() if isinstance(held, dict) else [held]:
+                for word in _PLACE.findall(text):
+                    if word not in self.index:
+                        raise ValueError(f"readings.{figure}: {key} has {{{word}}}, and [index.{word}] is not there")
 
     def words(self, given: Mapping[str, str | int]) -> dict[str, str | int]:
         """What each word of the index is for one meter.
@@ -316,7 +320,64 @@ class SnmpMap(MapOf[SnmpValue], frozen=True, tag="snmp"):
     """The objects of an SNMP agent."""
 
 
-Map = ModbusMap | SnmpMap
+class RedfishValue(Value, frozen=True):
+    """A property of a Redfish resource."""
+
+    PLACES: ClassVar[tuple[str, ...]] = ("path", "value")
+
+    path: Annotated[str, Meta(pattern=r"^/redfish/v1/[^?#\s]+$")]
+    """Of the resource."""
+    value: JsonPath
+    """The property in it: a number or text, a sensor's excerpt, or a link to a sensor."""
+
+
+class RedfishMap(MapOf[RedfishValue], frozen=True, tag="redfish"):
+    """The resources of a Redfish service."""
+
+
+class MqttValue(Value, frozen=True):
+    """A value in the messages of a topic."""
+
+    PLACES: ClassVar[tuple[str, ...]] = ("topic", "value")
+
+    topic: Annotated[str, Meta(pattern=r"^[^#+\x00]+$", max_length=1_000)]
+    """Of the messages, without wildcards."""
+    value: JsonPath | None = None
+    """Where it is in a message of JSON; without it the message is the value."""
+
+
+class MqttMap(MapOf[MqttValue], frozen=True, tag="mqtt"):
+    """The messages of a device that speaks MQTT."""
+
+
+class PrometheusValue(Value, frozen=True):
+    """A series of a metrics endpoint."""
+
+    PLACES: ClassVar[tuple[str, ...]] = ("labels",)
+
+    metric: Annotated[str, Meta(pattern=r"^[a-zA-Z_:][a-zA-Z0-9_:]*$")]
+    labels: dict[str, str] = {}
+    """Series that have another value of such a label are not meant."""
+
+
+class PrometheusMap(MapOf[PrometheusValue], frozen=True, tag="prometheus"):
+    """The series of a metrics endpoint."""
+
+
+class IpmiValue(Value, frozen=True):
+    """A value that a management controller tells by IPMI."""
+
+    PLACES: ClassVar[tuple[str, ...]] = ("sensor",)
+
+    sensor: Annotated[str, Meta(min_length=1, max_length=16)] | None = None
+    """Name of a sensor, as `ipmitool sdr list` writes it; without it the power that DCMI tells."""
+
+
+class IpmiMap(MapOf[IpmiValue], frozen=True, tag="ipmi"):
+    """What a management controller tells by IPMI."""
+
+
+Map = ModbusMap | SnmpMap | RedfishMap | MqttMap | PrometheusMap | IpmiMap
 
 
 def read(path: Path) -> Map:
