@@ -1,6 +1,7 @@
 """A management controller for tests: pyghmi's RMCP+ server, which knows DCMI's Get Power Reading besides.
 
-`python -m tests.bmc PORT FILE`: FILE says in JSON what it answers: watts, state (0x40: activated) and code (0: success).
+`python -m tests.bmc PORT FILE`: FILE says in JSON what it answers: watts, state (0x40: activated) and
+code (0: success).
 """
 
 import json
@@ -37,5 +38,6 @@ class Controller(Bmc):
 
 if __name__ == "__main__":
     controller = Controller(int(sys.argv[1]), Path(sys.argv[2]))
-    print("ready", flush=True)
+    sys.stdout.write("ready\n")
+    sys.stdout.flush()
     controller.listen()

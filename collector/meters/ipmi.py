@@ -121,7 +121,8 @@ class IpmiDriver:
         except subprocess.TimeoutExpired:
             raise MeterProblem(
                 f"{self._settings.address} does not answer ipmitool within {self._settings.timeout_s:g} s",
-                "Check the address, and that IPMI over LAN is on; some controllers want a greater timeout_s.",
+                "Check the address, and that IPMI over LAN is on; some controllers want a greater timeout_s, or"
+                " index.cipher, which spares a question that they leave open.",
             ) from None
         told = done.stdout.decode("utf-8", "replace")
         if done.returncode:

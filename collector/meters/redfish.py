@@ -8,7 +8,7 @@ import json
 import time
 from contextlib import suppress
 from typing import Any
-from urllib.parse import quote, urlsplit
+from urllib.parse import quote
 
 import urllib3
 
@@ -25,6 +25,8 @@ from gigawatch.units import BYTES_PER_MIB
 SESSIONS = "/redfish/v1/SessionService/Sessions"
 MOST_BYTES = BYTES_PER_MIB
 MOST_SHOWN = 40
+LOCKED_OUT_S = 300.0
+"""How long a service that does not let us in is left alone."""
 HEADERS = {"Accept": "application/json", "OData-Version": "4.0", "User-Agent": f"gigawatch/{__version__}"}
 
 
@@ -55,8 +57,13 @@ class RedfishDriver:
         self._url = f"{at.scheme}://{host}:{at.port}"
         self._settings = settings
         self._map = map_
-        # Words that are missing are asked of the service, when it is first read.
-        self._missing = [word for word, it in map_.index.items() if it.default is None and word not in settings.index]
+        paths = {value.path for values in map_.readings.values() for value in values}
+        # Of resources that settings do not name the service tells, when it is first read, which there are.
+        self._missing = [
+            word
+            for word, it in map_.index.items()
+            if it.default is None and word not in settings.index and any(f"{{{word}}}" in path for path in paths)
+        ]
         words = map_.words({**settings.index, **dict.fromkeys(self._missing, "")})
         self._words = {word: quote(str(it), safe="") for word, it in words.items()}
         self._login = login(settings)
@@ -65,6 +72,8 @@ class RedfishDriver:
         """What lets us in; None: we have not logged in."""
         self._session: str | None = None
         """Path of the session that is to be ended."""
+        self._locked_out: tuple[float, MeterProblem] | None = None
+        """Since when, by the monotonic clock, user and password are known to be wrong, and what was told then."""
         self._lifetime: dict[RedfishValue, bool] = {}
         """Whether a register of energy is read by its LifetimeReading: it never changes from one to the other."""
 
@@ -74,15 +83,18 @@ class RedfishDriver:
         Raises:
             MeterProblem: it did not answer in time, or what it answered is not its map's.
         """
+        if self._locked_out and time.monotonic() - self._locked_out[0] < LOCKED_OUT_S:
+            raise self._locked_out[1]
+        if self._headers is not None and "X-Auth-Token" in self._headers:
+            try:
+                return self._read()
+            except _Status as error:
+                if error.status != 401:
+                    raise self._refused(error.status) from None
+            # Sessions are forgotten after a while, and when the service restarts.
+            self._headers = None
         if self._headers is None:
             self._log_in()
-        try:
-            return self._read()
-        except _Status as error:
-            if error.status != 401 or self._login is None:
-                raise self._refused(error.status) from None
-        # The session is over: services forget them after a while, and when they restart.
-        self._log_in()
         try:
             return self._read()
         except _Status as error:
@@ -156,14 +168,14 @@ class RedfishDriver:
         content = json.dumps({"UserName": user, "Password": password}).encode()
         try:
             _, headers = self._request("POST", SESSIONS, content)
-        except _Status as error:
-            if error.status in {400, 401, 403}:
-                raise self._refused(error.status) from None
+        except _Status:
+            # It has no sessions, or lets nobody make one without HTTP Basic.
             headers = {}
-        token, session = headers.get("X-Auth-Token"), headers.get("Location")
-        if token:
+        if token := headers.get("X-Auth-Token"):
             self._headers = {"X-Auth-Token": token}
-            self._session = urlsplit(session or "").path or None
+            # Location is a path, or a whole address.
+            _, slash, member = headers.get("Location", "").rpartition(f"{SESSIONS}/")
+            self._session = f"{SESSIONS}/{member}" if slash else None
         else:
             self._headers = urllib3.make_headers(basic_auth=f"{user}:{password}")
 
@@ -214,11 +226,16 @@ class RedfishDriver:
         return MeterProblem(f"{self._url} cannot be reached: {error}", "Check the address, and that Redfish is on.")
 
     def _refused(self, status: int) -> MeterProblem:
-        if status in {401, 403} or (status == 400 and self._login):
+        if status in {401, 403}:
             remedy = "Check user and secret_file, and that the account may read Redfish."
             if self._login is None:
                 remedy = "Set user and secret_file."
-            return MeterProblem(f"{self._url} does not let us in ({status})", remedy, ExitCode.CONFIGURATION)
+            problem = MeterProblem(f"{self._url} does not let us in ({status})", remedy, ExitCode.CONFIGURATION)
+            if self._login is not None:
+                # An account that fails to log in again and again is locked, for people too.
+                self._locked_out = time.monotonic(), problem
+                self._headers = None
+            return problem
         if 300 <= status < 400:
             return MeterProblem(
                 f"{self._url} leads elsewhere ({status})",

@@ -176,7 +176,7 @@ def shown(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[[str], No
 
 def test_the_password_is_in_no_command_line(shown: Callable[[str], None], secret_file: str) -> None:
     shown("$LC_ALL $*")
-    with pytest.raises(MeterProblem, match="C -I lanplus -H 127.0.0.1 -p 623 -L OPERATOR -U admin -f") as caught:
+    with pytest.raises(MeterProblem, match=r"C -I lanplus -H 127\.0\.0\.1 -p 623 -L OPERATOR -U admin -f") as caught:
         driver(623, secret_file, index={"privilege": "operator"}).read()
     assert PASSWORD not in str(caught.value)
 
