@@ -15,8 +15,9 @@ from api.rollups import SETTLED, Folder
 from api.store import Store
 from collector.engines.catalogue import named
 from collector.engines.endpoint import Endpoint
-from collector.engines.exposition import Answer, parse
+from collector.engines.exposition import parse
 from collector.engines.reading import read
+from collector.exposition import Answer
 from collector.sources.host import HostReading
 from collector.sources.nvml import GpuReading
 from collector.windows import GpuFolder, GpusAtTick, NodeFolder

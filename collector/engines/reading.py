@@ -8,7 +8,7 @@ from msgspec import Struct
 from prometheus_client.samples import NativeHistogram, Sample
 
 from collector.engines.catalogue import GAUGES, LATENCIES, UNITS, Engine, Source, engines
-from collector.engines.exposition import Exposition
+from collector.exposition import Exposition
 from gigawatch.errors import ExitCode, GigawatchError
 from gigawatch.units import MILLISECONDS_PER_SECOND, PER_MILLE
 

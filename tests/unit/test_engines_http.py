@@ -151,7 +151,7 @@ REFUSED: dict[str, tuple[Behaviour, str, ExitCode]] = {
 def test_an_answer_that_is_none_is_refused_in_time(
     kind: str, serve: Callable[[Behaviour], Server], quick: float, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(exposition, "MOST_BYTES", 1_048_576)
+    monkeypatch.setattr("collector.exposition.MOST_BYTES", 1_048_576)
     behaviour, words, code = REFUSED[kind]
     server = serve(behaviour)
     began_s = time.monotonic()
@@ -339,7 +339,7 @@ def test_probe_ends_with_1_where_no_generated_tokens_are_counted(serve: Callable
         ("is a web page", "/prometheus/metrics (trtllm), /v1/metrics (nim)"),
         ("is not found", "/prometheus/metrics (trtllm), /v1/metrics (nim)"),
         ("is cut off", "30000 (sglang)"),
-        ("fails", "the engine's log"),
+        ("fails", "the log of what serves them"),
     ],
 )
 def test_probe_teaches_where_it_fails(kind: str, remedy: str, serve: Callable[[Behaviour], Server]) -> None:

@@ -10,8 +10,9 @@ from prometheus_client.exposition import choose_encoder
 
 from collector.engines import catalogue
 from collector.engines.address import complete
-from collector.engines.exposition import HEADERS, Answer, Exposition, parse
+from collector.engines.exposition import parse
 from collector.engines.reading import ABOVE_ALL_US, Reading, read, recognise
+from collector.exposition import HEADERS, Answer, Exposition
 from gigawatch.errors import ExitCode, GigawatchError
 
 EXPOSITIONS = Path(__file__).parents[1] / "engines"

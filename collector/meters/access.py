@@ -1,0 +1,104 @@
+"""Where a meter is, and how it lets us in: what the drivers need of its settings."""
+
+from pathlib import Path
+from urllib.parse import urlsplit
+
+from msgspec import Struct
+
+from gigawatch.errors import ExitCode, GigawatchError
+from gigawatch.settings import Meter
+
+
+class Place(Struct, frozen=True):
+    """An address, taken apart."""
+
+    scheme: str
+    host: str
+    port: int
+
+
+def place(settings: Meter, ports: dict[str, int]) -> Place:
+    """Where the meter is.
+
+    Args:
+        settings: with the address, which may leave the scheme and the port out.
+        ports: the usual port of each scheme; the first scheme is that of an address without one.
+
+    Raises:
+        GigawatchError: the address is not of this form.
+    """
+    address = settings.address if "://" in settings.address else f"{next(iter(ports))}://{settings.address}"
+    try:
+        parts = urlsplit(address)
+        host, port = parts.hostname, parts.port
+    except ValueError:
+        host, port = None, None
+    else:
+        if parts.path.strip("/") or parts.query or parts.fragment or "@" in parts.netloc or parts.scheme not in ports:
+            host = None
+    if not host:
+        forms = " or ".join(f"{scheme}://HOST:{port}" for scheme, port in ports.items())
+        # It is not shown: it may hold a password.
+        raise GigawatchError(
+            f"The address of the meter {settings.name} is not of the form {forms}",
+            "Write it in this form; user and password belong to user and secret_file.",
+            ExitCode.CONFIGURATION,
+        )
+    return Place(parts.scheme, host, port or ports[parts.scheme])
+
+
+def secret(settings: Meter) -> str | None:
+    """What the file with the password says, without the end of its line; None where settings name none.
+
+    Raises:
+        GigawatchError: it cannot be read, or has more than a line.
+    """
+    if settings.secret_file is None:
+        return None
+    try:
+        lines = Path(settings.secret_file).read_text(encoding="utf-8").splitlines()
+    except (OSError, UnicodeDecodeError) as error:
+        # What Python says of text that is not UTF-8 shows it.
+        reason = error.strerror if isinstance(error, OSError) else "it is not UTF-8"
+        raise _wrong_file(settings, "secret_file", settings.secret_file, f"cannot be read: {reason}") from None
+    if len(lines) != 1 or not lines[0]:
+        raise _wrong_file(settings, "secret_file", settings.secret_file, f"has {len(lines)} lines")
+    return lines[0]
+
+
+def login(settings: Meter) -> tuple[str, str] | None:
+    """User and password; None where settings name neither.
+
+    Raises:
+        GigawatchError: they name one without the other, or the file cannot be used.
+    """
+    password = secret(settings)
+    if settings.user is None and password is None:
+        return None
+    if settings.user is None or password is None:
+        raise GigawatchError(
+            f"The meter {settings.name} has {'user' if settings.user else 'secret_file'} alone",
+            "Set user and secret_file, or neither.",
+            ExitCode.CONFIGURATION,
+        )
+    return settings.user, password
+
+
+def certificates(settings: Meter) -> str | None:
+    """The file of certificates to trust.
+
+    Raises:
+        GigawatchError: it is not there.
+    """
+    if settings.ca_file and not Path(settings.ca_file).is_file():
+        raise _wrong_file(settings, "ca_file", settings.ca_file, "does not exist")
+    return settings.ca_file
+
+
+def _wrong_file(settings: Meter, key: str, path: str, problem: str) -> GigawatchError:
+    wanted = "the password on its only line" if key == "secret_file" else "the certificates to trust, as PEM"
+    return GigawatchError(
+        f"{key} = {path!r} of the meter {settings.name} {problem}",
+        f"Name a file that holds {wanted}, and that this user may read.",
+        ExitCode.CONFIGURATION,
+    )
