@@ -4,12 +4,14 @@ import logging
 import socket
 import threading
 import time
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from collector.assignments.assigner import Assigner
 from collector.assignments.discovery import Discovery
 from collector.client import Client, greet, utc_now
+from collector.meters.register import MeterMark
 from collector.node import Node, Records
 from collector.sender import Sender
 from collector.sources.host import Host
@@ -22,6 +24,7 @@ from gigawatch.wire import Batch, encode
 
 if TYPE_CHECKING:
     from collector.engines.scraper import Engines
+    from collector.meters.reader import Meters
 
 HUNG_AFTER_S = 10.0
 MOST_HELD_WINDOWS = 100_000
@@ -57,11 +60,12 @@ class Agent:
     """One agent on one node.
 
     Args:
-        settings: all settings; sections agent, store, engines and assignments matter.
+        settings: all settings; sections agent, store, engines, assignments and meters matter.
         host: the node itself.
 
     Raises:
-        GigawatchError: the spool is in use, the token is refused, the clock is off, or an engine is not known.
+        GigawatchError: the spool is in use, the token is refused, the clock is off, or the settings of an
+            engine or a meter cannot be used.
     """
 
     def __init__(self, settings: Settings, host: Host) -> None:
@@ -83,6 +87,7 @@ class Agent:
         )
         self._sender = Sender(self._spool, self._client, self._report)
         checkpoint = self._spool.checkpoint()
+        self._meters = _meters(settings, self._clock, checkpoint.meters if checkpoint else {})
         same_boot = checkpoint is not None and checkpoint.boot_id == self._boot_id
         before = checkpoint.serves if checkpoint and same_boot else {}
         self._node = Node(
@@ -109,6 +114,8 @@ class Agent:
         self._watchdog.start()
         if self._engines:
             self._engines.start()
+        if self._meters:
+            self._meters.start()
         at_ms = 0
         while not self._ending.is_set():
             at_ms = self._tick()
@@ -118,6 +125,8 @@ class Agent:
             self._flush(at_ms, stop=True)
         if self._engines:
             self._engines.shut()
+        if self._meters:
+            self._meters.shut()
         self._node.shut()
         self._sender.finish(FINISH_S)
         self._spool.close()
@@ -136,8 +145,12 @@ class Agent:
             self._node.shift(stepped_ms, at_ms)
             if self._engines:
                 self._engines.shift(stepped_ms)
+            if self._meters:
+                self._meters.shift(stepped_ms)
         if self._engines:
             self._engines.tick(at_ms)
+        if self._meters:
+            self._meters.tick(at_ms)
         self._reading_since_s = time.monotonic()
         self._node.tick(at_ms)
         self._reading_since_s = None
@@ -158,9 +171,12 @@ class Agent:
         """Spool the windows that are over, with everything else that came up."""
         gpu_windows, node_windows = self._node.close(until_ms, stop=stop)
         serving_windows = self._engines.close(until_ms, stop=stop) if self._engines else []
+        meter_windows = self._meters.close(until_ms, stop=stop) if self._meters else []
         inventory, events, health = self._node.take()
         if self._engines:
             events += self._engines.take()
+        if self._meters:
+            events += self._meters.take()
         self._closed_ms = until_ms
         self._store(
             Records(
@@ -168,10 +184,11 @@ class Agent:
                 gpu_windows=gpu_windows,
                 node_windows=node_windows,
                 serving_windows=serving_windows,
+                meter_windows=meter_windows,
                 events=events,
                 health=health,
             ),
-            with_checkpoint=bool(gpu_windows or node_windows),
+            with_checkpoint=bool(gpu_windows or node_windows or meter_windows),
         )
 
     def _flush_events(self) -> None:
@@ -186,6 +203,7 @@ class Agent:
             gpu_windows=[*held.gpu_windows, *new.gpu_windows],
             node_windows=[*held.node_windows, *new.node_windows],
             serving_windows=[*held.serving_windows, *new.serving_windows],
+            meter_windows=[*held.meter_windows, *new.meter_windows],
             events=[*held.events, *new.events],
             health=[*held.health, *new.health],
         )
@@ -197,10 +215,18 @@ class Agent:
             gpu_windows=records.gpu_windows,
             node_windows=records.node_windows,
             serving_windows=records.serving_windows,
+            meter_windows=records.meter_windows,
             events=records.events,
             health=records.health,
         )
-        checkpoint = Checkpoint(self._boot_id, self._closed_ms, self._node.marks(), self._node.gpus, self._node.serves)
+        checkpoint = Checkpoint(
+            self._boot_id,
+            self._closed_ms,
+            self._node.marks(),
+            self._node.gpus,
+            self._node.serves,
+            self._meters.marks() if self._meters else {},
+        )
         try:
             dropped = self._spool.append(
                 body, len(records.gpu_windows), checkpoint if with_checkpoint or held else None
@@ -227,6 +253,7 @@ class Agent:
             gpu_windows=records.gpu_windows[excess:],
             node_windows=records.node_windows[-MOST_HELD_WINDOWS:],
             serving_windows=records.serving_windows[-MOST_HELD_WINDOWS:],
+            meter_windows=records.meter_windows[-MOST_HELD_WINDOWS:],
             events=records.events[-1_000:],
             health=records.health[-1_000:],
         )
@@ -286,3 +313,12 @@ def _engines(settings: Settings, clock: Clock) -> "Engines | None":
     from collector.engines.scraper import Engines  # noqa: PLC0415
 
     return Engines(settings.engines, settings.agent.window_s * MILLISECONDS_PER_SECOND, clock.now_ms()[0])
+
+
+def _meters(settings: Settings, clock: Clock, marks: Mapping[str, MeterMark]) -> "Meters | None":
+    """The meters of the settings; None where there are none, which spares their libraries."""
+    if not settings.meters:
+        return None
+    from collector.meters.reader import Meters  # noqa: PLC0415
+
+    return Meters(settings.meters, settings.agent.window_s, clock.now_ms()[0], marks)

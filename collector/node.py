@@ -25,6 +25,7 @@ from gigawatch.records import (
     GpuHealth,
     GpuWindow,
     Inventory,
+    MeterWindow,
     NodeWindow,
     ServingWindow,
     Severity,
@@ -49,6 +50,7 @@ class Records(Struct, frozen=True, kw_only=True):
     gpu_windows: Sequence[GpuWindow] = ()
     node_windows: Sequence[NodeWindow] = ()
     serving_windows: Sequence[ServingWindow] = ()
+    meter_windows: Sequence[MeterWindow] = ()
     events: Sequence[Event] = ()
     health: Sequence[GpuHealth] = ()
 

@@ -16,6 +16,7 @@ from typing import Any
 import msgspec
 from msgspec import Struct
 
+from collector.meters.register import MeterMark
 from collector.windows import Mark
 from gigawatch.errors import ExitCode, GigawatchError
 from gigawatch.records import Assignment, Gpu
@@ -43,6 +44,8 @@ class Checkpoint(Struct, frozen=True):
     """GPUs that the node has, the lost ones too."""
     serves: Mapping[str, tuple[Assignment, ...]] = {}
     """By GPU: what it served; so it did, for all that is known, until the next agent looks."""
+    meters: Mapping[str, MeterMark] = {}
+    """By meter: up to where what it counted was handed out; a reboot of this node is nothing to it."""
 
 
 class Waiting(Struct, frozen=True):

@@ -14,7 +14,7 @@ from msgspec import Struct
 
 from collector.meters.power import MILLIWATTS_PER_KILOWATT, Power
 from collector.meters.reading import Reading
-from collector.meters.register import Limits, Mark, Meaning, Register, Step
+from collector.meters.register import Limits, Mark, Meaning, MeterMark, Register, Step
 from collector.windows import LONGEST_ESTIMATE_MS, LONGEST_GAP_MS, Mean, from_ms, split
 from gigawatch.records import EnergyMethod, MeterWindow, Severity
 from gigawatch.settings import Meter as Settings
@@ -38,14 +38,6 @@ STUCK_READINGS = 5
 STUCK_AFTER_MS = 5 * MILLISECONDS_PER_MINUTE
 """What standing still for a shorter time hides is told by the next step."""
 MILLILITRES_PER_M3 = 1_000_000
-
-
-class MeterMark(Struct, frozen=True):
-    """Up to where what a meter counted was handed out, and which meter it was."""
-
-    energy: Mark | None = None
-    volume: Mark | None = None
-    identity: str | None = None
 
 
 class Gap(Struct, frozen=True):

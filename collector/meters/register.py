@@ -32,6 +32,14 @@ class Mark(Struct, frozen=True):
     """By how much the register moves at least, as far as an earlier agent knew."""
 
 
+class MeterMark(Struct, frozen=True):
+    """Up to where what a meter counted was handed out, and which meter it was."""
+
+    energy: Mark | None = None
+    volume: Mark | None = None
+    identity: str | None = None
+
+
 class Meaning(Enum):
     """What a reading says of the time since the last that was believed."""
 

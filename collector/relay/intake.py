@@ -61,6 +61,7 @@ def _as_msgpack(batch: Batch) -> Batch:
         gpu_windows=_transcode_all(batch.gpu_windows),
         node_windows=_transcode_all(batch.node_windows),
         serving_windows=_transcode_all(batch.serving_windows),
+        meter_windows=_transcode_all(batch.meter_windows),
         events=_transcode_all(batch.events),
         health=_transcode_all(batch.health),
     )

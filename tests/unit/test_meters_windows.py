@@ -10,9 +10,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from collector.meters.folder import LEAST_GAP_MS, Folder, MeterMark, window_length_ms
+from collector.meters.folder import LEAST_GAP_MS, Folder, window_length_ms
 from collector.meters.power import FLAT_AFTER_MS
 from collector.meters.reading import Reading
+from collector.meters.register import MeterMark
 from collector.windows import LONGEST_GAP_MS
 from gigawatch.records import EnergyMethod, MeterWindow, Severity
 from gigawatch.settings import Meter
