@@ -30,6 +30,9 @@ from gigawatch.units import (
 Figure = Literal["energy", "volume"]
 Kind = Literal["meter_answers", "meter_replaced", "meter_reversed", "meter_stuck", "meter_wrapped"]
 UNLIMITED = Limits(sure=None, possible=None)
+FINEST_MJ = 360_000
+"""0.1 Wh: few meters count finer."""
+FINEST_ML = 10
 LEAST_GAP_MS = 5_000
 """Readings that are further apart than this, and than three intervals, have a gap between them."""
 STUCK_STEPS = 3
@@ -126,8 +129,8 @@ class Folder:
         self._longest_step_ms = longest_step_ms(settings)
         self._power = Power(settings, self._longest_step_ms)
         self._registers: dict[Figure, Register] = {
-            "energy": Register(3_600, 3_600 * 10**9, mark.energy),
-            "volume": Register(1, 10**6, mark.volume),
+            "energy": Register(FINEST_MJ, 10**7 * FINEST_MJ, mark.energy),
+            "volume": Register(FINEST_ML, 10**5 * FINEST_ML, mark.volume),
         }
         self._identity = mark.identity
         self._open: dict[int, OpenWindow] = {}
@@ -382,7 +385,7 @@ class Folder:
             min((it.since_ms for it in held if it.since_ms is not None), default=settled.at_ms),
             settled.value - sum(it.fresh for it in held),
             settled.power_mw,
-            register.moves,
+            register.least_move,
         )
 
     def _refused(self, reading: Reading) -> tuple[str, ...]:

@@ -5,7 +5,6 @@ new epoch, or confirm a great rise; a single one is left out and costs nothing, 
 time. Values are whole numbers of the store's unit, mJ or mL.
 """
 
-import math
 from enum import Enum
 
 from msgspec import Struct
@@ -83,12 +82,11 @@ class Register:
     """What one register counted.
 
     Args:
-        digit: a unit in which such registers count: 1 mWh in mJ, 1 mL.
-        coarsest: the coarsest digit that such registers have, in its unit; one at zero may have a thousandth.
+        finest, coarsest: what its last digit may say; where it is at zero, a thousandth of the coarsest.
         mark: up to where an earlier agent settled it.
     """
 
-    def __init__(self, digit: int, coarsest: int, mark: Mark | None = None) -> None:
+    def __init__(self, finest: int, coarsest: int, mark: Mark | None = None) -> None:
         self.base = mark
         """The last reading that was believed."""
         self.settled = mark
@@ -99,22 +97,22 @@ class Register:
         """Readings that were believed since then."""
         self.left_out = 0
         """Readings that were left out as glitches since this was last set to zero."""
-        self._digit = digit
+        self._finest = finest
         self._coarsest = coarsest
         self._doubt: Mark | None = None
         self._read: int | None = None
         """What was read last and believed: a mark's value may lie between two steps."""
-        self.moves = mark.step if mark else 0
-        """The greatest common divisor of all moves: sooner or later its step."""
+        self.least_move = mark.step if mark else 0
 
     @property
     def step(self) -> int:
-        """By how much it moves at least, as far as that is known."""
-        value = self._read or self._coarsest // 1_000
-        digit = self._digit if value % self._digit == 0 else 1
+        """By how much it moves, as far as that is known: the least that it ever did."""
+        if self.least_move:
+            return self.least_move
+        value, digit = self._read or self._coarsest // 1_000, self._finest
         while value % (10 * digit) == 0 and 10 * digit <= self._coarsest:
             digit *= 10
-        return min(self.moves or UNMOVED_STEPS * digit, UNMOVED_STEPS * digit)
+        return UNMOVED_STEPS * digit
 
     def take(self, now: Mark, wraps: int | None, limits: Limits, *, replaced: bool = False) -> Step | None:
         """Take in a reading.
@@ -188,7 +186,7 @@ class Register:
         self.still_readings += 1
         if grown:
             if self._read == base.value:
-                self.moves = math.gcd(self.moves, grown)
+                self.least_move = min(self.least_move or grown, grown)
             self.moved_ms, self.still_readings = now.at_ms, 0
         self._read = now.value
         meaning = Meaning.WRAPPED if now.value < base.value else Meaning.GREW
@@ -200,7 +198,7 @@ class Register:
         self._begin(now)
         if since is not now or meaning is Meaning.REPLACED:
             # Another register may have another step.
-            self.moves = 0
+            self.least_move = 0
         return Step(meaning, start, since, base, now, now.value - since.value)
 
     def _most(self, before: Mark, now: Mark, limit: int, step: int) -> int:
