@@ -51,6 +51,8 @@ class _Link(threading.Thread):
         self.messages: dict[str, _Message] = {}
         self.problem: MeterProblem | None = None
         """Why it ended, or will tell nothing."""
+        self.admitted = False
+        """Whether the broker let us in."""
         self.began_s = time.monotonic()
         # Names of up to 23 characters are taken by every broker.
         self.client = Client(
@@ -95,6 +97,7 @@ class _Link(threading.Thread):
             remedy = "Check user and secret_file." if "uthor" in str(reason) else "See the broker's log."
             self._fail(f"does not let us in: {reason}", remedy, ExitCode.CONFIGURATION)
         else:
+            self.admitted = True
             client.subscribe([(topic, 0) for topic in self._topics])
 
     def _on_subscribe(
@@ -184,9 +187,15 @@ class MqttDriver:
                 )
         with link.changed:
             problem, messages = link.problem, dict(link.messages)
+        if problem is None and not link.admitted:
+            problem = MeterProblem(
+                f"The broker {self._at.host}:{self._at.port} does not answer within {self._settings.timeout_s:g} s",
+                "Is this the address of a broker, and with mqtts:// where it wants that? A firewall that drops packets"
+                " looks the same.",
+            )
         if problem is not None:
             # The next reading connects anew.
-            self._link = None
+            self.close()
             raise problem
         for topic in self._lead_topics:
             if not self._usable(self._lead, messages.get(topic)):
