@@ -13,6 +13,7 @@ import msgspec
 from sqlalchemy import Connection, text
 
 from collector.engines import catalogue
+from collector.meters import maps
 from gigawatch import database, settings
 from gigawatch.embedded import EmbeddedServer
 from migrations.run import migrate, view_files
@@ -175,6 +176,41 @@ def _source(source: catalogue.Source) -> str:
     return name + (f", {source.unit}" if source.unit else "") + (", counted at the end" if source.at_end else "")
 
 
+def meters() -> str:
+    """The generated part of docs/meters.md."""
+    lines = [MARK]
+    for name, map_ in maps.maps().items():
+        lines += [
+            f"### {name}: {map_.title}",
+            "",
+            f"Driver `{map_.__struct_config__.tag}`. Read in: {'; '.join(map_.sources)}.",
+            "",
+            *(f"- `index.{word}`: {it.about}{_default(it.default)}" for word, it in map_.index.items()),
+            *(f"- {note}" for note in map_.notes),
+            "",
+            "| figure | where it is read |",
+            "| --- | --- |",
+            *(f"| {figure} | {'<br>'.join(map(_place, values))} |" for figure, values in map_.readings.items()),
+            "",
+        ]
+    return "\n".join(lines)
+
+
+def _default(value: int | str | None) -> str:
+    return "; to be given" if value is None else f"; {value} where it is not given"
+
+
+def _place(value: maps.Value) -> str:
+    """The keys of a value that its file gives, as the file has them."""
+    fields = {field.name: field.default for field in msgspec.structs.fields(value)}
+    given = {key: it for key, it in msgspec.structs.asdict(value).items() if it != fields[key]}
+    return ", ".join(f"{key} `{_shown(it)}`" for key, it in given.items())
+
+
+def _shown(value: Any) -> str:
+    return ", ".join(map(str, value)) if isinstance(value, tuple) else str(value)
+
+
 def views(connection: Connection) -> str:
     """The generated part of docs/sql.md."""
     lines = [MARK]
@@ -247,7 +283,7 @@ def main() -> None:
             with engine.connect() as connection:
                 reference = views(connection)
             engine.dispose()
-    for name, part in (("sql.md", reference), ("engines.md", engines())):
+    for name, part in (("sql.md", reference), ("engines.md", engines()), ("meters.md", meters())):
         path = HERE / name
         path.write_text(path.read_text(encoding="utf-8").partition(MARK)[0] + part, encoding="utf-8")
 

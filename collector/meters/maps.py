@@ -6,7 +6,7 @@ common, whatever the driver: each figure has one value, or several that make it 
 
 import re
 import tomllib
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from decimal import Decimal
 from difflib import get_close_matches
 from fractions import Fraction
@@ -55,12 +55,12 @@ _ZEROS = {"K": Fraction("-273150"), "F": Fraction(-160_000, 9)}
 _BOUNDS = {
     "energy": (0, 2**62),
     "power": (-2_400_000 * 10**6, 2_400_000 * 10**6),
-    "currents": (0, 2**40),
+    "currents": (0, 10**9),
     "volume": (0, 2**62),
     "temperature": (-100_000, 1_000_000),
 }
-"""Between what every figure lies, in the store's unit: 1.2 times the greatest rated_kw, what its columns take, and
-temperatures that a facility has."""
+"""Between what every figure lies, in the store's unit: what its columns take, 1.2 times the greatest rated_kw, 1 MA,
+and temperatures that a facility has."""
 
 _TEXT = re.compile(r"[+-]?([0-9]+(\.[0-9]*)?|\.[0-9]+)([eE][+-]?[0-9]{1,3})?")
 _PLACE = re.compile(r"\{([^{}]*)\}")
@@ -89,7 +89,9 @@ class Value(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     def __post_init__(self) -> None:
         """Check what no type says."""
         for key, number in (("scale", self.scale), ("wraps_at", self.wraps_at)):
-            if number is not None and not (number.is_finite() and Decimal("1e-15") <= abs(number) <= Decimal("1e24")):
+            if number is not None and not (
+                number.is_finite() and Decimal("1e-15") <= number.copy_abs() <= Decimal("1e24")
+            ):
                 raise ValueError(f"{key} is {number}, and no meter has that")
         if self.wraps_at is not None and self.wraps_at < 0:
             raise ValueError(f"wraps_at is {self.wraps_at}, and a register grows")
@@ -108,6 +110,9 @@ class Index(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
 
 class MapOf(Struct, Generic[ValueT], frozen=True, kw_only=True, forbid_unknown_fields=True, tag_field="driver"):
     """What the maps of all drivers have."""
+
+    COUNTED: ClassVar[str | None] = None
+    """A word of its keys that no index says."""
 
     name: str
     """The name of its file: what settings call it."""
@@ -145,8 +150,13 @@ class MapOf(Struct, Generic[ValueT], frozen=True, kw_only=True, forbid_unknown_f
             held = getattr(value, key) or ""
             for text in held.values() if isinstance(held, dict) else [held]:
                 for word in _PLACE.findall(text):
-                    if word not in self.index:
+                    if word not in self.index and word != self.COUNTED:
                         raise ValueError(f"readings.{figure}: {key} has {{{word}}}, and [index.{word}] is not there")
+
+    def values(self) -> Iterator[ValueT]:
+        """The values of all figures."""
+        for values in self.readings.values():
+            yield from values
 
     def words(self, given: Mapping[str, str | int]) -> dict[str, str | int]:
         """What each word of the index is for one meter.
@@ -294,30 +304,117 @@ def _wraps(map_: "Map", figure: Figure) -> int | None:
     return round(_in_unit(figure, value, Fraction(value.wraps_at)))
 
 
+_LENGTHS = {"int16": 1, "uint16": 1, "int32": 2, "uint32": 2, "float32": 2, "int64": 4, "uint64": 4, "float64": 4}
+Function = Literal["holding", "input"]
+Order = Literal["big", "little"]
+
+
 class ModbusValue(Value, frozen=True):
     """A value in registers of Modbus."""
 
-    register: Annotated[int, Meta(ge=0, le=65_536)]
-    """Its first register, as the map's `first_register` counts them."""
+    register: Annotated[int, Meta(ge=0, le=500_000)]
+    """Its first register, with the number that the document gives it."""
     type: Literal["int16", "uint16", "int32", "uint32", "int64", "uint64", "float32", "float64", "text"]
-    """Of text the `length` says how many registers it has."""
     length: Annotated[int, Meta(ge=1, le=125)] | None = None
+    """How many registers a text has."""
+    function: Function | None = None
+    """By which function it is read, where that is not the map's."""
+
+    def __post_init__(self) -> None:
+        """Check what no type says."""
+        super().__post_init__()
+        if (self.type == "text") != (self.length is not None):
+            raise ValueError(f"register {self.register} is {self.type}: a text has a length, and nothing else has")
+
+    @property
+    def count(self) -> int:
+        """How many registers it has."""
+        return self.length or _LENGTHS[self.type]
 
 
 class ModbusMap(MapOf[ModbusValue], frozen=True, tag="modbus"):
     """The registers of a meter of Modbus."""
 
+    index: dict[Word, Index] = msgspec.field(
+        default_factory=lambda: {"unit": Index(about="its unit id: its number on the line of a gateway", default=1)}
+    )
+    function: Function = "holding"
+    """By which function it is read: 3 reads holding registers, 4 input registers."""
+    first_register: Annotated[int, Meta(ge=0, le=400_001)] = 0
+    """What the document calls the register with address 0 in the protocol: 0, 1, 30001 or 40001 as a rule."""
+    word_order: Order = "big"
+    """Which of the registers of a longer number comes first: that of the greatest or of the least digits."""
+    byte_order: Order = "big"
+    """The same for the two bytes of a register; Modbus itself says big."""
+    registers_per_read: Annotated[int, Meta(ge=1, le=125)] = 125
+    """The most that it answers in one go."""
+    gap: Annotated[int, Meta(ge=0, le=124)] = 0
+    """How many registers that are not wanted may lie between two that are read in one go. Many meters refuse a read
+    that has a register in it that they do not have."""
+
+    def __post_init__(self) -> None:
+        """Check what no type says."""
+        super().__post_init__()
+        if "unit" not in self.index:
+            raise ValueError("index.unit is missing, and every meter of Modbus has a unit id")
+        for figure, values in self.readings.items():
+            for value in values:
+                if not 0 <= self.address(value) <= 65_536 - value.count:
+                    raise ValueError(
+                        f"readings.{figure}: register {value.register} is no address of Modbus, counted from "
+                        f"first_register = {self.first_register}"
+                    )
+                if value.count > self.registers_per_read:
+                    raise ValueError(f"readings.{figure}: register {value.register} is longer than registers_per_read")
+                if value.type == "text" and figure != "identity":
+                    raise ValueError(f"readings.{figure}: register {value.register} is a text, and a number is wanted")
+
+    def address(self, value: ModbusValue) -> int:
+        """The address of a value's first register in the protocol, which counts from 0."""
+        return value.register - self.first_register
+
+
+Oid = Annotated[str, Meta(pattern=r"^1(\.([0-9]+|\{[a-z][a-z0-9_]*\}))+$")]
+ROW = "row"
+"""The word that counts the rows of an SNMP table."""
+
 
 class SnmpValue(Value, frozen=True):
     """A value of an SNMP agent."""
 
-    PLACES: ClassVar[tuple[str, ...]] = ("oid",)
+    PLACES: ClassVar[tuple[str, ...]] = ("oid", "decimals_oid", "available_oid", "rows_oid")
 
-    oid: Annotated[str, Meta(pattern=r"^1(\.([0-9]+|\{[a-z][a-z0-9_]*\}))+$")]
+    oid: Oid
+    decimals_oid: Oid | None = None
+    """Where the agent says how many of the number's digits are behind the point."""
+    available_oid: Oid | None = None
+    """Where the agent says whether it has the value: 1, as of a TruthValue."""
+    rows_oid: Oid | None = None
+    """Where the agent says how many rows the table has. {row} of the others counts from 1 to that; each is a value."""
+
+    def __post_init__(self) -> None:
+        """Check what no type says."""
+        super().__post_init__()
+        if (f"{{{ROW}}}" in self.oid) != (self.rows_oid is not None):
+            raise ValueError(f"oid {self.oid}: {{{ROW}}} and rows_oid go together")
+        if self.decimals_oid is not None and self.absent:
+            raise ValueError(f"oid {self.oid}: a number with decimals_oid has no absent ones; name available_oid")
+        if self.rows_oid is not None and self.wraps_at is not None:
+            raise ValueError(f"oid {self.oid}: wraps_at is of a single register, not of a table's rows")
 
 
 class SnmpMap(MapOf[SnmpValue], frozen=True, tag="snmp"):
     """The objects of an SNMP agent."""
+
+    COUNTED: ClassVar[str | None] = ROW
+
+    def __post_init__(self) -> None:
+        """Check what no type says."""
+        super().__post_init__()
+        if ROW in self.index:
+            raise ValueError(f"index.{ROW}: this word counts a table's rows")
+        if any(value.rows_oid for value in self.readings.get("identity", ()) + self.readings.get("temperature", ())):
+            raise ValueError("identity and temperature are one value, and have no rows_oid")
 
 
 class RedfishValue(Value, frozen=True):
@@ -404,7 +501,7 @@ def read(path: Path) -> Map:
 @cache
 def maps() -> Mapping[str, Map]:
     """The shipped maps by name."""
-    return {path.stem: read(path) for path in sorted(FOLDER.glob("*.toml"))}
+    return {path.stem: read(path) for path in sorted(FOLDER.glob("*.toml"), key=lambda it: it.stem)}
 
 
 def load(name_or_path: str) -> Map:

@@ -75,6 +75,11 @@ def test_the_reference_of_engines_is_fresh() -> None:
     assert written.endswith(generate.MARK + generate.engines().removeprefix(generate.MARK)), "run `make docs`"
 
 
+def test_the_reference_of_meter_maps_is_fresh() -> None:
+    written = (PROJECT / "docs/meters.md").read_text(encoding="utf-8")
+    assert written.endswith(generate.meters()), "run `make docs`"
+
+
 def test_events_are_listed_as_the_code_reports_them() -> None:
     listed = events()
     found: dict[str, set[str]] = {}
