@@ -1,42 +1,25 @@
 """Where a meter is, and how it lets us in: what the drivers need of its settings."""
 
 from pathlib import Path
-from urllib.parse import urlsplit
 
-from msgspec import Struct
-
+from collector.meters.endpoint import Endpoint, endpoint
 from gigawatch.errors import ExitCode, GigawatchError
 from gigawatch.settings import Meter
 
 
-class Place(Struct, frozen=True):
-    """An address, taken apart."""
-
-    scheme: str
-    host: str
-    port: int
-
-
-def place(settings: Meter, ports: dict[str, int]) -> Place:
-    """Where the meter is.
+def place(settings: Meter, ports: dict[str, int]) -> tuple[str, Endpoint]:
+    """Scheme and place of a meter whose address may begin with a scheme.
 
     Args:
-        settings: with the address, which may leave the scheme and the port out.
+        settings: with the address.
         ports: the usual port of each scheme; the first scheme is that of an address without one.
 
     Raises:
         GigawatchError: the address is not of this form.
     """
-    address = settings.address if "://" in settings.address else f"{next(iter(ports))}://{settings.address}"
-    try:
-        parts = urlsplit(address)
-        host, port = parts.hostname, parts.port
-    except ValueError:
-        host, port = None, None
-    else:
-        if parts.path.strip("/") or parts.query or parts.fragment or "@" in parts.netloc or parts.scheme not in ports:
-            host = None
-    if not host:
+    scheme, separator, rest = settings.address.rpartition("://")
+    scheme = scheme if separator else next(iter(ports))
+    if scheme not in ports or "@" in rest:
         forms = " or ".join(f"{scheme}://HOST:{port}" for scheme, port in ports.items())
         # It is not shown: it may hold a password.
         raise GigawatchError(
@@ -44,7 +27,7 @@ def place(settings: Meter, ports: dict[str, int]) -> Place:
             "Write it in this form; user and password belong to user and secret_file.",
             ExitCode.CONFIGURATION,
         )
-    return Place(parts.scheme, host, port or ports[parts.scheme])
+    return scheme, endpoint(rest.removesuffix("/"), ports[scheme])
 
 
 def secret(settings: Meter) -> str | None:

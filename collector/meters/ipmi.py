@@ -9,7 +9,8 @@ import shutil
 import subprocess
 import time
 
-from collector.meters.access import Place, login, place
+from collector.meters.access import login
+from collector.meters.endpoint import Endpoint, endpoint
 from collector.meters.maps import Figure, IpmiMap, IpmiValue, Raw, Refused, fill, reading
 from collector.meters.reading import MeterProblem, Reading
 from gigawatch.errors import ExitCode, GigawatchError
@@ -36,7 +37,7 @@ class IpmiDriver:
         self._settings = settings
         self._map = map_
         self._words = map_.words(settings.index)
-        self._arguments = ["-I", "open"] if settings.address == LOCAL else self._remote(place(settings, {"ipmi": 623}))
+        self._arguments = ["-I", "open"] if settings.address == LOCAL else self._remote(endpoint(settings.address, 623))
 
     def read(self) -> Reading:
         """The server as it is now.
@@ -53,7 +54,7 @@ class IpmiDriver:
     def close(self) -> None:
         """Nothing is kept between readings."""
 
-    def _remote(self, at: Place) -> list[str]:
+    def _remote(self, at: Endpoint) -> list[str]:
         if login(self._settings) is None:
             raise GigawatchError(
                 f"The meter {self._settings.name} has no user",

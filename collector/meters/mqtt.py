@@ -16,8 +16,9 @@ from paho.mqtt.enums import CallbackAPIVersion
 from paho.mqtt.properties import Properties
 from paho.mqtt.reasoncodes import ReasonCode
 
-from collector.meters.access import Place, certificates, login, place
+from collector.meters.access import certificates, login, place
 from collector.meters.document import decode, find, scalar
+from collector.meters.endpoint import Endpoint
 from collector.meters.maps import Figure, MqttMap, MqttValue, Raw, Refused, fill, reading
 from collector.meters.reading import MeterProblem, Reading
 from gigawatch.errors import ExitCode, GigawatchError
@@ -43,14 +44,16 @@ class _Message(Struct, frozen=True):
 class _Link(threading.Thread):
     """One connection to a broker, in a thread of its own until it ends; it is not made again."""
 
-    def __init__(self, settings: Meter, at: Place, topics: tuple[str, ...]) -> None:
+    def __init__(self, settings: Meter, scheme: str, at: Endpoint, topics: tuple[str, ...]) -> None:
         super().__init__(name=f"mqtt of meter {settings.name}", daemon=True)
-        self._broker = f"{at.host}:{at.port}"
+        self._at = at
         self._topics = topics
         self.changed = threading.Condition()
         self.messages: dict[str, _Message] = {}
         self.problem: MeterProblem | None = None
         """Why it ended, or will tell nothing."""
+        self.admitted = False
+        """Whether the broker let us in."""
         self.began_s = time.monotonic()
         # Names of up to 23 characters are taken by every broker.
         self.client = Client(
@@ -63,7 +66,7 @@ class _Link(threading.Thread):
         self.client.on_disconnect = self._on_disconnect
         if known := login(settings):
             self.client.username_pw_set(*known)
-        if at.scheme == "mqtts":
+        if scheme == "mqtts":
             self.client.tls_set(ca_certs=certificates(settings))
         self.client.connect_async(at.host, at.port, KEEPALIVE_S)
 
@@ -85,7 +88,7 @@ class _Link(threading.Thread):
     def _fail(self, problem: str, remedy: str, code: ExitCode = ExitCode.UNREACHABLE) -> None:
         with self.changed:
             # The first is the reason of all that follow.
-            self.problem = self.problem or MeterProblem(f"The broker {self._broker} {problem}", remedy, code)
+            self.problem = self.problem or MeterProblem(f"The broker {self._at} {problem}", remedy, code)
             self.changed.notify_all()
 
     def _on_connect(
@@ -95,6 +98,7 @@ class _Link(threading.Thread):
             remedy = "Check user and secret_file." if "uthor" in str(reason) else "See the broker's log."
             self._fail(f"does not let us in: {reason}", remedy, ExitCode.CONFIGURATION)
         else:
+            self.admitted = True
             client.subscribe([(topic, 0) for topic in self._topics])
 
     def _on_subscribe(
@@ -141,11 +145,11 @@ class MqttDriver:
         self._settings = settings
         self._map = map_
         self._words = map_.words(settings.index)
-        self._at = place(settings, {"mqtt": 1883, "mqtts": 8883})
-        if settings.ca_file and self._at.scheme != "mqtts":
+        self._scheme, self._at = place(settings, {"mqtt": 1883, "mqtts": 8883})
+        if settings.ca_file and self._scheme != "mqtts":
             raise GigawatchError(
                 f"The meter {settings.name} has ca_file, and its address is not encrypted",
-                f"Write the address as mqtts://{self._at.host}, or leave ca_file out.",
+                f"Write the address as mqtts://{self._at}, or leave ca_file out.",
                 ExitCode.CONFIGURATION,
             )
         self._wanted = {(figure, self._topic(value)) for figure, values in map_.readings.items() for value in values}
@@ -172,7 +176,7 @@ class MqttDriver:
         """
         link = self._link
         if link is None:
-            link = self._link = _Link(self._settings, self._at, self._topics)
+            link = self._link = _Link(self._settings, self._scheme, self._at, self._topics)
             link.start()
             with link.changed:
                 link.changed.wait_for(
@@ -184,9 +188,15 @@ class MqttDriver:
                 )
         with link.changed:
             problem, messages = link.problem, dict(link.messages)
+        if problem is None and not link.admitted:
+            problem = MeterProblem(
+                f"The broker {self._at} does not answer within {self._settings.timeout_s:g} s",
+                "Is this the address of a broker, and with mqtts:// where it wants that? A firewall that drops packets"
+                " looks the same.",
+            )
         if problem is not None:
             # The next reading connects anew.
-            self._link = None
+            self.close()
             raise problem
         for topic in self._lead_topics:
             if not self._usable(self._lead, messages.get(topic)):
@@ -248,7 +258,7 @@ class MqttDriver:
         else:
             problem = f"the last message on {topic} came {time.monotonic() - message.at_s:.0f} s ago"
         return MeterProblem(
-            f"{self._at.host}:{self._at.port}: {problem}",
+            f"{self._at}: {problem}",
             f"Check the topic and the index, and that the device sends at least once in interval_s"
             f" ({self._settings.interval_s:g} s).",
         )

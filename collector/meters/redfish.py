@@ -52,9 +52,8 @@ class RedfishDriver:
     """
 
     def __init__(self, settings: Meter, map_: RedfishMap) -> None:
-        at = place(settings, {"https": 443, "http": 80})
-        host = f"[{at.host}]" if ":" in at.host else at.host
-        self._url = f"{at.scheme}://{host}:{at.port}"
+        scheme, at = place(settings, {"https": 443, "http": 80})
+        self._url = f"{scheme}://{at}"
         self._settings = settings
         self._map = map_
         paths = {value.path for values in map_.readings.values() for value in values}

@@ -212,7 +212,7 @@ def test_a_machine_without_ipmitool_says_so(secret_file: str, monkeypatch: pytes
         ({"secret_file": None}, "has user alone"),
         ({"user": None, "secret_file": None}, "has no user"),
         ({"secret_file": "/nowhere"}, "cannot be read: No such file"),
-        ({"address": "https://bmc"}, "is not of the form ipmi://HOST:623"),
+        ({"address": "https://bmc"}, "'https://bmc' of a meter is not HOST or HOST:PORT"),
         ({"index": {"privilege": "root"}}, "index.privilege of the meter node is 'ROOT'"),
         ({"index": {"cipher": "best"}}, "index.cipher of the meter node is 'best'"),
         ({"index": {"unit": 3}}, "no such word"),

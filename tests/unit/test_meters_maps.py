@@ -31,7 +31,7 @@ def test_shipped_maps_say_whence_they_are(name: str) -> None:
     map_ = maps.load(name)
     assert map_.name == name
     assert all(source.strip() for source in map_.sources)
-    assert {"energy", "power", "volume"} & map_.readings.keys(), "nothing of it would reach a figure"
+    assert {"energy", "power", "volume", "temperature"} & map_.readings.keys(), "nothing of it would reach a figure"
 
 
 # From the units' definitions; of a gallon, NIST Handbook 44, appendix C.

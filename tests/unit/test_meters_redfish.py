@@ -381,7 +381,7 @@ def test_one_that_hangs_or_is_not_there_is_given_up_in_time() -> None:
     [
         ({"address": "https://admin:battery@pdu"}, "is not of the form https://HOST:443 or http://HOST:80"),
         ({"address": "ftp://pdu"}, "is not of the form"),
-        ({"address": "https://pdu:port"}, "is not of the form"),
+        ({"address": "https://pdu:port"}, "'pdu:port' of a meter is not HOST or HOST:PORT"),
         ({"user": "admin"}, "has user alone"),
         ({"ca_file": "/nowhere"}, "'/nowhere' of the meter pdu does not exist"),
         ({"index": {"unit": 1}}, "no such word"),
