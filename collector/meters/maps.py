@@ -267,6 +267,7 @@ def reading(
         temp_mc=figures.get("temperature"),
         identity=identity,
         refused=tuple(refused),
+        raws=dict(raws.items()),
     )
 
 
