@@ -137,11 +137,11 @@ def test_snmp_exporter(serve: Callable[..., tuple[str, list[Any]]]) -> None:
 
 
 def test_user_and_password(serve: Callable[..., tuple[str, list[Any]]], tmp_path: Path) -> None:
-    (tmp_path / "secret").write_text("battery staple\n")
+    (tmp_path / "secret").write_text("battery stäple ✓\n", encoding="utf-8")
     url, asked = serve(RPDU2)
     known = {"user": "gateway", "secret_file": str(tmp_path / "secret")}
     driver(url, "snmp-exporter-apc", **known).read()
-    assert asked[0]["Authorization"] == f"Basic {base64.b64encode(b'gateway:battery staple').decode()}"
+    assert asked[0]["Authorization"] == f"Basic {base64.b64encode('gateway:battery stäple ✓'.encode()).decode()}"
     assert asked[0]["User-Agent"].startswith("gigawatch/")
     url, _ = serve("", 401)
     with pytest.raises(MeterProblem, match="answers 401") as caught:
