@@ -2,6 +2,7 @@
 
 from base64 import b64encode
 from pathlib import Path
+from ssl import create_default_context
 
 from collector.meters.endpoint import Endpoint, endpoint
 from gigawatch.errors import ExitCode, GigawatchError
@@ -77,10 +78,13 @@ def certificates(settings: Meter) -> str | None:
     """The file of certificates to trust.
 
     Raises:
-        GigawatchError: it is not there.
+        GigawatchError: it cannot be read, or holds none.
     """
-    if settings.ca_file and not Path(settings.ca_file).is_file():
-        raise _wrong_file(settings, "ca_file", settings.ca_file, "does not exist")
+    if settings.ca_file:
+        try:
+            create_default_context(cafile=settings.ca_file)
+        except OSError as error:
+            raise _wrong_file(settings, "ca_file", settings.ca_file, f"cannot be used: {error.strerror}") from None
     return settings.ca_file
 
 

@@ -351,6 +351,7 @@ def test_one_that_is_no_broker_is_refused_in_time(answer: bytes, words: str, dri
         ({"index": {"topic": "hall/+"}}, "makes the topics hall/\\+"),
         ({"index": {}}, "wants index.topic: the topic of the messages"),
         ({"user": "gateway"}, "has user alone"),
+        ({"address": "mqtts://broker", "ca_file": __file__}, "cannot be used"),
     ],
 )
 def test_settings_that_do_not_fit_are_refused(more: dict[str, Any], words: str, driver: Make) -> None:

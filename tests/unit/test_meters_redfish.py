@@ -383,7 +383,8 @@ def test_one_that_hangs_or_is_not_there_is_given_up_in_time() -> None:
         ({"address": "ftp://pdu"}, "is not of the form"),
         ({"address": "https://pdu:port"}, "'pdu:port' of a meter is not HOST or HOST:PORT"),
         ({"user": "admin"}, "has user alone"),
-        ({"ca_file": "/nowhere"}, "'/nowhere' of the meter pdu does not exist"),
+        ({"ca_file": "/nowhere"}, "'/nowhere' of the meter pdu cannot be used: No such file"),
+        ({"ca_file": __file__}, "of the meter pdu cannot be used: .*NO_CERTIFICATE"),
         ({"index": {"unit": 1}}, "no such word"),
     ],
 )
