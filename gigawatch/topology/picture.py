@@ -68,7 +68,8 @@ class _Box(Struct):
     column: int
     feed: Feed | None = None
     virtual: bool = False
-    downstream: dict[Key, None] = field(default_factory=dict)
+    downstream: dict[Key, bool] = field(default_factory=dict)
+    """What it feeds; True: what it is a part of."""
     heading: str = ""
     """Stands above it."""
     x: float = 0
@@ -100,13 +101,17 @@ class _Picture:
         columns: dict[tuple[str, str], int] = {}
         for node in self._flow.order:
             role = self._plan.meters[node[1]].declared.role
-            above = [columns[it] + (it[1] != node[1]) for it in self._flow.upstream.get(node, [])]
-            columns[node] = max([LAYERS.get(role, OTHERS_LAYER), *above])
+            above = [columns[it] + (it[0] != "in") for it in self._flow.upstream.get(node, [])]
+            # What leads to the parts of a virtual meter stands nowhere itself.
+            least = 0 if node[0] == "in" else LAYERS.get(role, OTHERS_LAYER)
+            columns[node] = max([least, *above])
         return {name: columns.get(self._flow.above(name), 0) for name in self._plan.meters}
 
     def _group(self, coarse: int) -> None:
         plan = self._plan
-        fed = {name for meter in plan.meters.values() for name in meter.feeds}
+        linked = {name for meter in plan.meters.values() for name in meter.feeds}
+        linked |= {meter.name for meter in plan.meters.values() if meter.feeds or meter.racks}
+        linked |= {part for name in list(linked) for part in self._added(name)}
         groups: dict[Key, list[PlannedMeter]] = defaultdict(list)
         entries: dict[Key, set[Path]] = defaultdict(set)
         for meter in plan.meters.values():
@@ -118,7 +123,7 @@ class _Picture:
         keys = {meter.name: key for key, meters in groups.items() for meter in meters}
         self._boxes, self._aside = {}, {}
         for key, meters in groups.items():
-            inside = any(it.feeds or it.racks or it.name in fed for it in meters)
+            inside = any(it.name in linked for it in meters)
             (self._boxes if inside else self._aside)[key] = self._meters(meters)
         racks = self._racks(coarse)
         last = max((it.column for it in self._boxes.values()), default=0) + 1
@@ -128,7 +133,14 @@ class _Picture:
             at = keys[meter.name]
             below = [*(keys[it] for it in meter.feeds), *(of_rack[it] for it in meter.racks)]
             if below:
-                self._boxes[at].downstream.update({it: None for it in below if it != at})
+                self._boxes[at].downstream.update({it: False for it in below if it != at})
+            for part in self._added(meter.name) if meter.name in linked else ():
+                if keys[part] != at:
+                    self._boxes[keys[part]].downstream.setdefault(at, True)
+
+    def _added(self, name: str) -> list[str]:
+        """Meters that a virtual one adds up."""
+        return [it for it, sign in self._plan.meters[name].terms.items() if sign > 0]
 
     def _alike(self, meter: PlannedMeter, coarse: int) -> Key:
         """What meters must have in common to share a box."""
@@ -158,13 +170,13 @@ class _Picture:
             title = written
         else:
             title = f"{first.name} … {meters[-1].name}"
-        formula = " ".join(f"{'+' if sign > 0 else '−'} {term}" for term, sign in first.terms.items())
+        formula = " − ".join([" + ".join(it.plus), *it.minus])
         limits = (
             f"{it.rated_kw:g} kW" if it.rated_kw is not None else "",
             f"{it.breaker_a:g} A" if it.breaker_a is not None else "",
             f"contract {it.contract_kw:g} kW" if it.contract_kw is not None else "",
         )
-        detail = [many, WORDS[it.role], f"= {formula.removeprefix('+ ')}" if first.virtual else "", *limits]
+        detail = [many, WORDS[it.role], f"= {formula}" if first.virtual else "", *limits]
         hint = [
             some((meter.name for meter in meters), 12),
             f"since {_day(it.since)}" if it.since else "",
@@ -290,9 +302,9 @@ class _Picture:
     def _described(self, counted: str) -> str:
         """The same in words, for who does not see it."""
         ways = [
-            f"{box.title} feeds {some((self._boxes[it].title for it in box.downstream), 4)}"
+            f"{box.title} feeds {some(fed, 4)}"
             for box in self._boxes.values()
-            if box.downstream
+            if (fed := [self._boxes[key].title for key, part in box.downstream.items() if not part])
         ]
         return f"{counted}. {'; '.join(ways[:60])}."
 
@@ -309,7 +321,7 @@ class _Picture:
         into: Mapping[int, list[Feed | None]] = defaultdict(list)
         parts = []
         for box in self._boxes.values():
-            for key in box.downstream:
+            for key, part in box.downstream.items():
                 fed = self._boxes[key]
                 feed = fed.feed or box.feed
                 # Feed A comes in above, feed B below.
@@ -318,8 +330,9 @@ class _Picture:
                 bend = max(30.0, (x2 - x1) / 2)
                 way = f"M{x1:.0f} {y1:.1f}C{x1 + bend:.0f} {y1:.1f} {x2 - bend:.0f} {y:.1f} {x2:.0f} {y:.1f}"
                 kind = f' class="{feed.lower()}"' if feed else ""
-                parts.append(f'<path{kind} d="{way}"/>')
-                if feed and feed not in into[id(fed)]:
+                dashes = ' stroke-dasharray="5 3"' if part else ""
+                parts.append(f'<path{kind}{dashes} d="{way}"/>')
+                if feed and not part and feed not in into[id(fed)]:
                     into[id(fed)].append(feed)
                     shift = -4 if feed == "A" else 11
                     parts.append(f'<text{kind} x="{x2 - 12:.0f}" y="{y + shift:.1f}" font-size="10">{feed}</text>')
@@ -331,7 +344,7 @@ class _Picture:
         for kind, words in (("a", "feed A"), ("b", "feed B"), ("", "no feed named")):
             parts.append(f'<path class="{kind}" d="M{x} {y - 4:.0f}h28"/>')
             parts.append(f'<text class="muted" x="{x + 34}" y="{y:.0f}">{words}</text>')
-            x += 110
+            x += 132
         parts.append(
             f'<g class="virtual"><rect class="box" x="{x}" y="{y - 12:.0f}" width="28" height="15" rx="3"/></g>'
             f'<text class="muted" x="{x + 34}" y="{y:.0f}">virtual: a sum of others</text>'

@@ -325,7 +325,7 @@ def test_the_api_checks_applies_and_answers(api: Api) -> None:
             (b"\xff", 422),
             (b"[" * 50_000, 422),
             (b"a: &a [*a]", 422),
-            (b"x" * (5 * 2**20), 413),
+            (b"x" * (4 * 2**20 + 2), 413),
             (b"", 422),
         ):
             answer = admin.put(path, content=body)
