@@ -19,11 +19,12 @@ from starlette.responses import PlainTextResponse, Response
 from api.access import Access, require
 from api.counts import Counts
 from api.documents import Greeting, Problem, answers, describe
-from api.factors import routes
+from api.factors import routes as factor_routes
 from api.ingest import RETRY_SOON, Ingest
 from api.metrics import CONTENT_TYPE, Metrics
 from api.reads import router
 from api.scheduler import Scheduler
+from api.topology import routes as topology_routes
 from api.writer import Writer
 from gigawatch import __version__, database, settings
 from gigawatch.errors import GigawatchError
@@ -36,7 +37,7 @@ from gigawatch.units import BYTES_PER_MIB, MILLISECONDS_PER_SECOND
 
 DESCRIPTION = """Batches of GPU telemetry in, figures out. Every endpoint but the health checks needs a token: header
 `Authorization: Bearer …`. Agents' tokens may send, viewers' may read, admins' may do both, and send and
-remove prices, carbon intensities and configured PUE. Times are UTC."""
+remove prices, carbon intensities and configured PUE, and bring topologies into force. Times are UTC."""
 LONGEST = timedelta(days=36_525)
 SWITCH_S = 0.0005
 GARBAGE = 50_000
@@ -103,7 +104,8 @@ def build(loaded: Settings) -> FastAPI:
 
     app = FastAPI(title="Gigawatch", version=__version__, description=DESCRIPTION, lifespan=life, redoc_url=None)
     app.include_router(router)
-    app.include_router(routes.router)
+    app.include_router(factor_routes.router)
+    app.include_router(topology_routes.router)
     app.openapi = lambda: describe(app)  # type: ignore[method-assign] # FastAPI's own way to extend it
     _add_hello(app)
     _add_health(app)

@@ -12,7 +12,7 @@ from starlette.responses import Response
 
 from api.access import require
 from api.documents import answers
-from gigawatch import readings, token_readings
+from gigawatch import facility_readings, readings, token_readings
 from gigawatch.readings import GpuOrder, GroupBy, NodeOrder, NodeState, Where
 from gigawatch.token_readings import Boundary, Of, TokenGroup
 
@@ -491,3 +491,15 @@ def _node(node_id: int) -> int:
     if not 1 <= node_id < 2**31:
         raise HTTPException(404, "There is no such thing")
     return node_id
+
+
+@router.get("/topology", responses=answers(list[facility_readings.SiteTopology]))
+def topology(request: Request, site: Site = None) -> Response:
+    """Topologies in force: halls, racks, meters and what they feed, as they were declared."""
+    return _read(request, lambda connection: facility_readings.topologies(connection, site))
+
+
+@router.get("/meters", responses=answers(list[facility_readings.MeterNow]))
+def meters(request: Request, site: Site = None, limit: Limit = 1_000, offset: Offset = 0) -> Response:
+    """Meters of the facility: what each counts, what it feeds, and when it was last heard of."""
+    return _read(request, lambda connection: facility_readings.meters(connection, site, limit, offset))

@@ -34,7 +34,7 @@ from sqlalchemy import (
     func,
     text,
 )
-from sqlalchemy.dialects.postgresql import ARRAY, JSONB, ExcludeConstraint
+from sqlalchemy.dialects.postgresql import ARRAY, JSON, JSONB, ExcludeConstraint
 from sqlalchemy.schema import SchemaItem
 
 from gigawatch.errors import ExitCode, GigawatchError
@@ -658,6 +658,8 @@ meter = Table(
     Column("breaker_ma", BigInteger, comment="Rating of its breaker, mA"),
     Column("contract_mw", BigInteger, comment="Most power by contract, mW"),
     Column("fuel_j_per_l", BigInteger, comment="Energy of a litre of fuel, J"),
+    Column("potable", Boolean, comment="Of a water meter, whether it is drinking water; absent where nobody said"),
+    Column("backup", Boolean, nullable=False, server_default="false", comment="Whether it is a backup generator's"),
     Column("since", Time, comment="Figures want it from this moment on; absent: always"),
     Column("until", Time, comment="Up to this moment; absent: for ever"),
     Column("simulated", Boolean, nullable=False, server_default="false", comment="Whether its data are simulated"),
@@ -739,7 +741,8 @@ topology = Table(
     Column("applied", Time, nullable=False, server_default=func.now(), comment="When it came into force"),
     Column("source", Text, nullable=False, comment="The file's name"),
     Column("sha256", Text, nullable=False, comment="Of the file"),
-    Column("document", JSONB, nullable=False, comment="The site as it was declared"),
+    # In the order in which it was written, which JSONB forgets.
+    Column("document", JSON, nullable=False, comment="The site as it was declared"),
     comment="Each site's halls, racks and meters as they were declared, the newest in force",
 )
 

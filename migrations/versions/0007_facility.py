@@ -107,7 +107,7 @@ def upgrade() -> None:
         ),
         sa.Column("source", sa.Text(), nullable=False, comment="The file's name"),
         sa.Column("sha256", sa.Text(), nullable=False, comment="Of the file"),
-        sa.Column("document", postgresql.JSONB(), nullable=False, comment="The site as it was declared"),
+        sa.Column("document", postgresql.JSON(), nullable=False, comment="The site as it was declared"),
         sa.ForeignKeyConstraint(["site_id"], ["gigawatch.site.site_id"], name="topology_site_id_fkey"),
         sa.PrimaryKeyConstraint("topology_id", name="topology_pkey"),
         schema="gigawatch",
@@ -137,6 +137,19 @@ def upgrade() -> None:
         sa.Column("breaker_ma", sa.BigInteger(), nullable=True, comment="Rating of its breaker, mA"),
         sa.Column("contract_mw", sa.BigInteger(), nullable=True, comment="Most power by contract, mW"),
         sa.Column("fuel_j_per_l", sa.BigInteger(), nullable=True, comment="Energy of a litre of fuel, J"),
+        sa.Column(
+            "potable",
+            sa.Boolean(),
+            nullable=True,
+            comment="Of a water meter, whether it is drinking water; absent where nobody said",
+        ),
+        sa.Column(
+            "backup",
+            sa.Boolean(),
+            server_default="false",
+            nullable=False,
+            comment="Whether it is a backup generator's",
+        ),
         sa.Column(
             "since",
             sa.DateTime(timezone=True),

@@ -12,6 +12,8 @@ from openapi_spec_validator import validate
 from sqlalchemy import text
 
 from api.factors import files, store
+from api.topology import files as topology_files
+from api.topology import store as topology_store
 from gigawatch import database
 from gigawatch.tokens import Role
 from tests.browser import seed, serving_seed
@@ -43,6 +45,8 @@ def api(embedded_server: Any, tmp_path_factory: pytest.TempPathFactory) -> Itera
             (store.CONFIGURED_PUE, pue),
         ):
             store.take(connection, "oslo", kind, found, version="1", source="test", replace=False, dry_run=False)
+        topology = topology_files.read(b"sites: {oslo: {meters: {grid: {role: utility}}}}")
+        topology_store.apply(connection, topology, source="test", dry_run=False)
     engine.dispose()
     with running_api(url, tmp_path_factory.mktemp("api") / "log") as api:
         yield api
