@@ -124,8 +124,9 @@ def _read(connection: Connection, asked: View, period: Period, until: datetime, 
             read(token_readings.energy_per_token, start, stop, None, asked.by, asked.boundary, of),
             read(token_readings.serving, start, stop, None, asked.by, of),
             read(token_readings.idle, start, stop, None, asked.by, of),
-            read(readings.cost, *weighed) if priced else [],
-            read(readings.carbon, *weighed) if priced else [],
+            # Of assigned GPUs alone: at what price others draw power is nothing to tokens.
+            read(readings.cost, *weighed, assigned=True) if priced else [],
+            read(readings.carbon, *weighed, assigned=True) if priced else [],
         ),
         priced=priced,
         serving=read(token_readings.serving, start, stop, step, "fleet", of) if asked.deployment else [],
@@ -137,8 +138,8 @@ def _read(connection: Connection, asked: View, period: Period, until: datetime, 
     )
 
 
-def _shared(connection: Connection, what: Callable[..., T], *args: Any) -> T:
-    return recent.read_folded(what, connection, *args)
+def _shared(connection: Connection, what: Callable[..., T], *args: Any, **given: Any) -> T:
+    return recent.read_folded(what, connection, *args, **given)
 
 
 def _title(asked: View, period: Period, until: datetime, now: datetime, found: _Found) -> html.Div:
