@@ -3,8 +3,12 @@
 What is fetched is hostile until parsed: it may hang, never end, be a web page or be cut off.
 """
 
+import socket
+import threading
 import time
 from collections.abc import Callable, Iterable
+from contextlib import suppress
+from http.client import HTTPException
 
 import urllib3
 from msgspec import Struct
@@ -12,6 +16,7 @@ from prometheus_client import Metric
 from prometheus_client.openmetrics import parser as openmetrics_parser
 from prometheus_client.parser import text_string_to_metric_families
 from prometheus_client.samples import Sample
+from urllib3.connection import HTTPConnection, HTTPSConnection
 
 from collector.engines.catalogue import usual
 from gigawatch import __version__
@@ -57,8 +62,65 @@ class Exposition(Struct, frozen=True):
         return found[0].value if found and 0 < found[0].value < LATEST_S else None
 
 
+def _in_time(connection: HTTPConnection, head: Callable[[], urllib3.HTTPResponse]) -> urllib3.HTTPResponse:
+    """The head of an answer within the time limit, which is else one for each of its lines."""
+    late = threading.Event()
+    its = connection.sock
+
+    def shut() -> None:
+        late.set()
+        with suppress(OSError):
+            its.shutdown(socket.SHUT_RDWR)
+
+    timer = threading.Timer(TIME_LIMIT_S, shut)
+    timer.daemon = True
+    timer.start()
+    try:
+        response = head()
+    except (OSError, HTTPException) as error:
+        if late.is_set():
+            raise TimeoutError from error
+        raise
+    finally:
+        timer.cancel()
+    if late.is_set():
+        # What is cut off between two lines is the end of the head to http.client.
+        response.close()
+        raise TimeoutError
+    return response
+
+
+class _Connection(HTTPConnection):
+    def getresponse(self) -> urllib3.HTTPResponse:  # type: ignore[override] # as urllib3's own
+        return _in_time(self, super().getresponse)
+
+
+class _SecureConnection(HTTPSConnection):
+    def getresponse(self) -> urllib3.HTTPResponse:  # type: ignore[override] # as urllib3's own
+        return _in_time(self, super().getresponse)
+
+
+class _Pool(urllib3.HTTPConnectionPool):
+    ConnectionCls = _Connection
+
+
+class _SecurePool(urllib3.HTTPSConnectionPool):
+    ConnectionCls = _SecureConnection
+
+
+def connections() -> urllib3.PoolManager:
+    """What reads one endpoint again and again, over the same connection."""
+    pool = urllib3.PoolManager(maxsize=1, retries=False)
+    pool.pool_classes_by_scheme = {"http": _Pool, "https": _SecurePool}
+    return pool
+
+
 def fetch(pool: urllib3.PoolManager, url: str) -> Answer:
     """What the endpoint says now.
+
+    Args:
+        pool: of connections().
+        url: of its metrics.
 
     Raises:
         GigawatchError: no answer in time, or one that cannot be metrics.
@@ -143,7 +205,7 @@ def _check(url: str, response: urllib3.BaseHTTPResponse) -> None:
     """Refuse an answer that cannot be metrics, by what its head says."""
     status = response.status
     if status == 200:
-        if coding := response.headers.get("Content-Encoding"):
+        if (coding := response.headers.get("Content-Encoding", "identity")) != "identity":
             raise GigawatchError(
                 f"{url} answers in the coding {coding}, which was not asked for",
                 "Name the address of the engine itself, not of a proxy before it.",

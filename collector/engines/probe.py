@@ -4,12 +4,11 @@ import time
 from collections import Counter
 from collections.abc import Mapping
 
-import urllib3
 from msgspec import Struct
 
 from collector.engines.address import complete
 from collector.engines.catalogue import GAUGES, LATENCIES, Engine, named
-from collector.engines.exposition import fetch, parse
+from collector.engines.exposition import connections, fetch, parse
 from collector.engines.growth import Counters
 from collector.engines.reading import ABOVE_ALL_US, Reading, Series, read, recognise
 from gigawatch.units import MILLISECONDS_PER_SECOND
@@ -85,7 +84,7 @@ def probe(url: str, engine_name: str | None = None, seconds: float = 0.0) -> Rep
         GigawatchError: it does not answer, or not with metrics of a known engine.
     """
     url = complete(url, named(engine_name).path if engine_name else "/metrics")
-    pool = urllib3.PoolManager(retries=False)
+    pool = connections()
     counters = Counters()
     answer = fetch(pool, url)
     exposition = parse(url, answer)
