@@ -171,7 +171,7 @@ class Scene:
 
 def test_moves_restarts_and_idle_hours_conserve_energy_and_tokens(engine: Engine, report: Report) -> None:
     """Two deployments on one node: one moves to other GPUs in mid-window, one is idle, an engine restarts twice."""
-    scene = Scene(20)
+    scene = Scene(65)
     chat, code = Vllm("chat", address="127.0.0.1:8000"), Vllm("code", address="127.0.0.1:8001", model="code-7b")
     machine = Machine("a", 4, engines=[chat, code])
     other = Machine("b", 1)
