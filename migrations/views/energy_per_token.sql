@@ -9,7 +9,8 @@
 -- and the GSF's SCI.
 -- gpu_s_per_generated_token and gpu_s_per_request are the GPU-time of the same minutes. Unit: J, s. variation is the coefficient of variation of j_per_generated_token over the buckets of the period, 1.
 -- Missing data: minutes in which a GPU was silent, or an engine's counts or the boundary's energy are not known, are in neither
--- sum; coverage is the GPU-time that is in them over all that the group had, silent GPUs too. Without a token the ratio is
+-- sum; coverage is the GPU-time that is in the headline over all that the group had, silent GPUs too. A deployment whose engines
+-- do not count generated tokens, or prompts, or requests, is in no ratio of these. Without a token the ratio is
 -- absent and the energy stays in energy_j. Hosts without a meter are modelled by metered ones with the same GPUs in the same
 -- period (modelled_share), and without any there is no figure. A site without a PUE has no figure at boundary facility.
 -- needs: deployments
@@ -50,6 +51,11 @@ BEGIN
                 s.prompt_tokens, s.cached_tokens, s.generated_tokens, s.requests_finished
             FROM expanded.served_by_deployments(start, stop, step, group_by, in_site, in_gpu_model, in_deployment) AS s
         ) AS it
+    ), told AS MATERIALIZED (
+        -- What the engines of a deployment count at all: energy is divided by nothing that a part of it was not counted for.
+        SELECT b.name, bool_or(b.generated_tokens IS NOT NULL) AS generated, bool_or(b.prompt_tokens IS NOT NULL) AS prompts,
+            bool_or(b.requests_finished IS NOT NULL) AS requests
+        FROM rows AS b GROUP BY 1
     ), members AS (
         SELECT most.bin, most.label, sum(most.gpus) AS gpus, sum(most.gpus_silent) AS gpus_silent FROM (
             SELECT u.bin, u.label, max(u.gpus) AS gpus, max(u.gpus_silent) AS gpus_silent
@@ -57,7 +63,7 @@ BEGIN
         ) AS most GROUP BY 1, 2
     ), ratios AS (
         SELECT b.bin, b.label, b.level, sum(b.mj)::double precision / nullif(sum(b.generated_tokens), 0)::double precision AS ratio
-        FROM rows AS b WHERE b.counts GROUP BY 1, 2, 3, b.time
+        FROM rows AS b JOIN told AS t USING (name) WHERE b.counts AND t.generated GROUP BY 1, 2, 3, b.time
     ), variations AS (
         -- Of the level with the most buckets: minutes and hours are not to be compared.
         SELECT DISTINCT ON (r.bin, r.label) r.bin, r.label, stddev_samp(r.ratio) / nullif(avg(r.ratio), 0) AS variation
@@ -67,19 +73,24 @@ BEGIN
         SELECT b.bin, b.label, sum(b.mj) AS all_mj, sum(b.expected_ms) AS expected_ms,
             sum(b.prompt_tokens) AS all_prompt, sum(b.cached_tokens) AS all_cached,
             sum(b.generated_tokens) AS all_generated, sum(b.requests_finished) AS all_requests,
-            sum(b.mj) FILTER (WHERE b.counts) AS mj,
-            sum(b.mj) FILTER (WHERE b.counts AND b.role = 'prefill') AS prefill_mj,
-            sum(b.mj) FILTER (WHERE b.counts AND b.role = 'decode') AS decode_mj,
-            sum(b.energy_ms) FILTER (WHERE b.counts) AS energy_ms, sum(b.whole_mj) FILTER (WHERE b.counts) AS whole_mj,
-            coalesce(sum(b.interpolated_mj) FILTER (WHERE b.counts), 0) AS interpolated_mj,
-            coalesce(sum(b.integrated_mj) FILTER (WHERE b.counts), 0) AS integrated_mj,
-            coalesce(sum(b.modelled_mj) FILTER (WHERE b.counts), 0) AS modelled_mj,
-            sum(b.prompt_tokens) FILTER (WHERE b.counts) AS prompt_tokens,
+            sum(b.mj) FILTER (WHERE b.counts AND t.generated) AS mj,
+            sum(b.mj) FILTER (WHERE b.counts AND t.generated AND t.prompts) AS mj_of_tokens,
+            sum(b.mj) FILTER (WHERE b.counts AND t.requests) AS mj_of_requests,
+            sum(b.mj) FILTER (WHERE b.counts AND t.prompts AND b.role = 'prefill') AS prefill_mj,
+            sum(b.mj) FILTER (WHERE b.counts AND t.generated AND b.role = 'decode') AS decode_mj,
+            sum(b.energy_ms) FILTER (WHERE b.counts AND t.generated) AS energy_ms,
+            sum(b.energy_ms) FILTER (WHERE b.counts AND t.requests) AS energy_ms_of_requests,
+            sum(b.whole_mj) FILTER (WHERE b.counts AND t.generated) AS whole_mj,
+            coalesce(sum(b.interpolated_mj) FILTER (WHERE b.counts AND t.generated), 0) AS interpolated_mj,
+            coalesce(sum(b.integrated_mj) FILTER (WHERE b.counts AND t.generated), 0) AS integrated_mj,
+            coalesce(sum(b.modelled_mj) FILTER (WHERE b.counts AND t.generated), 0) AS modelled_mj,
             sum(b.generated_tokens) FILTER (WHERE b.counts) AS generated_tokens,
+            sum(coalesce(b.prompt_tokens, 0) + coalesce(b.generated_tokens, 0))
+                FILTER (WHERE b.counts AND t.generated AND t.prompts) AS tokens,
             sum(b.requests_finished) FILTER (WHERE b.counts) AS requests,
             sum(b.prompt_tokens) FILTER (WHERE b.counts AND b.role = 'prefill') AS prefill_tokens,
             sum(b.generated_tokens) FILTER (WHERE b.counts AND b.role = 'decode') AS decode_tokens
-        FROM rows AS b GROUP BY 1, 2
+        FROM rows AS b JOIN told AS t USING (name) GROUP BY 1, 2
     ), until AS MATERIALIZED (
         SELECT least(stop, expanded.deployments_until()) AS known
     )
@@ -94,8 +105,8 @@ BEGIN
         (s.all_generated / nullif(greatest(0, extract(epoch FROM
             least(coalesce(s.bin + step, stop), until.known) - greatest(s.bin, start))), 0))::double precision,
         ratio.j_per_generated_token,
-        (s.mj / 1000 / nullif(s.prompt_tokens + s.generated_tokens, 0))::double precision,
-        (s.mj / 1000 / nullif(s.requests, 0))::double precision,
+        (s.mj_of_tokens / 1000 / nullif(s.tokens, 0))::double precision,
+        (s.mj_of_requests / 1000 / nullif(s.requests, 0))::double precision,
         1000000 / nullif(ratio.j_per_generated_token, 0),
         (s.prefill_mj / 1000 / nullif(s.prefill_tokens, 0))::double precision,
         (s.decode_mj / 1000 / nullif(s.decode_tokens, 0))::double precision,
@@ -108,7 +119,7 @@ BEGIN
         (s.integrated_mj / nullif(s.whole_mj, 0))::double precision,
         (s.modelled_mj / nullif(s.whole_mj, 0))::double precision,
         (s.energy_ms / 1000 / nullif(s.generated_tokens, 0))::double precision,
-        (s.energy_ms / 1000 / nullif(s.requests, 0))::double precision
+        (s.energy_ms_of_requests / 1000 / nullif(s.requests, 0))::double precision
     FROM sums AS s
     LEFT JOIN members AS m USING (bin, label)
     LEFT JOIN variations AS v USING (bin, label)

@@ -405,6 +405,47 @@ def test_prefill_and_decode_apart(engine: Engine, report: Report) -> None:
     assert found["j_per_generated_token"] == pytest.approx(1_500 / 250)
 
 
+class Mute(Vllm):
+    """An engine that does not tell everything."""
+
+    untold: tuple[str, ...] = ()
+
+    def exposition(self) -> str:
+        lines = super().exposition().splitlines()
+        return "\n".join(it for it in lines if not any(name in it for name in self.untold)) + "\n"
+
+
+def test_what_engines_do_not_count_is_in_no_ratio(engine: Engine, report: Report) -> None:
+    """Energy of an engine that counts no tokens does not make the tokens of others dearer, and lowers the coverage."""
+    scene = Scene(4)
+    chat = Vllm("chat")
+    tokenless, terse = Mute("tokenless", address="127.0.0.1:8001"), Mute("terse", address="127.0.0.1:8002")
+    tokenless.untold, terse.untold = ("generation_tokens",), ("prompt_tokens", "request_success")
+    engines = [chat, tokenless, terse]
+    machine = Machine("a", 3, engines=engines)
+    machine.serve(scene.start_ms, {index: local(vllm) for index, vllm in enumerate(engines)})
+
+    def work(_before_ms: int, _now_ms: int) -> None:
+        for vllm in engines:
+            vllm.running, vllm.requests = 1, vllm.requests + 1
+            vllm.prompt_tokens, vllm.generated_tokens = vllm.prompt_tokens + 300, vllm.generated_tokens + 100
+
+    scene.run(engine, [machine], lambda _machine, _gpu, _now_ms: 500, work)
+    figures = ("j_per_generated_token", "j_per_token", "j_per_request", "gpu_s_per_request", "coverage")
+    found = {
+        label: tuple(row[it] for it in figures)
+        for group_by in ("fleet", "deployment")
+        for (label, boundary), row in of(report, "energy_per_token", scene.start_ms, scene.stop_ms, group_by).items()
+        if boundary == "gpu"
+    }
+    assert found == {
+        "chat": (5, 1.25, 500, 1, 1),
+        "tokenless": (None, None, 500, 1, 0),
+        "terse": (5, None, None, None, 1),
+        "fleet": (5, 1.25, 500, 1, pytest.approx(2 / 3)),
+    }
+
+
 def test_a_shared_gpu_is_split_evenly_and_marked(engine: Engine, report: Report) -> None:
     scene = Scene(3)
     chat, code = Vllm("chat"), Vllm("code", address="127.0.0.1:8001")
