@@ -10,7 +10,8 @@
 -- gpu_s_per_generated_token and gpu_s_per_request are the GPU-time of the same minutes. Unit: J, s. variation is the coefficient of variation of j_per_generated_token over the buckets of the period, 1.
 -- Missing data: minutes in which a GPU was silent, or an engine's counts or the boundary's energy are not known, are in neither
 -- sum; coverage is the GPU-time that is in the headline over all that the group had, silent GPUs too. A deployment whose engines
--- do not count generated tokens, or prompts, or requests, is in no ratio of these. Without a token the ratio is
+-- do not count generated tokens, or prompts, or requests, is in no ratio of these, and neither is one that has GPUs in several
+-- groups and its engine among those of one. Rates are over the whole minutes of the period. Without a token the ratio is
 -- absent and the energy stays in energy_j. Hosts without a meter are modelled by metered ones with the same GPUs in the same
 -- period (modelled_share), and without any there is no figure. A site without a PUE has no figure at boundary facility.
 -- needs: deployments
@@ -52,10 +53,18 @@ BEGIN
             FROM expanded.served_by_deployments(start, stop, step, group_by, in_site, in_gpu_model, in_deployment) AS s
         ) AS it
     ), told AS MATERIALIZED (
-        -- What the engines of a deployment count at all: energy is divided by nothing that a part of it was not counted for.
-        SELECT b.name, bool_or(b.generated_tokens IS NOT NULL) AS generated, bool_or(b.prompt_tokens IS NOT NULL) AS prompts,
-            bool_or(b.requests_finished IS NOT NULL) AS requests
-        FROM rows AS b GROUP BY 1
+        -- What the engines of a deployment count at all, in each group that it has GPUs in: where its engine stands among
+        -- others' GPUs, or its prefill apart, nobody can say what of it is whose.
+        SELECT it.name, coalesce(bool_and(it.generated) FILTER (WHERE it.used), false) AS generated,
+            coalesce(bool_and(it.prompts) FILTER (WHERE it.used), false) AS prompts,
+            coalesce(bool_and(it.requests) FILTER (WHERE it.used), false) AS requests
+        FROM (
+            SELECT b.label, b.name, bool_or(b.counts AND b.mj IS NOT NULL) AS used,
+                bool_or(b.generated_tokens IS NOT NULL) AS generated, bool_or(b.prompt_tokens IS NOT NULL) AS prompts,
+                bool_or(b.requests_finished IS NOT NULL) AS requests
+            FROM rows AS b GROUP BY 1, 2
+        ) AS it
+        GROUP BY 1
     ), members AS (
         SELECT most.bin, most.label, sum(most.gpus) AS gpus, sum(most.gpus_silent) AS gpus_silent FROM (
             SELECT u.bin, u.label, max(u.gpus) AS gpus, max(u.gpus_silent) AS gpus_silent
@@ -76,8 +85,8 @@ BEGIN
             sum(b.mj) FILTER (WHERE b.counts AND t.generated) AS mj,
             sum(b.mj) FILTER (WHERE b.counts AND t.generated AND t.prompts) AS mj_of_tokens,
             sum(b.mj) FILTER (WHERE b.counts AND t.requests) AS mj_of_requests,
-            sum(b.mj) FILTER (WHERE b.counts AND t.prompts AND b.role = 'prefill') AS prefill_mj,
-            sum(b.mj) FILTER (WHERE b.counts AND t.generated AND b.role = 'decode') AS decode_mj,
+            sum(b.mj) FILTER (WHERE b.counts AND b.role = 'prefill') AS prefill_mj,
+            sum(b.mj) FILTER (WHERE b.counts AND b.role = 'decode') AS decode_mj,
             sum(b.energy_ms) FILTER (WHERE b.counts AND t.generated) AS energy_ms,
             sum(b.energy_ms) FILTER (WHERE b.counts AND t.requests) AS energy_ms_of_requests,
             sum(b.whole_mj) FILTER (WHERE b.counts AND t.generated) AS whole_mj,
@@ -92,7 +101,9 @@ BEGIN
             sum(b.generated_tokens) FILTER (WHERE b.counts AND b.role = 'decode') AS decode_tokens
         FROM rows AS b JOIN told AS t USING (name) GROUP BY 1, 2
     ), until AS MATERIALIZED (
-        SELECT least(stop, expanded.deployments_until()) AS known
+        -- Minutes that begin before the period or end after it are not in it.
+        SELECT least(date_bin('1 minute', stop, '2000-01-01Z'), expanded.deployments_until()) AS known,
+            date_bin('1 minute', start + interval '1 minute' - interval '1 us', '2000-01-01Z') AS first
     )
     SELECT
         s.bin,
@@ -103,7 +114,7 @@ BEGIN
         s.all_generated,
         s.all_requests,
         (s.all_generated / nullif(greatest(0, extract(epoch FROM
-            least(coalesce(s.bin + step, stop), until.known) - greatest(s.bin, start))), 0))::double precision,
+            least(coalesce(s.bin + step, stop), until.known) - greatest(s.bin, until.first))), 0))::double precision,
         ratio.j_per_generated_token,
         (s.mj_of_tokens / 1000 / nullif(s.tokens, 0))::double precision,
         (s.mj_of_requests / 1000 / nullif(s.requests, 0))::double precision,

@@ -405,6 +405,43 @@ def test_prefill_and_decode_apart(engine: Engine, report: Report) -> None:
     assert found["j_per_generated_token"] == pytest.approx(1_500 / 250)
 
 
+def test_no_group_has_the_tokens_of_another_groups_gpus(engine: Engine, report: Report) -> None:
+    """Prefill on one model of GPU, decode on another: neither alone made the answers."""
+    scene = Scene(4)
+    prefill, decode = Vllm("chat", role=Role.PREFILL), Vllm("chat", role=Role.DECODE)
+    first, second = Machine("a", 1, engines=[prefill]), Machine("b", 1, model="NVIDIA B200", engines=[decode])
+    for machine in (first, second):
+        machine.serve(scene.start_ms, {0: local(machine.engines[0])})
+
+    def work(_before_ms: int, _now_ms: int) -> None:
+        for vllm in (prefill, decode):
+            vllm.running, vllm.prompt_tokens = 1, vllm.prompt_tokens + 500
+            vllm.generated_tokens += 100
+
+    scene.run(engine, [first, second], lambda machine, _gpu, _now_ms: 500 if machine is first else 300, work)
+    whole = of(report, "energy_per_token", scene.start_ms, scene.stop_ms, "fleet")["fleet", "gpu"]
+    assert (whole["j_per_generated_token"], whole["coverage"]) == (8, 1)
+    found = of(report, "energy_per_token", scene.start_ms, scene.stop_ms, "gpu_model")
+    by_model = {label: row for (label, boundary), row in found.items() if boundary == "gpu"}
+    assert len(by_model) == 2
+    for row in by_model.values():
+        assert row["j_per_generated_token"] is row["j_per_token"] is row["j_per_request"] is None
+        assert row["coverage"] == 0
+    # What is of one role alone is still known.
+    assert by_model["NVIDIA H100 80GB HBM3"]["prefill_j_per_prompt_token"] == 1
+    assert by_model["NVIDIA B200"]["decode_j_per_generated_token"] == 3
+
+
+def test_rates_are_over_the_minutes_that_are_counted(engine: Engine, report: Report) -> None:
+    """A period that begins and ends within minutes: these are in neither the tokens nor the time."""
+    start_ms = now_minute_ms(8)
+    stop_ms = start_ms + 5 * MINUTE_MS
+    Rig(engine, start_ms, stop_ms, 300_000_000, generated_tokens=60_000)
+    part = start_ms + 20_000, stop_ms - 15_000
+    assert of(report, "energy_per_token", *part)["chat", "gpu"]["generated_tokens_per_s"] == 200
+    assert of(report, "serving", *part)["chat"]["generated_tokens_per_s"] == 200
+
+
 class Mute(Vllm):
     """An engine that does not tell everything."""
 
