@@ -20,8 +20,8 @@ Heat = Literal["power", "temperature", "utilisation"]
 By = Literal["deployment", "model", "gpu_model", "site"]
 Wait = Literal["p50", "p95"]
 TokenOrder = Literal[
-    "label", "tokens", "j_per_token", "tokens_per_s_per_mw", "cost", "carbon", "ttft_p50", "ttft_p95", "itl", "batch",
-    "idle", "gpus", "coverage",
+    "label", "tokens", "j_per_token", "variation", "tokens_per_s_per_mw", "cost", "carbon", "ttft_p50", "ttft_p95",
+    "itl", "batch", "idle", "gpus", "coverage",
 ]  # fmt: skip
 
 RANGES: dict[Range, tuple[str, timedelta]] = {

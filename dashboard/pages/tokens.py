@@ -288,7 +288,7 @@ def _trade_off(rows: list[Row], asked: View, theme: Theme) -> html.Section:
     return panel(
         "Energy against waiting",
         chart(drawn, "tokens-trade-off"),
-        note="area: batch; a click leads there",
+        note="area: batch; hollow: not stable or incomplete; a click leads there",
         control=choice("Time to first token", {it: view.query(asked, ttft=it) for it in waits}, asked.ttft),
     )
 
