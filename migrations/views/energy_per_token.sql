@@ -52,17 +52,31 @@ BEGIN
                 s.prompt_tokens, s.cached_tokens, s.generated_tokens, s.requests_finished
             FROM expanded.served_by_deployments(start, stop, step, group_by, in_site, in_gpu_model, in_deployment) AS s
         ) AS it
+    ), parts AS MATERIALIZED (
+        SELECT b.bin, b.label, b.name, sum(b.mj) AS all_mj, sum(b.expected_ms) AS expected_ms,
+            sum(b.prompt_tokens) AS all_prompt, sum(b.cached_tokens) AS all_cached,
+            sum(b.generated_tokens) AS all_generated, sum(b.requests_finished) AS all_requests,
+            sum(b.mj) FILTER (WHERE b.counts) AS mj, sum(b.energy_ms) FILTER (WHERE b.counts) AS energy_ms,
+            sum(b.whole_mj) FILTER (WHERE b.counts) AS whole_mj,
+            sum(b.interpolated_mj) FILTER (WHERE b.counts) AS interpolated_mj,
+            sum(b.integrated_mj) FILTER (WHERE b.counts) AS integrated_mj,
+            sum(b.modelled_mj) FILTER (WHERE b.counts) AS modelled_mj,
+            sum(b.prompt_tokens) FILTER (WHERE b.counts) AS prompt_tokens,
+            sum(b.generated_tokens) FILTER (WHERE b.counts) AS generated_tokens,
+            sum(b.requests_finished) FILTER (WHERE b.counts) AS requests,
+            sum(b.mj) FILTER (WHERE b.counts AND b.role = 'prefill') AS prefill_mj,
+            sum(b.mj) FILTER (WHERE b.counts AND b.role = 'decode') AS decode_mj,
+            sum(b.prompt_tokens) FILTER (WHERE b.counts AND b.role = 'prefill') AS prefill_tokens,
+            sum(b.generated_tokens) FILTER (WHERE b.counts AND b.role = 'decode') AS decode_tokens
+        FROM rows AS b GROUP BY 1, 2, 3
     ), told AS MATERIALIZED (
         -- What the engines of a deployment count at all, in each group that it has GPUs in: where its engine stands among
         -- others' GPUs, or its prefill apart, nobody can say what of it is whose.
-        SELECT it.name, coalesce(bool_and(it.generated) FILTER (WHERE it.used), false) AS generated,
-            coalesce(bool_and(it.prompts) FILTER (WHERE it.used), false) AS prompts,
-            coalesce(bool_and(it.requests) FILTER (WHERE it.used), false) AS requests
+        SELECT it.name, bool_and(it.generated) AS generated, bool_and(it.prompts) AS prompts, bool_and(it.requests) AS requests
         FROM (
-            SELECT b.label, b.name, bool_or(b.counts AND b.mj IS NOT NULL) AS used,
-                bool_or(b.generated_tokens IS NOT NULL) AS generated, bool_or(b.prompt_tokens IS NOT NULL) AS prompts,
-                bool_or(b.requests_finished IS NOT NULL) AS requests
-            FROM rows AS b GROUP BY 1, 2
+            SELECT p.label, p.name, count(p.all_generated) > 0 AS generated, count(p.all_prompt) > 0 AS prompts,
+                count(p.all_requests) > 0 AS requests
+            FROM parts AS p GROUP BY 1, 2 HAVING count(p.mj) > 0
         ) AS it
         GROUP BY 1
     ), members AS (
@@ -79,27 +93,23 @@ BEGIN
         FROM ratios AS r GROUP BY r.bin, r.label, r.level
         ORDER BY r.bin, r.label, count(r.ratio) DESC, r.level
     ), sums AS (
-        SELECT b.bin, b.label, sum(b.mj) AS all_mj, sum(b.expected_ms) AS expected_ms,
-            sum(b.prompt_tokens) AS all_prompt, sum(b.cached_tokens) AS all_cached,
-            sum(b.generated_tokens) AS all_generated, sum(b.requests_finished) AS all_requests,
-            sum(b.mj) FILTER (WHERE b.counts AND t.generated) AS mj,
-            sum(b.mj) FILTER (WHERE b.counts AND t.generated AND t.prompts) AS mj_of_tokens,
-            sum(b.mj) FILTER (WHERE b.counts AND t.requests) AS mj_of_requests,
-            sum(b.mj) FILTER (WHERE b.counts AND b.role = 'prefill') AS prefill_mj,
-            sum(b.mj) FILTER (WHERE b.counts AND b.role = 'decode') AS decode_mj,
-            sum(b.energy_ms) FILTER (WHERE b.counts AND t.generated) AS energy_ms,
-            sum(b.energy_ms) FILTER (WHERE b.counts AND t.requests) AS energy_ms_of_requests,
-            sum(b.whole_mj) FILTER (WHERE b.counts AND t.generated) AS whole_mj,
-            coalesce(sum(b.interpolated_mj) FILTER (WHERE b.counts AND t.generated), 0) AS interpolated_mj,
-            coalesce(sum(b.integrated_mj) FILTER (WHERE b.counts AND t.generated), 0) AS integrated_mj,
-            coalesce(sum(b.modelled_mj) FILTER (WHERE b.counts AND t.generated), 0) AS modelled_mj,
-            sum(b.generated_tokens) FILTER (WHERE b.counts) AS generated_tokens,
-            sum(coalesce(b.prompt_tokens, 0) + coalesce(b.generated_tokens, 0))
-                FILTER (WHERE b.counts AND t.generated AND t.prompts) AS tokens,
-            sum(b.requests_finished) FILTER (WHERE b.counts) AS requests,
-            sum(b.prompt_tokens) FILTER (WHERE b.counts AND b.role = 'prefill') AS prefill_tokens,
-            sum(b.generated_tokens) FILTER (WHERE b.counts AND b.role = 'decode') AS decode_tokens
-        FROM rows AS b JOIN told AS t USING (name) GROUP BY 1, 2
+        SELECT p.bin, p.label, sum(p.all_mj) AS all_mj, sum(p.expected_ms) AS expected_ms,
+            sum(p.all_prompt) AS all_prompt, sum(p.all_cached) AS all_cached, sum(p.all_generated) AS all_generated,
+            sum(p.all_requests) AS all_requests,
+            sum(p.mj) FILTER (WHERE t.generated) AS mj, sum(p.energy_ms) FILTER (WHERE t.generated) AS energy_ms,
+            sum(p.whole_mj) FILTER (WHERE t.generated) AS whole_mj,
+            coalesce(sum(p.interpolated_mj) FILTER (WHERE t.generated), 0) AS interpolated_mj,
+            coalesce(sum(p.integrated_mj) FILTER (WHERE t.generated), 0) AS integrated_mj,
+            coalesce(sum(p.modelled_mj) FILTER (WHERE t.generated), 0) AS modelled_mj,
+            sum(p.generated_tokens) FILTER (WHERE t.generated) AS generated_tokens,
+            sum(p.mj) FILTER (WHERE t.generated AND t.prompts) AS mj_of_tokens,
+            sum(coalesce(p.prompt_tokens, 0) + coalesce(p.generated_tokens, 0)) FILTER (WHERE t.generated AND t.prompts) AS tokens,
+            sum(p.mj) FILTER (WHERE t.requests) AS mj_of_requests,
+            sum(p.energy_ms) FILTER (WHERE t.requests) AS energy_ms_of_requests,
+            sum(p.requests) FILTER (WHERE t.requests) AS requests,
+            sum(p.prefill_mj) AS prefill_mj, sum(p.decode_mj) AS decode_mj, sum(p.prefill_tokens) AS prefill_tokens,
+            sum(p.decode_tokens) AS decode_tokens
+        FROM parts AS p LEFT JOIN told AS t USING (name) GROUP BY 1, 2
     ), until AS MATERIALIZED (
         -- Minutes that begin before the period or end after it are not in it.
         SELECT least(date_bin('1 minute', stop, '2000-01-01Z'), expanded.deployments_until()) AS known,

@@ -406,30 +406,40 @@ def test_prefill_and_decode_apart(engine: Engine, report: Report) -> None:
 
 
 def test_no_group_has_the_tokens_of_another_groups_gpus(engine: Engine, report: Report) -> None:
-    """Prefill on one model of GPU, decode on another: neither alone made the answers."""
+    """Prefill on one model of GPU, decode on another, beside one that does both: neither alone made the answers."""
     scene = Scene(4)
-    prefill, decode = Vllm("chat", role=Role.PREFILL), Vllm("chat", role=Role.DECODE)
-    first, second = Machine("a", 1, engines=[prefill]), Machine("b", 1, model="NVIDIA B200", engines=[decode])
-    for machine in (first, second):
+    prefill, decode, code = Vllm("chat", role=Role.PREFILL), Vllm("chat", role=Role.DECODE), Vllm("code")
+    machines = [
+        Machine("a", 1, engines=[prefill]),
+        Machine("b", 1, model="NVIDIA B200", engines=[decode]),
+        Machine("c", 1, model="NVIDIA B200", engines=[code]),
+    ]
+    watts = {"a": 500, "b": 300, "c": 700}
+    for machine in machines:
         machine.serve(scene.start_ms, {0: local(machine.engines[0])})
 
     def work(_before_ms: int, _now_ms: int) -> None:
-        for vllm in (prefill, decode):
-            vllm.running, vllm.prompt_tokens = 1, vllm.prompt_tokens + 500
+        for vllm in (prefill, decode, code):
+            vllm.running, vllm.prompt_tokens, vllm.requests = 1, vllm.prompt_tokens + 500, vllm.requests + 1
             vllm.generated_tokens += 100
 
-    scene.run(engine, [first, second], lambda machine, _gpu, _now_ms: 500 if machine is first else 300, work)
-    whole = of(report, "energy_per_token", scene.start_ms, scene.stop_ms, "fleet")["fleet", "gpu"]
-    assert (whole["j_per_generated_token"], whole["coverage"]) == (8, 1)
-    found = of(report, "energy_per_token", scene.start_ms, scene.stop_ms, "gpu_model")
-    by_model = {label: row for (label, boundary), row in found.items() if boundary == "gpu"}
-    assert len(by_model) == 2
-    for row in by_model.values():
-        assert row["j_per_generated_token"] is row["j_per_token"] is row["j_per_request"] is None
-        assert row["coverage"] == 0
-    # What is of one role alone is still known.
-    assert by_model["NVIDIA H100 80GB HBM3"]["prefill_j_per_prompt_token"] == 1
-    assert by_model["NVIDIA B200"]["decode_j_per_generated_token"] == 3
+    scene.run(engine, machines, lambda machine, _gpu, _now_ms: watts[machine.name], work)
+    figures = ("j_per_generated_token", "j_per_request", "variation", "coverage", "prefill_j_per_prompt_token",
+               "decode_j_per_generated_token")  # fmt: skip
+    found = {
+        label: tuple(row[it] for it in figures)
+        for group_by in ("fleet", "deployment", "gpu_model")
+        for (label, boundary), row in of(report, "energy_per_token", scene.start_ms, scene.stop_ms, group_by).items()
+        if boundary == "gpu"
+    }
+    assert found == {
+        "fleet": (7.5, 750, 0, 1, 1, 3),
+        "chat": (8, 800, 0, 1, 1, 3),
+        "code": (7, 700, 0, 1, None, None),
+        # What is of one role alone is known there, too.
+        "NVIDIA H100 80GB HBM3": (None, None, None, 0, 1, None),
+        "NVIDIA B200": (7, 700, 0, 0.5, None, 3),
+    }
 
 
 def test_rates_are_over_the_minutes_that_are_counted(engine: Engine, report: Report) -> None:
