@@ -40,8 +40,25 @@ BEGIN
     ), unknown AS MATERIALIZED (
         -- Of a sum without a part, tokens would be too many: a bucket of a deployment counts where all of its energy is known.
         SELECT DISTINCT u.level, u.time, u.name FROM used AS u WHERE u.whole AND u.mj IS NULL
+    ), served AS MATERIALIZED (
+        SELECT * FROM expanded.served_by_deployments(start, stop, step, group_by, in_site, in_gpu_model, in_deployment)
+    ), untold AS MATERIALIZED (
+        -- What the engines of a deployment do not count in each group that it has GPUs in: where its engine stands among
+        -- others' GPUs, or its prefill apart, nobody can say what of it is whose.
+        SELECT name, NOT bool_and(coalesce(it.generated, false)) AS generated, NOT bool_and(coalesce(it.prompts, false)) AS prompts,
+            NOT bool_and(coalesce(it.requests, false)) AS requests
+        FROM (SELECT DISTINCT u.label, u.name FROM used AS u WHERE u.whole AND u.mj IS NOT NULL) AS its
+        LEFT JOIN (
+            SELECT s.label, s.name, count(s.generated_tokens) > 0 AS generated, count(s.prompt_tokens) > 0 AS prompts,
+                count(s.requests_finished) > 0 AS requests
+            FROM served AS s GROUP BY 1, 2
+        ) AS it USING (label, name)
+        GROUP BY 1
     ), rows AS MATERIALIZED (
-        SELECT it.*, it.whole AND (it.level, it.time, it.name) NOT IN (SELECT n.level, n.time, n.name FROM unknown AS n) AS counts
+        SELECT it.*, it.whole AND (it.level, it.time, it.name) NOT IN (SELECT n.level, n.time, n.name FROM unknown AS n) AS counts,
+            it.name IN (SELECT n.name FROM untold AS n WHERE n.generated) AS no_generated,
+            it.name IN (SELECT n.name FROM untold AS n WHERE n.prompts) AS no_prompts,
+            it.name IN (SELECT n.name FROM untold AS n WHERE n.requests) AS no_requests
         FROM (
             SELECT u.bin, u.label, u.level, u.time, u.name, u.role, u.whole, u.mj, u.expected_ms, u.energy_ms, u.whole_mj,
                 u.interpolated_mj, u.integrated_mj, u.modelled_mj, NULL::bigint AS prompt_tokens,
@@ -50,35 +67,8 @@ BEGIN
             UNION ALL
             SELECT s.bin, s.label, s.level, s.time, s.name, s.role, s.whole, NULL, NULL, NULL, NULL, NULL, NULL, NULL,
                 s.prompt_tokens, s.cached_tokens, s.generated_tokens, s.requests_finished
-            FROM expanded.served_by_deployments(start, stop, step, group_by, in_site, in_gpu_model, in_deployment) AS s
+            FROM served AS s
         ) AS it
-    ), parts AS MATERIALIZED (
-        SELECT b.bin, b.label, b.name, sum(b.mj) AS all_mj, sum(b.expected_ms) AS expected_ms,
-            sum(b.prompt_tokens) AS all_prompt, sum(b.cached_tokens) AS all_cached,
-            sum(b.generated_tokens) AS all_generated, sum(b.requests_finished) AS all_requests,
-            sum(b.mj) FILTER (WHERE b.counts) AS mj, sum(b.energy_ms) FILTER (WHERE b.counts) AS energy_ms,
-            sum(b.whole_mj) FILTER (WHERE b.counts) AS whole_mj,
-            sum(b.interpolated_mj) FILTER (WHERE b.counts) AS interpolated_mj,
-            sum(b.integrated_mj) FILTER (WHERE b.counts) AS integrated_mj,
-            sum(b.modelled_mj) FILTER (WHERE b.counts) AS modelled_mj,
-            sum(b.prompt_tokens) FILTER (WHERE b.counts) AS prompt_tokens,
-            sum(b.generated_tokens) FILTER (WHERE b.counts) AS generated_tokens,
-            sum(b.requests_finished) FILTER (WHERE b.counts) AS requests,
-            sum(b.mj) FILTER (WHERE b.counts AND b.role = 'prefill') AS prefill_mj,
-            sum(b.mj) FILTER (WHERE b.counts AND b.role = 'decode') AS decode_mj,
-            sum(b.prompt_tokens) FILTER (WHERE b.counts AND b.role = 'prefill') AS prefill_tokens,
-            sum(b.generated_tokens) FILTER (WHERE b.counts AND b.role = 'decode') AS decode_tokens
-        FROM rows AS b GROUP BY 1, 2, 3
-    ), told AS MATERIALIZED (
-        -- What the engines of a deployment count at all, in each group that it has GPUs in: where its engine stands among
-        -- others' GPUs, or its prefill apart, nobody can say what of it is whose.
-        SELECT it.name, bool_and(it.generated) AS generated, bool_and(it.prompts) AS prompts, bool_and(it.requests) AS requests
-        FROM (
-            SELECT p.label, p.name, count(p.all_generated) > 0 AS generated, count(p.all_prompt) > 0 AS prompts,
-                count(p.all_requests) > 0 AS requests
-            FROM parts AS p GROUP BY 1, 2 HAVING count(p.mj) > 0
-        ) AS it
-        GROUP BY 1
     ), members AS (
         SELECT most.bin, most.label, sum(most.gpus) AS gpus, sum(most.gpus_silent) AS gpus_silent FROM (
             SELECT u.bin, u.label, max(u.gpus) AS gpus, max(u.gpus_silent) AS gpus_silent
@@ -86,30 +76,39 @@ BEGIN
         ) AS most GROUP BY 1, 2
     ), ratios AS (
         SELECT b.bin, b.label, b.level, sum(b.mj)::double precision / nullif(sum(b.generated_tokens), 0)::double precision AS ratio
-        FROM rows AS b JOIN told AS t USING (name) WHERE b.counts AND t.generated GROUP BY 1, 2, 3, b.time
+        FROM rows AS b WHERE b.counts AND NOT b.no_generated GROUP BY 1, 2, 3, b.time
     ), variations AS (
         -- Of the level with the most buckets: minutes and hours are not to be compared.
         SELECT DISTINCT ON (r.bin, r.label) r.bin, r.label, stddev_samp(r.ratio) / nullif(avg(r.ratio), 0) AS variation
         FROM ratios AS r GROUP BY r.bin, r.label, r.level
         ORDER BY r.bin, r.label, count(r.ratio) DESC, r.level
     ), sums AS (
-        SELECT p.bin, p.label, sum(p.all_mj) AS all_mj, sum(p.expected_ms) AS expected_ms,
-            sum(p.all_prompt) AS all_prompt, sum(p.all_cached) AS all_cached, sum(p.all_generated) AS all_generated,
-            sum(p.all_requests) AS all_requests,
-            sum(p.mj) FILTER (WHERE t.generated) AS mj, sum(p.energy_ms) FILTER (WHERE t.generated) AS energy_ms,
-            sum(p.whole_mj) FILTER (WHERE t.generated) AS whole_mj,
-            coalesce(sum(p.interpolated_mj) FILTER (WHERE t.generated), 0) AS interpolated_mj,
-            coalesce(sum(p.integrated_mj) FILTER (WHERE t.generated), 0) AS integrated_mj,
-            coalesce(sum(p.modelled_mj) FILTER (WHERE t.generated), 0) AS modelled_mj,
-            sum(p.generated_tokens) FILTER (WHERE t.generated) AS generated_tokens,
-            sum(p.mj) FILTER (WHERE t.generated AND t.prompts) AS mj_of_tokens,
-            sum(coalesce(p.prompt_tokens, 0) + coalesce(p.generated_tokens, 0)) FILTER (WHERE t.generated AND t.prompts) AS tokens,
-            sum(p.mj) FILTER (WHERE t.requests) AS mj_of_requests,
-            sum(p.energy_ms) FILTER (WHERE t.requests) AS energy_ms_of_requests,
-            sum(p.requests) FILTER (WHERE t.requests) AS requests,
-            sum(p.prefill_mj) AS prefill_mj, sum(p.decode_mj) AS decode_mj, sum(p.prefill_tokens) AS prefill_tokens,
-            sum(p.decode_tokens) AS decode_tokens
-        FROM parts AS p LEFT JOIN told AS t USING (name) GROUP BY 1, 2
+        -- What is not told is rare: sums without it are taken from those with it.
+        SELECT b.bin, b.label, sum(b.mj) AS all_mj, sum(b.expected_ms) AS expected_ms,
+            sum(b.prompt_tokens) AS all_prompt, sum(b.cached_tokens) AS all_cached,
+            sum(b.generated_tokens) AS all_generated, sum(b.requests_finished) AS all_requests,
+            sum(b.mj) FILTER (WHERE b.counts AND NOT b.no_generated) AS mj,
+            sum(b.mj) FILTER (WHERE b.counts AND b.role = 'prefill') AS prefill_mj,
+            sum(b.mj) FILTER (WHERE b.counts AND b.role = 'decode') AS decode_mj,
+            sum(b.energy_ms) FILTER (WHERE b.counts AND NOT b.no_generated) AS energy_ms,
+            sum(b.whole_mj) FILTER (WHERE b.counts AND NOT b.no_generated) AS whole_mj,
+            coalesce(sum(b.interpolated_mj) FILTER (WHERE b.counts AND NOT b.no_generated), 0) AS interpolated_mj,
+            coalesce(sum(b.integrated_mj) FILTER (WHERE b.counts AND NOT b.no_generated), 0) AS integrated_mj,
+            coalesce(sum(b.modelled_mj) FILTER (WHERE b.counts AND NOT b.no_generated), 0) AS modelled_mj,
+            sum(b.prompt_tokens) FILTER (WHERE b.counts AND NOT b.no_generated AND NOT b.no_prompts) AS prompt_tokens,
+            sum(b.generated_tokens) FILTER (WHERE b.counts AND NOT b.no_generated) AS generated_tokens,
+            sum(b.requests_finished) FILTER (WHERE b.counts AND NOT b.no_requests) AS requests,
+            sum(b.prompt_tokens) FILTER (WHERE b.counts AND b.role = 'prefill') AS prefill_tokens,
+            sum(b.generated_tokens) FILTER (WHERE b.counts AND b.role = 'decode') AS decode_tokens,
+            coalesce(sum(b.mj) FILTER (WHERE b.counts AND NOT b.no_generated AND b.no_prompts), 0) AS promptless_mj,
+            coalesce(sum(b.generated_tokens) FILTER (WHERE b.counts AND NOT b.no_generated AND b.no_prompts), 0)
+                AS promptless_tokens,
+            coalesce(sum(b.mj) FILTER (WHERE b.counts AND NOT b.no_generated AND b.no_requests), 0)
+                - coalesce(sum(b.mj) FILTER (WHERE b.counts AND b.no_generated AND NOT b.no_requests), 0) AS requestless_mj,
+            coalesce(sum(b.energy_ms) FILTER (WHERE b.counts AND NOT b.no_generated AND b.no_requests), 0)
+                - coalesce(sum(b.energy_ms) FILTER (WHERE b.counts AND b.no_generated AND NOT b.no_requests), 0)
+                AS requestless_ms
+        FROM rows AS b GROUP BY 1, 2
     ), until AS MATERIALIZED (
         -- Minutes that begin before the period or end after it are not in it.
         SELECT least(date_bin('1 minute', stop, '2000-01-01Z'), expanded.deployments_until()) AS known,
@@ -126,8 +125,8 @@ BEGIN
         (s.all_generated / nullif(greatest(0, extract(epoch FROM
             least(coalesce(s.bin + step, stop), until.known) - greatest(s.bin, until.first))), 0))::double precision,
         ratio.j_per_generated_token,
-        (s.mj_of_tokens / 1000 / nullif(s.tokens, 0))::double precision,
-        (s.mj_of_requests / 1000 / nullif(s.requests, 0))::double precision,
+        ((s.mj - s.promptless_mj) / 1000 / nullif(s.prompt_tokens + s.generated_tokens - s.promptless_tokens, 0))::double precision,
+        ((coalesce(s.mj, 0) - s.requestless_mj) / 1000 / nullif(s.requests, 0))::double precision,
         1000000 / nullif(ratio.j_per_generated_token, 0),
         (s.prefill_mj / 1000 / nullif(s.prefill_tokens, 0))::double precision,
         (s.decode_mj / 1000 / nullif(s.decode_tokens, 0))::double precision,
@@ -140,7 +139,7 @@ BEGIN
         (s.integrated_mj / nullif(s.whole_mj, 0))::double precision,
         (s.modelled_mj / nullif(s.whole_mj, 0))::double precision,
         (s.energy_ms / 1000 / nullif(s.generated_tokens, 0))::double precision,
-        (s.energy_ms_of_requests / 1000 / nullif(s.requests, 0))::double precision
+        ((coalesce(s.energy_ms, 0) - s.requestless_ms) / 1000 / nullif(s.requests, 0))::double precision
     FROM sums AS s
     LEFT JOIN members AS m USING (bin, label)
     LEFT JOIN variations AS v USING (bin, label)
