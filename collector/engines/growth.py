@@ -5,7 +5,6 @@ from enum import Enum
 
 from msgspec import Struct
 
-from collector.engines.catalogue import COUNTERS
 from collector.engines.reading import Reading, Series
 
 SAME_START_MS = 1_000
@@ -36,10 +35,9 @@ class Growth(Struct, frozen=True):
 class Counters:
     """Counters of one endpoint.
 
-    A counter that is new began at zero since the reading before; one that fell to half or less began anew at zero. One
-    that fell by less is another's, since so soon nothing counts as much as it did in all the time before. A process
-    that started since the reading before began all of its counters anew. A counter that is away for a while is compared
-    with what it was when it was last there.
+    A counter that is new began at zero since the reading before; one that fell began anew at zero, unless fewer ranks
+    tell it than before: the one that was ahead is gone. A process that started since the reading before began all of
+    its counters anew. A counter that is away for a while is compared with what it was when it was last there.
     """
 
     def __init__(self) -> None:
@@ -57,12 +55,10 @@ class Counters:
                 change = Change.RESET if restarted else Change.OTHER
         if change is not Change.NONE:
             self._values.clear()
-        fell = [
-            2 * value <= self._values[series]
+        if before is not None and any(
+            value < self._values.get(series, 0) and reading.repeats[series] < before.repeats.get(series, 0)
             for series, value in reading.counters.items()
-            if series.figure in COUNTERS and value < self._values.get(series, 0)
-        ]
-        if fell and not any(fell):
+        ):
             change = Change.OTHER
         grown: Counter[Series] = Counter()
         for series, value in reading.counters.items():
