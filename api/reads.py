@@ -278,6 +278,11 @@ class Weighed(msgspec.Struct, frozen=True):
     boundary: Boundary
     deployment: str | None
 
+    @property
+    def of(self) -> Of:
+        """The part of what is served."""
+        return Of(site=self.where.site, gpu_model=self.where.gpu_model, deployment=self.deployment)
+
 
 def _weighed(
     span: SpanQuery,
@@ -380,6 +385,42 @@ def energy_per_token(
             connection, asked.span.start, asked.span.stop, asked.step, asked.group_by, boundary, asked.of
         ),
     )
+
+
+@router.get("/token-cost", responses=answers(list[token_readings.TokenCost]))
+def token_cost(
+    request: Request,
+    asked: WeighedQuery,
+    price_per_gpu_hour: Annotated[
+        float | None, Query(ge=0, le=1e6, description="What an hour of a GPU costs, in any currency")
+    ] = None,
+) -> Response:
+    """What the energy, and at a price of a GPU-hour the GPUs, of a million generated tokens cost."""
+    return _read(
+        request,
+        lambda connection: token_readings.token_cost(
+            connection, asked.span.start, asked.span.stop, asked.step, asked.group_by, asked.boundary, asked.of,
+            price_per_gpu_hour,
+        ),
+    )  # fmt: skip
+
+
+@router.get("/token-carbon", responses=answers(list[token_readings.TokenCarbon]))
+def token_carbon(
+    request: Request,
+    asked: WeighedQuery,
+    embodied_g_per_gpu_hour: Annotated[
+        float | None, Query(ge=0, le=1e6, description="Share of what making a GPU emitted, gCO2e for each of its hours")
+    ] = None,
+) -> Response:
+    """What a million generated tokens and a request emit, location-based and market-based apart."""
+    return _read(
+        request,
+        lambda connection: token_readings.token_carbon(
+            connection, asked.span.start, asked.span.stop, asked.step, asked.group_by, asked.boundary, asked.of,
+            embodied_g_per_gpu_hour,
+        ),
+    )  # fmt: skip
 
 
 @router.get("/serving", responses=answers(list[token_readings.Serving]))

@@ -117,6 +117,7 @@ def join(
 _ORDERS: Mapping[TokenOrder, Callable[[Row], float | None]] = {
     "tokens": lambda row: row.energy.generated_tokens_per_s,
     "j_per_token": lambda row: row.energy.j_per_generated_token,
+    "variation": lambda row: row.energy.variation,
     "tokens_per_s_per_mw": lambda row: row.energy.tokens_per_s_per_mw,
     "cost": lambda row: row.costs[0][1] if row.costs else None,
     "carbon": lambda row: row.carbon_kg,

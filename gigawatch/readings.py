@@ -1043,11 +1043,16 @@ def cost(
     group_by: TokenGroup = "fleet",
     boundary: Boundary = "gpu",
     deployment: str | None = None,
+    *,
+    assigned: bool = False,
 ) -> list[Cost]:
-    """What the energy of a part of the fleet cost, in all or by step (whole hours); of where, site and model count."""
+    """What the energy of a part of the fleet cost, in all or by step (whole hours); of where, site and model count.
+
+    With assigned it is the energy of GPUs that are assigned to a deployment alone.
+    """
     columns = "currency, cost::double precision, priced_energy_j, price_coverage"
     return _weighed(connection, Cost, f"{columns} FROM report.cost", start, stop, step, where, group_by, boundary,
-                    deployment)  # fmt: skip
+                    deployment, assigned=assigned)  # fmt: skip
 
 
 def carbon(
@@ -1059,11 +1064,13 @@ def carbon(
     group_by: TokenGroup = "fleet",
     boundary: Boundary = "gpu",
     deployment: str | None = None,
+    *,
+    assigned: bool = False,
 ) -> list[Carbon]:
     """What the energy of a part of the fleet emitted, by each method, in all or by step, as cost()."""
     columns = "method, instrument, carbon_kg::double precision, accounted_energy_j, intensity_coverage, estimated_share"
     return _weighed(connection, Carbon, f"{columns} FROM report.carbon", start, stop, step, where, group_by, boundary,
-                    deployment)  # fmt: skip
+                    deployment, assigned=assigned)  # fmt: skip
 
 
 def _weighed(
@@ -1077,6 +1084,8 @@ def _weighed(
     group_by: TokenGroup,
     boundary: Boundary,
     deployment: str | None,
+    *,
+    assigned: bool,
 ) -> list[T]:
     return _all(
         connection,
@@ -1085,7 +1094,7 @@ def _weighed(
         SELECT time, label, boundary, energy_j, split_share, coverage, counter_share, boundary_coverage, modelled_share,
             {columns_from}(
                 :start, :stop, :step, :group_by, CAST(:site AS text), CAST(:gpu_model AS text), :boundary,
-                CAST(:deployment AS text))""",
+                CAST(:deployment AS text), :assigned)""",
         where,
         start=start,
         stop=stop,
@@ -1093,6 +1102,7 @@ def _weighed(
         group_by=group_by,
         boundary=boundary,
         deployment=deployment,
+        assigned=assigned,
     )
 
 

@@ -16,8 +16,10 @@ from types import FrameType
 
 import click
 from sqlalchemy import Engine, text
+from sqlalchemy.exc import SQLAlchemyError
 
 from gigawatch import database, settings, tokens
+from gigawatch.demo import pricing_verbs, unpriced_sites
 from gigawatch.embedded import EmbeddedServer
 from gigawatch.errors import ExitCode, GigawatchError
 from gigawatch.ports import require_free
@@ -80,7 +82,7 @@ def up(
             parts = _Parts(config, loaded, folder, url)
             stack.callback(parts.stop)
             parts.start(demo=demo)
-            parts.watch()
+            parts.watch(demo=demo)
         except KeyboardInterrupt:
             click.echo("\nStopping …")
     click.echo("Stopped.")
@@ -159,11 +161,15 @@ class _Parts:
             "GIGAWATCH_AGENT__SERVER_URL": f"http://127.0.0.1:{loaded.server.port}",
         }
         self._parts: list[_Part] = []
+        self._priced: set[str] = set()
 
     def start(self, *, demo: bool) -> None:
         """Start everything, and say where it is."""
         self._folder.mkdir(parents=True, exist_ok=True)
-        self._run("migrate")
+        status = self._run("migrate")
+        if status != 0:
+            # It has said itself what is wrong.
+            raise SystemExit(status)
         agent_token = self._token("agent")
         self._environment["GIGAWATCH_AGENT__TOKEN_FILE"] = str(agent_token)
         self._add("serve")
@@ -189,12 +195,24 @@ class _Parts:
         click.echo(f"The API is at http://127.0.0.1:{self._settings.server.port}/docs")
         click.echo("Ctrl-C stops everything.\n")
 
-    def watch(self) -> None:
+    def watch(self, *, demo: bool) -> None:
         """Start again what fails, for ever."""
         while True:
             time.sleep(0.5)
             for part in self._parts:
                 part.mend()
+            if demo:
+                self._price()
+
+    def _price(self) -> None:
+        """Give prices, carbon intensities and PUE to what came of the demo's sites, so that tokens have a cost."""
+        # Without the database it goes on when that is back.
+        with suppress(SQLAlchemyError):
+            for site in unpriced_sites(self._engine):
+                if site not in self._priced:
+                    self._priced.add(site)
+                    for verb in pricing_verbs(site, self._folder):
+                        self._run(*verb)
 
     def stop(self) -> None:
         """Stop the parts, the last started first."""
@@ -207,14 +225,12 @@ class _Parts:
         self._parts.append(part)
         part.start()
 
-    def _run(self, name: str) -> None:
-        done = subprocess.run(
-            [sys.executable, "-m", "gigawatch", *self._arguments, name],
+    def _run(self, *arguments: str) -> int:
+        """Run a verb to its end, and give its exit code."""
+        return subprocess.run(
+            [sys.executable, "-m", "gigawatch", *self._arguments, *arguments],
             env=self._environment, stdout=subprocess.DEVNULL, check=False,
-        )  # fmt: skip
-        if done.returncode != 0:
-            # It has said itself what is wrong.
-            raise SystemExit(done.returncode)
+        ).returncode  # fmt: skip
 
     def _await(self, address: str, name: str) -> None:
         deadline = time.monotonic() + READY_TIMEOUT_S

@@ -63,9 +63,13 @@ def read(text: str, recognise: Callable[[list[str]], T | None]) -> tuple[Table, 
     for delimiter in DELIMITERS:
         try:
             header = next(csv.reader([first.strip("\r")], delimiter=delimiter, strict=True), [])
-            found = recognise([" ".join(name.lower().split()) for name in header])
-            if found is None:
-                continue
+        except csv.Error:
+            # Quotes that end where this is no separator.
+            continue
+        found = recognise([" ".join(name.lower().split()) for name in header])
+        if found is None:
+            continue
+        try:
             rows = list(_rows(text, delimiter))
         except csv.Error as error:
             raise unfit(f"The file is not CSV: {error}", "Is it whole, and are its quotes closed?") from error

@@ -9,9 +9,9 @@ import time
 from collections import Counter
 from queue import Empty, SimpleQueue
 
-import urllib3
 from msgspec import Struct
 
+from collector.answers import connections
 from collector.engines.address import endpoint_of, metrics_url
 from collector.engines.catalogue import Engine, named
 from collector.engines.endpoint import Endpoint
@@ -52,7 +52,7 @@ class Scraper(threading.Thread):
         self.outcomes: SimpleQueue[Outcome] = SimpleQueue()
         self._engine: Engine | None = named(settings.engine) if settings.engine else None
         self.url = metrics_url(settings)
-        self._pool = urllib3.PoolManager(maxsize=1, retries=False)
+        self._pool = connections()
         self._ending = threading.Event()
 
     def run(self) -> None:

@@ -2,7 +2,8 @@
 -- Definition: carbon_kg = Σ over time of E(t) · intensity(t) / 1000, by hour, and by minute where the intensity changes within
 -- the hour. Rows of method location use the grid's intensity; rows of method market, one for each instrument, use that of
 -- what was bought: two accounts of the same energy, never added. The boundary is gpu (the GPUs' energy alone), it (with what their nodes use beside them) or
--- facility (that times the site's PUE), as report.energy_per_token() has it. intensity_coverage
+-- facility (that times the site's PUE), as report.energy_per_token() has it. With in_assigned it is the energy of GPUs that are
+-- assigned to a deployment alone, as it always is by deployment and model. intensity_coverage
 -- is the part of the group's energy that has such an intensity, estimated_share the part of that whose intensity the source
 -- calls an estimate; coverage is as that of report.fleet_energy(), of as many GPUs as each site and model showed at most.
 -- Unit: kgCO2e.
@@ -20,7 +21,8 @@ CREATE FUNCTION report.carbon(
     in_site text DEFAULT NULL,
     in_gpu_model text DEFAULT NULL,
     in_boundary text DEFAULT 'gpu',
-    in_deployment text DEFAULT NULL
+    in_deployment text DEFAULT NULL,
+    in_assigned boolean DEFAULT false
 ) RETURNS TABLE (
     "time" timestamptz, label text, boundary text, method text, instrument text, carbon_kg numeric,
     accounted_energy_j double precision, energy_j double precision, intensity_coverage double precision,
@@ -37,7 +39,7 @@ BEGIN
         w.boundary_coverage, w.modelled_share
     FROM unnest(ARRAY['location', 'market']) AS accounts (method)
     CROSS JOIN LATERAL expanded.weighed_energy(start, stop, step, group_by, accounts.method, in_site, in_gpu_model,
-        in_boundary, in_deployment) AS w
+        in_boundary, in_deployment, in_assigned) AS w
     ORDER BY 1, 2, 4, 5;
 END
 $$;

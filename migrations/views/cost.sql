@@ -2,6 +2,7 @@
 -- Definition: cost = Σ over time of E(t) · tariff(t), by hour, and by minute where the price changes within the hour: never a
 -- mean price times a total. The boundary is gpu (the GPUs' energy alone), it (with what their nodes use beside them) or
 -- facility (that times the site's PUE), as report.energy_per_token() has it.
+-- With in_assigned it is the energy of GPUs that are assigned to a deployment alone, as it always is by deployment and model.
 -- A row for each currency: they are never added.
 -- price_coverage is the part of the group's energy that has a price in that currency; coverage is as that of
 -- report.fleet_energy(), of as many GPUs as each site and model showed at most. Unit: the row's currency.
@@ -19,7 +20,8 @@ CREATE FUNCTION report.cost(
     in_site text DEFAULT NULL,
     in_gpu_model text DEFAULT NULL,
     in_boundary text DEFAULT 'gpu',
-    in_deployment text DEFAULT NULL
+    in_deployment text DEFAULT NULL,
+    in_assigned boolean DEFAULT false
 ) RETURNS TABLE (
     "time" timestamptz, label text, boundary text, currency text, cost numeric, priced_energy_j double precision,
     energy_j double precision, price_coverage double precision, split_share double precision, coverage double precision,
@@ -35,7 +37,7 @@ BEGIN
         w.counter_share,
         w.boundary_coverage, w.modelled_share
     FROM expanded.weighed_energy(start, stop, step, group_by, 'price', in_site, in_gpu_model,
-        in_boundary, in_deployment) AS w
+        in_boundary, in_deployment, in_assigned) AS w
     ORDER BY 1, 2, 4;
 END
 $$;

@@ -9,7 +9,9 @@
 -- and the GSF's SCI.
 -- gpu_s_per_generated_token and gpu_s_per_request are the GPU-time of the same minutes. Unit: J, s. variation is the coefficient of variation of j_per_generated_token over the buckets of the period, 1.
 -- Missing data: minutes in which a GPU was silent, or an engine's counts or the boundary's energy are not known, are in neither
--- sum; coverage is the GPU-time that is in them over all that the group had, silent GPUs too. Without a token the ratio is
+-- sum; coverage is the GPU-time that is in the headline over all that the group had, silent GPUs too. A deployment whose engines
+-- do not count generated tokens, or prompts, or requests, is in no ratio of these, and neither is one that has GPUs in several
+-- groups and its engine among those of one. Rates are over the whole minutes of the period. Without a token the ratio is
 -- absent and the energy stays in energy_j. Hosts without a meter are modelled by metered ones with the same GPUs in the same
 -- period (modelled_share), and without any there is no figure. A site without a PUE has no figure at boundary facility.
 -- needs: deployments
@@ -38,8 +40,25 @@ BEGIN
     ), unknown AS MATERIALIZED (
         -- Of a sum without a part, tokens would be too many: a bucket of a deployment counts where all of its energy is known.
         SELECT DISTINCT u.level, u.time, u.name FROM used AS u WHERE u.whole AND u.mj IS NULL
+    ), served AS MATERIALIZED (
+        SELECT * FROM expanded.served_by_deployments(start, stop, step, group_by, in_site, in_gpu_model, in_deployment)
+    ), untold AS MATERIALIZED (
+        -- What the engines of a deployment do not count in each group that it has GPUs in: where its engine stands among
+        -- others' GPUs, or its prefill apart, nobody can say what of it is whose.
+        SELECT name, NOT bool_and(coalesce(it.generated, false)) AS generated, NOT bool_and(coalesce(it.prompts, false)) AS prompts,
+            NOT bool_and(coalesce(it.requests, false)) AS requests
+        FROM (SELECT DISTINCT u.label, u.name FROM used AS u WHERE u.whole AND u.mj IS NOT NULL) AS its
+        LEFT JOIN (
+            SELECT s.label, s.name, count(s.generated_tokens) > 0 AS generated, count(s.prompt_tokens) > 0 AS prompts,
+                count(s.requests_finished) > 0 AS requests
+            FROM served AS s GROUP BY 1, 2
+        ) AS it USING (label, name)
+        GROUP BY 1
     ), rows AS MATERIALIZED (
-        SELECT it.*, it.whole AND (it.level, it.time, it.name) NOT IN (SELECT n.level, n.time, n.name FROM unknown AS n) AS counts
+        SELECT it.*, it.whole AND (it.level, it.time, it.name) NOT IN (SELECT n.level, n.time, n.name FROM unknown AS n) AS counts,
+            it.name IN (SELECT n.name FROM untold AS n WHERE n.generated) AS no_generated,
+            it.name IN (SELECT n.name FROM untold AS n WHERE n.prompts) AS no_prompts,
+            it.name IN (SELECT n.name FROM untold AS n WHERE n.requests) AS no_requests
         FROM (
             SELECT u.bin, u.label, u.level, u.time, u.name, u.role, u.whole, u.mj, u.expected_ms, u.energy_ms, u.whole_mj,
                 u.interpolated_mj, u.integrated_mj, u.modelled_mj, NULL::bigint AS prompt_tokens,
@@ -48,7 +67,7 @@ BEGIN
             UNION ALL
             SELECT s.bin, s.label, s.level, s.time, s.name, s.role, s.whole, NULL, NULL, NULL, NULL, NULL, NULL, NULL,
                 s.prompt_tokens, s.cached_tokens, s.generated_tokens, s.requests_finished
-            FROM expanded.served_by_deployments(start, stop, step, group_by, in_site, in_gpu_model, in_deployment) AS s
+            FROM served AS s
         ) AS it
     ), members AS (
         SELECT most.bin, most.label, sum(most.gpus) AS gpus, sum(most.gpus_silent) AS gpus_silent FROM (
@@ -57,31 +76,43 @@ BEGIN
         ) AS most GROUP BY 1, 2
     ), ratios AS (
         SELECT b.bin, b.label, b.level, sum(b.mj)::double precision / nullif(sum(b.generated_tokens), 0)::double precision AS ratio
-        FROM rows AS b WHERE b.counts GROUP BY 1, 2, 3, b.time
+        FROM rows AS b WHERE b.counts AND NOT b.no_generated GROUP BY 1, 2, 3, b.time
     ), variations AS (
         -- Of the level with the most buckets: minutes and hours are not to be compared.
         SELECT DISTINCT ON (r.bin, r.label) r.bin, r.label, stddev_samp(r.ratio) / nullif(avg(r.ratio), 0) AS variation
         FROM ratios AS r GROUP BY r.bin, r.label, r.level
         ORDER BY r.bin, r.label, count(r.ratio) DESC, r.level
     ), sums AS (
+        -- What is not told is rare: sums without it are taken from those with it.
         SELECT b.bin, b.label, sum(b.mj) AS all_mj, sum(b.expected_ms) AS expected_ms,
             sum(b.prompt_tokens) AS all_prompt, sum(b.cached_tokens) AS all_cached,
             sum(b.generated_tokens) AS all_generated, sum(b.requests_finished) AS all_requests,
-            sum(b.mj) FILTER (WHERE b.counts) AS mj,
+            sum(b.mj) FILTER (WHERE b.counts AND NOT b.no_generated) AS mj,
             sum(b.mj) FILTER (WHERE b.counts AND b.role = 'prefill') AS prefill_mj,
             sum(b.mj) FILTER (WHERE b.counts AND b.role = 'decode') AS decode_mj,
-            sum(b.energy_ms) FILTER (WHERE b.counts) AS energy_ms, sum(b.whole_mj) FILTER (WHERE b.counts) AS whole_mj,
-            coalesce(sum(b.interpolated_mj) FILTER (WHERE b.counts), 0) AS interpolated_mj,
-            coalesce(sum(b.integrated_mj) FILTER (WHERE b.counts), 0) AS integrated_mj,
-            coalesce(sum(b.modelled_mj) FILTER (WHERE b.counts), 0) AS modelled_mj,
-            sum(b.prompt_tokens) FILTER (WHERE b.counts) AS prompt_tokens,
-            sum(b.generated_tokens) FILTER (WHERE b.counts) AS generated_tokens,
-            sum(b.requests_finished) FILTER (WHERE b.counts) AS requests,
+            sum(b.energy_ms) FILTER (WHERE b.counts AND NOT b.no_generated) AS energy_ms,
+            sum(b.whole_mj) FILTER (WHERE b.counts AND NOT b.no_generated) AS whole_mj,
+            coalesce(sum(b.interpolated_mj) FILTER (WHERE b.counts AND NOT b.no_generated), 0) AS interpolated_mj,
+            coalesce(sum(b.integrated_mj) FILTER (WHERE b.counts AND NOT b.no_generated), 0) AS integrated_mj,
+            coalesce(sum(b.modelled_mj) FILTER (WHERE b.counts AND NOT b.no_generated), 0) AS modelled_mj,
+            sum(b.prompt_tokens) FILTER (WHERE b.counts AND NOT b.no_generated AND NOT b.no_prompts) AS prompt_tokens,
+            sum(b.generated_tokens) FILTER (WHERE b.counts AND NOT b.no_generated) AS generated_tokens,
+            sum(b.requests_finished) FILTER (WHERE b.counts AND NOT b.no_requests) AS requests,
             sum(b.prompt_tokens) FILTER (WHERE b.counts AND b.role = 'prefill') AS prefill_tokens,
-            sum(b.generated_tokens) FILTER (WHERE b.counts AND b.role = 'decode') AS decode_tokens
+            sum(b.generated_tokens) FILTER (WHERE b.counts AND b.role = 'decode') AS decode_tokens,
+            coalesce(sum(b.mj) FILTER (WHERE b.counts AND NOT b.no_generated AND b.no_prompts), 0) AS promptless_mj,
+            coalesce(sum(b.generated_tokens) FILTER (WHERE b.counts AND NOT b.no_generated AND b.no_prompts), 0)
+                AS promptless_tokens,
+            coalesce(sum(b.mj) FILTER (WHERE b.counts AND NOT b.no_generated AND b.no_requests), 0)
+                - coalesce(sum(b.mj) FILTER (WHERE b.counts AND b.no_generated AND NOT b.no_requests), 0) AS requestless_mj,
+            coalesce(sum(b.energy_ms) FILTER (WHERE b.counts AND NOT b.no_generated AND b.no_requests), 0)
+                - coalesce(sum(b.energy_ms) FILTER (WHERE b.counts AND b.no_generated AND NOT b.no_requests), 0)
+                AS requestless_ms
         FROM rows AS b GROUP BY 1, 2
     ), until AS MATERIALIZED (
-        SELECT least(stop, expanded.deployments_until()) AS known
+        -- Minutes that begin before the period or end after it are not in it.
+        SELECT least(date_bin('1 minute', stop, '2000-01-01Z'), expanded.deployments_until()) AS known,
+            date_bin('1 minute', start + interval '1 minute' - interval '1 us', '2000-01-01Z') AS first
     )
     SELECT
         s.bin,
@@ -92,10 +123,10 @@ BEGIN
         s.all_generated,
         s.all_requests,
         (s.all_generated / nullif(greatest(0, extract(epoch FROM
-            least(coalesce(s.bin + step, stop), until.known) - greatest(s.bin, start))), 0))::double precision,
+            least(coalesce(s.bin + step, stop), until.known) - greatest(s.bin, until.first))), 0))::double precision,
         ratio.j_per_generated_token,
-        (s.mj / 1000 / nullif(s.prompt_tokens + s.generated_tokens, 0))::double precision,
-        (s.mj / 1000 / nullif(s.requests, 0))::double precision,
+        ((s.mj - s.promptless_mj) / 1000 / nullif(s.prompt_tokens + s.generated_tokens - s.promptless_tokens, 0))::double precision,
+        ((coalesce(s.mj, 0) - s.requestless_mj) / 1000 / nullif(s.requests, 0))::double precision,
         1000000 / nullif(ratio.j_per_generated_token, 0),
         (s.prefill_mj / 1000 / nullif(s.prefill_tokens, 0))::double precision,
         (s.decode_mj / 1000 / nullif(s.decode_tokens, 0))::double precision,
@@ -108,7 +139,7 @@ BEGIN
         (s.integrated_mj / nullif(s.whole_mj, 0))::double precision,
         (s.modelled_mj / nullif(s.whole_mj, 0))::double precision,
         (s.energy_ms / 1000 / nullif(s.generated_tokens, 0))::double precision,
-        (s.energy_ms / 1000 / nullif(s.requests, 0))::double precision
+        ((coalesce(s.energy_ms, 0) - s.requestless_ms) / 1000 / nullif(s.requests, 0))::double precision
     FROM sums AS s
     LEFT JOIN members AS m USING (bin, label)
     LEFT JOIN variations AS v USING (bin, label)

@@ -1,5 +1,5 @@
 -- report.serving(): what deployments served, and how long their users waited, by fleet, site, GPU model, deployment or model.
--- Definition: rates are counts over the time of the period; batch is Σ running requests · time / Σ observed time of the engines,
+-- Definition: rates are counts over the whole minutes of the period; batch is Σ running requests · time / Σ observed time of the engines,
 -- the mean of what an engine runs at once; active_share is the part of that time in which requests ran. Latencies are quantiles
 -- of the engines' histograms added up, with linear interpolation within a bucket: right over any period and group. Where prefill
 -- and decode run apart, prompts and the first token are those of prefill engines, all else those of decode engines.
@@ -44,7 +44,9 @@ BEGIN
     ), quantiles AS MATERIALIZED (
         SELECT * FROM expanded.latency_quantiles(start, stop, step, group_by, in_site, in_gpu_model, in_deployment)
     ), known AS MATERIALIZED (
-        SELECT least(stop, expanded.deployments_until()) AS until
+        -- Minutes that begin before the period or end after it are not in it.
+        SELECT least(date_bin('1 minute', stop, '2000-01-01Z'), expanded.deployments_until()) AS until,
+            date_bin('1 minute', start + interval '1 minute' - interval '1 us', '2000-01-01Z') AS first
     )
     SELECT
         s.bin,
@@ -64,7 +66,7 @@ BEGIN
     CROSS JOIN known
     CROSS JOIN LATERAL (
         SELECT nullif(greatest(0, extract(epoch FROM
-            least(coalesce(s.bin + step, stop), known.until) - greatest(s.bin, start))), 0) AS s
+            least(coalesce(s.bin + step, stop), known.until) - greatest(s.bin, known.first))), 0) AS s
     ) AS length
     LEFT JOIN quantiles AS ttft ON ttft.bin = s.bin AND ttft.label = s.label AND ttft.latency = 'time_to_first_token'
     LEFT JOIN quantiles AS itl ON itl.bin = s.bin AND itl.label = s.label AND itl.latency = 'inter_token_latency'

@@ -160,7 +160,7 @@ END;
 -- The pieces by group and bin, at a boundary: a row for each unit that some energy of it has a factor in, else one without.
 CREATE FUNCTION expanded.weighed_energy(
     start timestamptz, stop timestamptz, step interval, group_by text, in_kind text, in_site text, in_gpu_model text,
-    in_boundary text, in_deployment text
+    in_boundary text, in_deployment text, in_assigned boolean
 ) RETURNS TABLE (
     "time" timestamptz, label text, unit text, amount numeric, weighed_j double precision, energy_j double precision,
     factor_coverage double precision, estimated_share double precision, split_share double precision,
@@ -171,7 +171,10 @@ LANGUAGE plpgsql STABLE PARALLEL SAFE SET plan_cache_mode = force_custom_plan
 AS $$
 #variable_conflict use_column
 DECLARE
-    chosen text := CASE WHEN group_by IN ('deployment', 'model') OR in_deployment IS NOT NULL THEN 'deployment' ELSE 'site' END;
+    chosen text := CASE
+        WHEN in_assigned OR in_deployment IS NOT NULL OR group_by IN ('deployment', 'model') THEN 'deployment'
+        ELSE 'site'
+    END;
 BEGIN
     PERFORM expanded.check_grouping(group_by);
     PERFORM expanded.check_boundary(in_boundary);
@@ -184,7 +187,8 @@ BEGIN
             expanded.serving_label(group_by, site.name, p.gpu_model, d.name, d.model) AS label, p.*,
             CASE in_boundary WHEN 'gpu' THEN p.energy_mj WHEN 'it' THEN it.mj ELSE it.mj * pue.value END AS mj,
             CASE in_boundary WHEN 'gpu' THEN 0 WHEN 'it' THEN host.modelled_mj ELSE host.modelled_mj * pue.value END AS modelled_mj
-        FROM expanded.energy_pieces(start, stop, in_kind, in_site, in_gpu_model, chosen, in_deployment, in_boundary = 'gpu') AS p
+        FROM expanded.energy_pieces(start, stop, in_kind, in_site, in_gpu_model, chosen, in_deployment,
+            in_boundary = 'gpu' AND chosen = 'site') AS p
         JOIN gigawatch.site USING (site_id)
         LEFT JOIN expanded.deployment_names(start, stop, group_by, in_deployment) AS d USING (deployment_id)
         LEFT JOIN expanded.host_power(start, stop) AS others ON in_boundary <> 'gpu' AND others.gpu_model = p.gpu_model

@@ -157,6 +157,7 @@ def test_answers_are_what_the_document_says(api: Api, document: dict[str, Any]) 
         ("/api/v1/cost?step_s=5400", 422, "step_s = '5400'"),
         ("/api/v1/carbon?start=2020-01-01&step_s=3600", 422, "step_s = 3600 gives more than 5000 bins"),
         ("/api/v1/cost?group_by=rack", 422, "group_by = 'rack'"),
+        ("/api/v1/token-cost?price_per_gpu_hour=-1", 422, "price_per_gpu_hour = '-1'"),
         ("/api/v1/gpus?limit=0", 422, "limit = '0'"),
         ("/api/v1/nodes/0", 404, "no such thing"),
         ("/api/v1/nodes/99999999999999999999", 404, "no such thing"),

@@ -5,6 +5,7 @@ import re
 import signal
 import subprocess
 import time
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
@@ -105,6 +106,9 @@ def test_the_demo_answers_and_has_a_day_of_history(public_dir: Path) -> None:
         assert energy["simulated_gpus"] == energy["gpus"] == 128
         assert energy["gpus_reporting"] > 100
         assert httpx.get(f"http://127.0.0.1:{up.port}/").status_code == 200
+        factors = wait_for("prices", lambda: _factors(up), 30)
+        made_up = {(site, "made up for the demo") for site in ("dublin", "lulea")}
+        assert factors == {"price": made_up, "intensity": made_up, "pue": made_up}
         assert up.interrupt() == 0
     finally:
         up.close()
@@ -126,3 +130,19 @@ def _fleet(up: Up) -> Any:
     engine.dispose()
     found = {name: getattr(summary, name) for name in ("gpus", "simulated_gpus", "gpus_reporting", "power_w")}
     return found if summary.gpus_reporting > 100 else None
+
+
+def _factors(up: Up) -> Any:
+    """Sites with prices, intensities and PUE, with their sources; None while some have none."""
+    from gigawatch import database, readings
+
+    engine = database.engine(f"postgresql://gigawatch@/gigawatch?host={up.data_dir / 'socket'}")
+    start, stop = datetime.now(UTC) - timedelta(days=1), datetime.now(UTC)
+    with engine.connect() as connection:
+        found = {
+            "price": {(it.site, it.source) for it in readings.tariffs(connection, start, stop)},
+            "intensity": {(it.site, it.source) for it in readings.grid_intensity(connection, start, stop)},
+            "pue": {(it.site, it.source) for it in readings.configured_pue(connection, start, stop)},
+        }
+    engine.dispose()
+    return found if all(len(it) == 2 for it in found.values()) else None
