@@ -70,7 +70,6 @@ class Deployment:
         most_w = len(node.gpu_uuids) * node.model.limit_w
         self._most_requests_per_s = most_w / served.best_batch_j / self._mean_tokens
         self._most_copies = replicas * BEST_BATCH // LARGEST_SHARE
-        self._copies = 1
         self._engine = Engine(served, replicas, requests.of(node.machine_id), started_s)
         self._ticks: deque[Tick] = deque()
         self._lock = Lock()
@@ -85,8 +84,7 @@ class Deployment:
             at_s: the moment, s since 1970 UTC.
             requests_per_s: how many may be modelled one by one; where more come, each stands for several.
         """
-        copies = min(ceil(self._most_requests_per_s / requests_per_s), self._most_copies)
-        self._copies = max(1, copies)
+        self._copies = min(ceil(self._most_requests_per_s / requests_per_s), self._most_copies)
         self._reader = Reader(settings)
         # A millisecond before, since no reading is in the moment of another.
         at_ms = at_s * MILLISECONDS_PER_SECOND

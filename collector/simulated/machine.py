@@ -285,12 +285,12 @@ class SimulatedNode:
 
     def read(self, at_s: int) -> None:
         """Have its agent read its engine as of this moment, with no endpoint between."""
-        if self.deployment is not None and not self.faults.is_silent(at_s):
+        if self.deployment is not None:
             self.deployment.read(at_s)
 
     def scrape(self, clock: Callable[[], float]) -> None:
         """Have its agent read its engine's endpoint now."""
-        if self.deployment is not None and not self.faults.is_silent(clock()):
+        if self.deployment is not None:
             self.deployment.scrape(clock)
 
     def served(self, until_s: float) -> Parcel:

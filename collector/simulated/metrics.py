@@ -67,7 +67,7 @@ class _Handler(BaseHTTPRequestHandler):
         name, _, rest = self.path.split("?")[0].removeprefix("/").partition("/")
         engine = self.server.engines.get(name)
         if not name:
-            addresses = "".join(f"{self.server.url_of(it)}\n" for it in self.server.engines)
+            addresses = "".join(f"{self.server.url_of(it)}\n" for it in sorted(self.server.engines))
             self._answer(HTTPStatus.OK, addresses.encode())
         elif engine is None or rest != "metrics":
             self._answer(HTTPStatus.NOT_FOUND, f"{self.server.url} lists the engines.\n".encode())

@@ -33,7 +33,7 @@ SCRAPE_EVERY_S = 5
 HISTORY_REQUESTS_PER_S = 5.0
 """Requests to an engine that are modelled one by one: docs/simulate.md says what that costs."""
 LIVE_REQUESTS_PER_S = 10_000.0
-"""The same in a second of the clock, to all engines together: some 5 % of a core."""
+"""The same in a second of the clock, to all engines together: less than a tenth of a core."""
 MAX_PARCEL_ROWS = 5_000
 """GPU windows that are gathered into one batch while the server is away."""
 MAX_PARCELS = 20
@@ -353,7 +353,7 @@ class Simulation:
 
     def _scrape(self, at_s: int, every_s: int) -> None:
         """Have the agents read their engines, over HTTP where the fleet's time is the clock's."""
-        for node, _ in self._members:
+        for node in (node for node, _ in self._members if not node.faults.is_silent(at_s)):
             if self._metrics and self._clock() < at_s + every_s:
                 node.scrape(self._clock)
             else:

@@ -10,6 +10,7 @@ from click.testing import CliRunner
 from collector import simulate as command
 from collector.simulated import requests
 from collector.simulated.requests import Requests, recorded, synthetic
+from gigawatch.up import up
 
 RECORDED_HOUR = Path(__file__).parents[3] / "shared" / "data" / "azure_llm_conv_2023.csv"
 HEAD = "TIMESTAMP,ContextTokens,GeneratedTokens\n"
@@ -114,3 +115,11 @@ def test_a_file_without_end_is_refused(tmp_path: Path, monkeypatch: pytest.Monke
     assert done.exit_code == 7
     assert "line 4: more than 2 requests" in done.output
     assert "Cut an hour out of it." in done.output
+
+
+def test_requests_of_a_file_are_for_a_demo(tmp_path: Path) -> None:
+    path = tmp_path / "requests.csv"
+    path.write_text(HEAD + LINE, encoding="utf-8")
+    done = CliRunner().invoke(up, ["--requests", str(path)])
+    assert done.exit_code == 2
+    assert "--requests is for the simulated fleet of --demo" in done.output
