@@ -9,12 +9,14 @@ from msgspec import Struct
 from dashboard.plots import GOOD_COVERAGE
 from dashboard.view import TokenOrder, Wait, floor
 from gigawatch.readings import Carbon, Cost
-from gigawatch.token_readings import EnergyPerToken, Idle, Serving
+from gigawatch.token_readings import EnergyPerToken, Idle, Latency, Serving
 from gigawatch.units import JOULES_PER_KWH
 
 STEADY_VARIATION = 0.1
 """Beyond it, energy per token moves so much within the period that its mean says little."""
 MILLION = 1_000_000
+LATENCIES: tuple[Latency, ...] = ("time_to_first_token", "inter_token_latency")
+"""Those that are shown; each is a third of the time that all take."""
 
 
 class Row(Struct, frozen=True, kw_only=True):

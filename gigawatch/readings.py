@@ -21,6 +21,8 @@ NodeState = Literal["reporting", "gpus_missing", "clock_off", "silent"]
 NodeOrder = Literal[
     "place", "hostname", "state", "gpu_model", "reporting", "power", "utilisation", "temperature", "throttled", "silent"
 ]
+Method = Literal["location", "market"]
+"""Of accounting for carbon."""
 Load = Literal["power", "temperature", "utilisation"]
 STEPS_S = (10, 20, 30, 60, 120, 300, 600, 900, 1_800, 3_600, 7_200, 14_400, 43_200, 86_400)
 MOST_ROWS = 1_000_000
@@ -404,7 +406,7 @@ class GridIntensity(Struct, frozen=True, kw_only=True):
 
     import_id: int
     site: str
-    method: Literal["location", "market"]
+    method: Method
     instrument: str | None
     """What was bought, for method market."""
     start: datetime
@@ -478,7 +480,7 @@ class Carbon(Struct, frozen=True, kw_only=True):
     time: datetime
     label: str
     boundary: Boundary
-    method: Literal["location", "market"]
+    method: Method
     instrument: str | None
     carbon_kg: float | None
     """CO2 equivalent, kg; None: none of the group's energy has an intensity."""
@@ -1066,11 +1068,12 @@ def carbon(
     deployment: str | None = None,
     *,
     assigned: bool = False,
+    method: Method | None = None,
 ) -> list[Carbon]:
-    """What the energy of a part of the fleet emitted, by each method, in all or by step, as cost()."""
+    """What the energy of a part of the fleet emitted, by one method or each, in all or by step, as cost()."""
     columns = "method, instrument, carbon_kg::double precision, accounted_energy_j, intensity_coverage, estimated_share"
     return _weighed(connection, Carbon, f"{columns} FROM report.carbon", start, stop, step, where, group_by, boundary,
-                    deployment, assigned=assigned)  # fmt: skip
+                    deployment, assigned=assigned, after=", CAST(:method AS text)", method=method)  # fmt: skip
 
 
 def _weighed(
@@ -1086,6 +1089,8 @@ def _weighed(
     deployment: str | None,
     *,
     assigned: bool,
+    after: str = "",
+    **values: Any,
 ) -> list[T]:
     return _all(
         connection,
@@ -1094,7 +1099,7 @@ def _weighed(
         SELECT time, label, boundary, energy_j, split_share, coverage, counter_share, boundary_coverage, modelled_share,
             {columns_from}(
                 :start, :stop, :step, :group_by, CAST(:site AS text), CAST(:gpu_model AS text), :boundary,
-                CAST(:deployment AS text), :assigned)""",
+                CAST(:deployment AS text), :assigned{after})""",
         where,
         start=start,
         stop=stop,
@@ -1103,6 +1108,7 @@ def _weighed(
         boundary=boundary,
         deployment=deployment,
         assigned=assigned,
+        **values,
     )
 
 

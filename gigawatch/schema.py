@@ -909,6 +909,7 @@ def _deployment_rollup(level: str) -> Table:
         UniqueConstraint(
             "time", "deployment_id", "site_id", "gpu_model", "whole", name=f"deployment_{level}_bucket_key"
         ),
+        Index(f"deployment_{level}_deployment_id_time_idx", "deployment_id", "time"),
         comment=f"What deployments used in {level}: the sums of assigned_1m",
     )
 
@@ -931,6 +932,7 @@ def _serving_rollup(level: str) -> Table:
             "whole",
             name=f"serving_{level}_bucket_key",
         ),
+        Index(f"serving_{level}_deployment_id_time_idx", "deployment_id", "time"),
         comment=f"What deployments served in {level}: the sums of serving_window",
     )
 
@@ -956,6 +958,7 @@ def _latency_rollup(level: str) -> Table:
             "bounds_id",
             name=f"latency_{level}_bucket_key",
         ),
+        Index(f"latency_{level}_deployment_id_time_idx", "deployment_id", "time"),
         comment=f"Latencies that deployments' users felt in {level}: the sums of serving_window",
     )
 

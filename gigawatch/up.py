@@ -39,6 +39,11 @@ PR_SET_PDEATHSIG = 1
     is_flag=True,
     help="Add a simulated fleet, in a data directory of its own, open to this machine.",
 )
+@click.option(
+    "--requests",
+    type=click.Path(exists=True, dir_okay=False),
+    help="With --demo: a CSV file of recorded requests for its engines, as `gigawatch simulate --requests` takes it.",
+)
 @click.option("--data-dir", help="Folder of the embedded database and the spool.")
 @click.option("--database-url", help="Use this PostgreSQL or TimescaleDB in place of the embedded one.")
 @click.option("--port", type=int, help="Port of the dashboard; default 8601.")
@@ -48,6 +53,7 @@ def up(
     config: Path | None,
     /,
     demo: bool,
+    requests: str | None,
     data_dir: str | None,
     database_url: str | None,
     port: int | None,
@@ -61,6 +67,8 @@ def up(
 
     Ctrl-C stops it; the data stay in the data directory.
     """
+    if requests and not demo:
+        raise click.UsageError("--requests is for the simulated fleet of --demo.")
     flags = {
         "store.data_dir": data_dir,
         "store.database_url": database_url,
@@ -81,7 +89,7 @@ def up(
                 url = stack.enter_context(EmbeddedServer(folder)).url
             parts = _Parts(config, loaded, folder, url)
             stack.callback(parts.stop)
-            parts.start(demo=demo)
+            parts.start(demo=demo, requests=requests)
             parts.watch(demo=demo)
         except KeyboardInterrupt:
             click.echo("\nStopping …")
@@ -163,7 +171,7 @@ class _Parts:
         self._parts: list[_Part] = []
         self._priced: set[str] = set()
 
-    def start(self, *, demo: bool) -> None:
+    def start(self, *, demo: bool, requests: str | None) -> None:
         """Start everything, and say where it is."""
         self._folder.mkdir(parents=True, exist_ok=True)
         status = self._run("migrate")
@@ -187,7 +195,8 @@ class _Parts:
                 " collect` on your GPU servers, or look at a simulated fleet with `gigawatch up --demo`."
             )
         if demo:
-            self._add("simulate", "--history", self._missing_history())
+            options = ("--requests", requests) if requests else ()
+            self._add("simulate", "--history", self._missing_history(), *options)
             click.echo(f"\nThe dashboard is at {address} (simulated data, open to this machine)")
         else:
             secret = self._token("viewer").read_text(encoding="ascii").strip()

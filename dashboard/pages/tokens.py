@@ -130,14 +130,16 @@ def _read(connection: Connection, asked: View, period: Period, until: datetime, 
         trend=read(token_readings.energy_per_token, start, stop, step, "fleet", asked.boundary, of),
         rows=token_rows.join(
             read(token_readings.energy_per_token, start, stop, None, asked.by, asked.boundary, of),
-            read(token_readings.serving, start, stop, None, asked.by, of),
+            read(token_readings.serving, start, stop, None, asked.by, of, token_rows.LATENCIES),
             read(token_readings.idle, start, stop, None, asked.by, of),
             # Of assigned GPUs alone: at what price others draw power is nothing to tokens.
             read(readings.cost, *weighed, assigned=True) if priced else [],
-            read(readings.carbon, *weighed, assigned=True) if priced else [],
+            read(readings.carbon, *weighed, assigned=True, method="location") if priced else [],
         ),
         priced=priced,
-        serving=read(token_readings.serving, start, stop, step, "fleet", of) if asked.deployment else [],
+        serving=read(token_readings.serving, start, stop, step, "fleet", of, ("time_to_first_token",))
+        if asked.deployment
+        else [],
         idle=idle,
         idle_costs=token_rows.idle_costs(
             idle, read(readings.cost, start, stop, bin_of_price, where, "site", "gpu", asked.deployment), bin_of_price

@@ -22,7 +22,8 @@ CREATE FUNCTION report.carbon(
     in_gpu_model text DEFAULT NULL,
     in_boundary text DEFAULT 'gpu',
     in_deployment text DEFAULT NULL,
-    in_assigned boolean DEFAULT false
+    in_assigned boolean DEFAULT false,
+    in_method text DEFAULT NULL
 ) RETURNS TABLE (
     "time" timestamptz, label text, boundary text, method text, instrument text, carbon_kg numeric,
     accounted_energy_j double precision, energy_j double precision, intensity_coverage double precision,
@@ -40,11 +41,12 @@ BEGIN
     FROM unnest(ARRAY['location', 'market']) AS accounts (method)
     CROSS JOIN LATERAL expanded.weighed_energy(start, stop, step, group_by, accounts.method, in_site, in_gpu_model,
         in_boundary, in_deployment, in_assigned) AS w
+    WHERE in_method IS NULL OR accounts.method = in_method
     ORDER BY 1, 2, 4, 5;
 END
 $$;
 COMMENT ON FUNCTION report.carbon IS
     'Emissions (kgCO2e) of energy from start to stop, by step (whole hours; NULL: the whole period) and by fleet, site, '
-    'gpu_model, deployment or model, and by method (location, market) and instrument; beside them the boundary, the energy (J) with an intensity '
+    'gpu_model, deployment or model, and by method (location, market; in_method: one alone) and instrument; beside them the boundary, the energy (J) with an intensity '
     'and in all, and from 0 to 1 the part with an intensity, the part of that which is estimated, the part of hours split '
     'evenly, the coverage of the energy, the part that is a difference of counters, that known at the boundary, and that modelled';

@@ -32,16 +32,28 @@ CREATE FUNCTION expanded.energy_per_token_at(
 LANGUAGE plpgsql STABLE PARALLEL SAFE SET plan_cache_mode = force_custom_plan
 AS $$
 #variable_conflict use_column
+DECLARE
+    spans timestamptz[] := expanded.deployment_spans(start, stop, step);
+    whole_spans timestamptz[] := expanded.deployment_spans(start, stop, NULL);
 BEGIN
+    PERFORM expanded.check_grouping(group_by);
+    PERFORM expanded.check_boundary(boundary);
     RETURN QUERY
-    -- Energy and tokens are put together by adding them up, which takes a fraction of what joining them does.
-    WITH used AS MATERIALIZED (
-        SELECT * FROM expanded.used_by_deployments(start, stop, step, group_by, boundary, in_site, in_gpu_model, in_deployment)
+    WITH names AS MATERIALIZED (
+        SELECT * FROM expanded.deployment_names(whole_spans, group_by, in_deployment)
+    ), used AS NOT MATERIALIZED (
+        SELECT expanded.serving_label(group_by, site.name, b.gpu_model, d.name, d.model) AS label, d.name, d.role, b.*
+        FROM expanded.used_by_deployments(spans, whole_spans, boundary, in_site, in_gpu_model, in_deployment) AS b
+        JOIN names AS d USING (deployment_id)
+        LEFT JOIN gigawatch.site USING (site_id)
+    ), served AS NOT MATERIALIZED (
+        SELECT expanded.serving_label(group_by, site.name, b.gpu_model, d.name, d.model) AS label, b.*
+        FROM expanded.served_by_deployments(spans, in_site, in_gpu_model, in_deployment) AS b
+        JOIN names AS d USING (deployment_id)
+        LEFT JOIN gigawatch.site USING (site_id)
     ), unknown AS MATERIALIZED (
         -- Of a sum without a part, tokens would be too many: a bucket of a deployment counts where all of its energy is known.
-        SELECT DISTINCT u.level, u.time, u.name FROM used AS u WHERE u.whole AND u.mj IS NULL
-    ), served AS MATERIALIZED (
-        SELECT * FROM expanded.served_by_deployments(start, stop, step, group_by, in_site, in_gpu_model, in_deployment)
+        SELECT DISTINCT u.level, u.time, u.name FROM used AS u WHERE boundary <> 'gpu' AND u.whole AND u.mj IS NULL
     ), untold AS MATERIALIZED (
         -- What the engines of a deployment do not count in each group that it has GPUs in: where its engine stands among
         -- others' GPUs, or its prefill apart, nobody can say what of it is whose.
@@ -54,61 +66,85 @@ BEGIN
             FROM served AS s GROUP BY 1, 2
         ) AS it USING (label, name)
         GROUP BY 1
-    ), rows AS MATERIALIZED (
-        SELECT it.*, it.whole AND (it.level, it.time, it.name) NOT IN (SELECT n.level, n.time, n.name FROM unknown AS n) AS counts,
-            it.name IN (SELECT n.name FROM untold AS n WHERE n.generated) AS no_generated,
-            it.name IN (SELECT n.name FROM untold AS n WHERE n.prompts) AS no_prompts,
-            it.name IN (SELECT n.name FROM untold AS n WHERE n.requests) AS no_requests
+    ), buckets AS MATERIALIZED (
+        -- Energy and tokens are put together by adding them up, which takes a fraction of what joining them does. What is not told
+        -- is rare: sums without it are taken from those with it.
+        SELECT CASE WHEN step IS NULL THEN start ELSE date_bin(step, b.time, '2000-01-01Z') END AS bin, b.label, b.level,
+            expanded.total(b.mj) AS all_mj, expanded.total(b.expected_ms) AS expected_ms,
+            expanded.total(b.prompt_tokens) AS all_prompt, expanded.total(b.cached_tokens) AS all_cached,
+            expanded.total(b.generated_tokens) AS all_generated, expanded.total(b.requests_finished) AS all_requests,
+            expanded.total(b.mj) FILTER (WHERE b.counts AND NOT b.no_generated) AS mj,
+            expanded.total(b.mj) FILTER (WHERE b.counts AND b.role = 'prefill') AS prefill_mj,
+            expanded.total(b.mj) FILTER (WHERE b.counts AND b.role = 'decode') AS decode_mj,
+            expanded.total(b.energy_ms) FILTER (WHERE b.counts AND NOT b.no_generated) AS energy_ms,
+            expanded.total(b.whole_mj) FILTER (WHERE b.counts AND NOT b.no_generated) AS whole_mj,
+            expanded.total(b.interpolated_mj) FILTER (WHERE b.counts AND NOT b.no_generated) AS interpolated_mj,
+            expanded.total(b.integrated_mj) FILTER (WHERE b.counts AND NOT b.no_generated) AS integrated_mj,
+            expanded.total(b.modelled_mj) FILTER (WHERE b.counts AND NOT b.no_generated) AS modelled_mj,
+            expanded.total(b.prompt_tokens) FILTER (WHERE b.counts AND NOT b.no_generated AND NOT b.no_prompts) AS prompt_tokens,
+            expanded.total(b.generated_tokens) FILTER (WHERE b.counts AND NOT b.no_generated) AS generated_tokens,
+            expanded.total(b.requests_finished) FILTER (WHERE b.counts AND NOT b.no_requests) AS requests,
+            expanded.total(b.prompt_tokens) FILTER (WHERE b.counts AND b.role = 'prefill') AS prefill_tokens,
+            expanded.total(b.generated_tokens) FILTER (WHERE b.counts AND b.role = 'decode') AS decode_tokens,
+            expanded.total(b.mj) FILTER (WHERE b.counts AND NOT b.no_generated AND b.no_prompts) AS promptless_mj,
+            expanded.total(b.generated_tokens) FILTER (WHERE b.counts AND NOT b.no_generated AND b.no_prompts) AS promptless_tokens,
+            coalesce(expanded.total(b.mj) FILTER (WHERE b.counts AND NOT b.no_generated AND b.no_requests), 0)
+                - coalesce(expanded.total(b.mj) FILTER (WHERE b.counts AND b.no_generated AND NOT b.no_requests), 0)
+                AS requestless_mj,
+            coalesce(expanded.total(b.energy_ms) FILTER (WHERE b.counts AND NOT b.no_generated AND b.no_requests), 0)
+                - coalesce(expanded.total(b.energy_ms) FILTER (WHERE b.counts AND b.no_generated AND NOT b.no_requests), 0)
+                AS requestless_ms
         FROM (
-            SELECT u.bin, u.label, u.level, u.time, u.name, u.role, u.whole, u.mj, u.expected_ms, u.energy_ms, u.whole_mj,
-                u.interpolated_mj, u.integrated_mj, u.modelled_mj, NULL::bigint AS prompt_tokens,
-                NULL::bigint AS cached_tokens, NULL::bigint AS generated_tokens, NULL::bigint AS requests_finished
-            FROM used AS u
-            UNION ALL
-            SELECT s.bin, s.label, s.level, s.time, s.name, s.role, s.whole, NULL, NULL, NULL, NULL, NULL, NULL, NULL,
-                s.prompt_tokens, s.cached_tokens, s.generated_tokens, s.requests_finished
-            FROM served AS s
-        ) AS it
+            SELECT it.*, it.whole AND (it.level, it.time, it.name) NOT IN (SELECT n.level, n.time, n.name FROM unknown AS n)
+                AS counts,
+                it.name IN (SELECT n.name FROM untold AS n WHERE n.generated) AS no_generated,
+                it.name IN (SELECT n.name FROM untold AS n WHERE n.prompts) AS no_prompts,
+                it.name IN (SELECT n.name FROM untold AS n WHERE n.requests) AS no_requests
+            FROM (
+                SELECT u.label, u.level, u.time, u.name, u.role, u.whole, u.mj, u.expected_ms, u.energy_ms, u.whole_mj,
+                    u.interpolated_mj, u.integrated_mj, u.modelled_mj, NULL::bigint AS prompt_tokens,
+                    NULL::bigint AS cached_tokens, NULL::bigint AS generated_tokens, NULL::bigint AS requests_finished
+                FROM used AS u
+                UNION ALL
+                SELECT s.label, s.level, s.time, s.name, s.role, s.whole, NULL, NULL, NULL, NULL, NULL, NULL, NULL,
+                    s.prompt_tokens, s.cached_tokens, s.generated_tokens, s.requests_finished
+                FROM served AS s
+            ) AS it
+            -- So that these are worked out once for a row, and not for each sum.
+            OFFSET 0
+        ) AS b
+        GROUP BY b.label, b.level, b.time
     ), members AS (
-        SELECT most.bin, most.label, sum(most.gpus) AS gpus, sum(most.gpus_silent) AS gpus_silent FROM (
-            SELECT u.bin, u.label, max(u.gpus) AS gpus, max(u.gpus_silent) AS gpus_silent
-            FROM used AS u GROUP BY u.bin, u.label, u.deployment_id, u.site_id, u.gpu_model
-        ) AS most GROUP BY 1, 2
-    ), ratios AS (
-        SELECT b.bin, b.label, b.level, sum(b.mj)::double precision / nullif(sum(b.generated_tokens), 0)::double precision AS ratio
-        FROM rows AS b WHERE b.counts AND NOT b.no_generated GROUP BY 1, 2, 3, b.time
+        SELECT most.bin, most.label, sum(most.gpus) AS gpus, sum(most.gpus_silent) AS gpus_silent
+        FROM (
+            SELECT CASE WHEN step IS NULL THEN start ELSE date_bin(step, u.time, '2000-01-01Z') END AS bin, u.label,
+                max(u.gpus) AS gpus, max(u.gpus_silent) AS gpus_silent
+            FROM used AS u GROUP BY 1, u.label, u.deployment_id, u.site_id, u.gpu_model
+        ) AS most
+        GROUP BY 1, 2
     ), variations AS (
         -- Of the level with the most buckets: minutes and hours are not to be compared.
         SELECT DISTINCT ON (r.bin, r.label) r.bin, r.label, stddev_samp(r.ratio) / nullif(avg(r.ratio), 0) AS variation
-        FROM ratios AS r GROUP BY r.bin, r.label, r.level
+        FROM (
+            SELECT b.bin, b.label, b.level,
+                b.mj::double precision / nullif(b.generated_tokens, 0)::double precision AS ratio
+            FROM buckets AS b
+        ) AS r
+        GROUP BY r.bin, r.label, r.level
         ORDER BY r.bin, r.label, count(r.ratio) DESC, r.level
     ), sums AS (
-        -- What is not told is rare: sums without it are taken from those with it.
-        SELECT b.bin, b.label, sum(b.mj) AS all_mj, sum(b.expected_ms) AS expected_ms,
-            sum(b.prompt_tokens) AS all_prompt, sum(b.cached_tokens) AS all_cached,
-            sum(b.generated_tokens) AS all_generated, sum(b.requests_finished) AS all_requests,
-            sum(b.mj) FILTER (WHERE b.counts AND NOT b.no_generated) AS mj,
-            sum(b.mj) FILTER (WHERE b.counts AND b.role = 'prefill') AS prefill_mj,
-            sum(b.mj) FILTER (WHERE b.counts AND b.role = 'decode') AS decode_mj,
-            sum(b.energy_ms) FILTER (WHERE b.counts AND NOT b.no_generated) AS energy_ms,
-            sum(b.whole_mj) FILTER (WHERE b.counts AND NOT b.no_generated) AS whole_mj,
-            coalesce(sum(b.interpolated_mj) FILTER (WHERE b.counts AND NOT b.no_generated), 0) AS interpolated_mj,
-            coalesce(sum(b.integrated_mj) FILTER (WHERE b.counts AND NOT b.no_generated), 0) AS integrated_mj,
-            coalesce(sum(b.modelled_mj) FILTER (WHERE b.counts AND NOT b.no_generated), 0) AS modelled_mj,
-            sum(b.prompt_tokens) FILTER (WHERE b.counts AND NOT b.no_generated AND NOT b.no_prompts) AS prompt_tokens,
-            sum(b.generated_tokens) FILTER (WHERE b.counts AND NOT b.no_generated) AS generated_tokens,
-            sum(b.requests_finished) FILTER (WHERE b.counts AND NOT b.no_requests) AS requests,
-            sum(b.prompt_tokens) FILTER (WHERE b.counts AND b.role = 'prefill') AS prefill_tokens,
-            sum(b.generated_tokens) FILTER (WHERE b.counts AND b.role = 'decode') AS decode_tokens,
-            coalesce(sum(b.mj) FILTER (WHERE b.counts AND NOT b.no_generated AND b.no_prompts), 0) AS promptless_mj,
-            coalesce(sum(b.generated_tokens) FILTER (WHERE b.counts AND NOT b.no_generated AND b.no_prompts), 0)
-                AS promptless_tokens,
-            coalesce(sum(b.mj) FILTER (WHERE b.counts AND NOT b.no_generated AND b.no_requests), 0)
-                - coalesce(sum(b.mj) FILTER (WHERE b.counts AND b.no_generated AND NOT b.no_requests), 0) AS requestless_mj,
-            coalesce(sum(b.energy_ms) FILTER (WHERE b.counts AND NOT b.no_generated AND b.no_requests), 0)
-                - coalesce(sum(b.energy_ms) FILTER (WHERE b.counts AND b.no_generated AND NOT b.no_requests), 0)
-                AS requestless_ms
-        FROM rows AS b GROUP BY 1, 2
+        SELECT b.bin, b.label, sum(b.all_mj) AS all_mj, sum(b.expected_ms) AS expected_ms,
+            sum(b.all_prompt) AS all_prompt, sum(b.all_cached) AS all_cached, sum(b.all_generated) AS all_generated,
+            sum(b.all_requests) AS all_requests, sum(b.mj) AS mj, sum(b.prefill_mj) AS prefill_mj,
+            sum(b.decode_mj) AS decode_mj, sum(b.energy_ms) AS energy_ms, sum(b.whole_mj) AS whole_mj,
+            coalesce(sum(b.interpolated_mj), 0) AS interpolated_mj, coalesce(sum(b.integrated_mj), 0) AS integrated_mj,
+            coalesce(sum(b.modelled_mj), 0) AS modelled_mj, sum(b.prompt_tokens) AS prompt_tokens,
+            sum(b.generated_tokens) AS generated_tokens, sum(b.requests) AS requests,
+            sum(b.prefill_tokens) AS prefill_tokens, sum(b.decode_tokens) AS decode_tokens,
+            coalesce(sum(b.promptless_mj), 0) AS promptless_mj, coalesce(sum(b.promptless_tokens), 0) AS promptless_tokens,
+            sum(b.requestless_mj) AS requestless_mj, sum(b.requestless_ms) AS requestless_ms
+        FROM buckets AS b
+        GROUP BY 1, 2
     ), until AS MATERIALIZED (
         -- Minutes that begin before the period or end after it are not in it.
         SELECT least(date_bin('1 minute', stop, '2000-01-01Z'), expanded.deployments_until()) AS known,

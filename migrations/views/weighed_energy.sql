@@ -41,41 +41,59 @@ BEGIN ATOMIC
             VALUES (date_bin('1 hour', start, '2000-01-01Z')), (date_bin('1 hour', stop, '2000-01-01Z'))
         ) AS edge (hour)
         WHERE edge.hour < stop AND (edge.hour < start OR edge.hour + interval '1 hour' > stop)
-    ), grid AS MATERIALIZED (
-        -- Where values change at quarters of an hour alone, minutes are summed to those first: a third of the time.
-        SELECT CASE
-            WHEN bool_and(date_bin('15 minutes', moment, '2000-01-01Z') = moment) THEN interval '15 minutes'
-            ELSE '1 minute'
-        END AS width
-        FROM (
-            SELECT f.first AS moment FROM factors AS f UNION ALL SELECT f.beyond FROM factors AS f
-            UNION ALL VALUES (start), (stop)
-        ) AS moments
     ), wanted AS MATERIALIZED (
         SELECT 0 AS deployment_id WHERE in_of = 'site'
         UNION ALL
         SELECT d.deployment_id FROM gigawatch.deployment AS d
         WHERE in_of = 'deployment' AND (in_deployment IS NULL OR d.name = in_deployment)
+    ), places AS MATERIALIZED (
+        SELECT site.site_id FROM gigawatch.site WHERE in_site IS NULL OR site.name = in_site
+    ), moments AS (
+        -- From which minutes of an hour on a factor is another, or it is in the period, or after it.
+        SELECT it.hour, array_agg(DISTINCT it.minute ORDER BY it.minute) AS minutes
+        FROM (
+            SELECT f.hour, f.first AS minute FROM factors AS f UNION SELECT f.hour, f.beyond FROM factors AS f
+            UNION
+            SELECT date_bin('1 hour', edge.minute, '2000-01-01Z'), edge.minute
+            FROM (VALUES (start), (stop)) AS given (moment)
+            CROSS JOIN LATERAL (
+                SELECT date_bin('1 minute', given.moment + interval '1 minute' - interval '1 us', '2000-01-01Z') AS minute
+            ) AS edge
+        ) AS it
+        GROUP BY it.hour
+    ), needed AS MATERIALIZED (
+        -- Hours of which minutes are wanted: in which a factor changes, at the edges, and those that are not folded. Minutes are
+        -- summed from one moment to the next: rows by the minute took three times as long.
+        SELECT it.hour, it.site_ids, it.hour || moments.minutes AS moments
+        FROM (
+            SELECT each.hour, array_agg(each.site_id) AS site_ids
+            FROM (
+                SELECT uneven.site_id, uneven.hour FROM uneven JOIN places USING (site_id)
+                UNION SELECT places.site_id, edges.hour FROM edges CROSS JOIN places
+                UNION SELECT places.site_id, late.hour FROM places CROSS JOIN generate_series(
+                    greatest(date_bin('1 hour', start, '2000-01-01Z'), expanded.folded_of(in_of, '1h')),
+                    least(stop, expanded.folded_of(in_of, '1m')) - interval '1 us', interval '1 hour') AS late (hour)
+            ) AS each
+            GROUP BY each.hour
+        ) AS it
+        LEFT JOIN moments USING (hour)
     ), finer AS (
         SELECT m.*
-        FROM (SELECT uneven.hour FROM uneven UNION SELECT edges.hour FROM edges) AS needed
-        CROSS JOIN grid
+        FROM needed
         CROSS JOIN LATERAL (
-            SELECT it.site_id, it.deployment_id, it.gpu_model, date_bin(grid.width, it.time, '2000-01-01Z') AS time,
+            SELECT it.site_id, it.deployment_id, it.gpu_model,
+                needed.moments[width_bucket(it.time, needed.moments)] AS time,
                 max(it.gpus) AS gpus, sum(it.energy_mj) AS energy_mj, sum(it.energy_ms) AS energy_ms,
                 sum(it.uncounted_mj) AS uncounted_mj, sum(it.host_mj) AS host_mj, sum(it.host_ms) AS host_ms
             FROM expanded.group_bucket AS it
             WHERE it.of = in_of AND it.level = '1m'
                 AND it.time >= needed.hour AND it.time < needed.hour + interval '1 hour'
+                AND it.time < expanded.folded_of(in_of, '1m') AND it.site_id = ANY (needed.site_ids)
+                AND (in_gpu_model IS NULL OR it.gpu_model = in_gpu_model)
+                AND (in_deployment IS NULL OR it.deployment_id
+                    = ANY (ARRAY(SELECT wanted.deployment_id FROM wanted)))
             GROUP BY 1, 2, 3, 4
         ) AS m
-        WHERE needed.hour < expanded.folded_of(in_of, '1h')
-        UNION ALL
-        SELECT m.site_id, m.deployment_id, m.gpu_model, m.time, m.gpus, m.energy_mj, m.energy_ms, m.uncounted_mj, m.host_mj,
-            m.host_ms
-        FROM expanded.group_bucket AS m
-        WHERE m.of = in_of AND m.level = '1m' AND m.time >= greatest(start, expanded.folded_of(in_of, '1h'))
-            AND m.time < least(stop, expanded.folded_of(in_of, '1m'))
         UNION ALL
         SELECT node.site_id, 0, gpu.model, date_bin('1 minute', b.time, '2000-01-01Z') AS bucket, count(DISTINCT b.gpu_id),
             coalesce(sum(b.energy_mj), 0), coalesce(sum(b.energy_ms), 0),
@@ -120,7 +138,9 @@ BEGIN ATOMIC
                 sum(it.host_ms) AS host_ms
             FROM expanded.group_bucket AS it
             JOIN wanted USING (deployment_id)
-            WHERE it.of = in_of AND it.level = '1h' AND it.time > start - interval '1 hour' AND it.time < stop
+            WHERE it.of = in_of AND it.level = '1h'
+                AND (in_deployment IS NULL OR it.deployment_id = ANY (ARRAY(SELECT wanted.deployment_id FROM wanted)))
+                AND it.time > start - interval '1 hour' AND it.time < stop
                 AND it.time < expanded.folded_of(in_of, '1h')
             GROUP BY 1, 2, 3, 4
         ) AS b
@@ -175,6 +195,7 @@ DECLARE
         WHEN in_assigned OR in_deployment IS NOT NULL OR group_by IN ('deployment', 'model') THEN 'deployment'
         ELSE 'site'
     END;
+    whole_spans timestamptz[] := expanded.deployment_spans(start, stop, NULL);
 BEGIN
     PERFORM expanded.check_grouping(group_by);
     PERFORM expanded.check_boundary(in_boundary);
@@ -190,8 +211,8 @@ BEGIN
         FROM expanded.energy_pieces(start, stop, in_kind, in_site, in_gpu_model, chosen, in_deployment,
             in_boundary = 'gpu' AND chosen = 'site') AS p
         JOIN gigawatch.site USING (site_id)
-        LEFT JOIN expanded.deployment_names(start, stop, group_by, in_deployment) AS d USING (deployment_id)
-        LEFT JOIN expanded.host_power(start, stop) AS others ON in_boundary <> 'gpu' AND others.gpu_model = p.gpu_model
+        LEFT JOIN expanded.deployment_names(whole_spans, group_by, in_deployment) AS d USING (deployment_id)
+        LEFT JOIN expanded.host_power(whole_spans) AS others ON in_boundary <> 'gpu' AND others.gpu_model = p.gpu_model
         CROSS JOIN LATERAL (
             SELECT CASE WHEN p.energy_ms <= p.host_ms THEN 0 ELSE (p.energy_ms - p.host_ms) * others.mw / 1000 END AS modelled_mj
         ) AS host
