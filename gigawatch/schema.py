@@ -39,7 +39,7 @@ from sqlalchemy.schema import SchemaItem
 
 from gigawatch.errors import ExitCode, GigawatchError
 
-REVISION = "0007"
+REVISION = "0008"
 """The newest file in migrations/versions/."""
 
 metadata = MetaData(
