@@ -52,6 +52,11 @@ def create() -> Ingest:
     return Ingest(app, loaded.server, app.state)
 
 
+def _taken(kept_d: float | None, margin: timedelta) -> timedelta:
+    """How old a window may be; what is to be removed soon is no longer taken, for it must be folded before."""
+    return LONGEST if kept_d is None else max(timedelta(days=kept_d) - margin, timedelta(hours=1))
+
+
 def build(loaded: Settings) -> FastAPI:
     """The application but for the way in.
 
@@ -71,13 +76,12 @@ def build(loaded: Settings) -> FastAPI:
             application="gigawatch serve, reads",
         )
         counts = Counts.of_environment()
-        kept_d = loaded.retention.windows_d
         writer = Writer(
             engine,
             loaded.server.gather_ms / MILLISECONDS_PER_SECOND,
             loaded.server.max_waiting_mib * BYTES_PER_MIB,
-            # What is to be removed within the hour is no longer taken: it must be folded before.
-            LONGEST if kept_d is None else timedelta(days=kept_d) - timedelta(hours=1),
+            _taken(loaded.retention.windows_d, timedelta(hours=1)),
+            _taken(loaded.retention.hours_d, timedelta(days=1)),
             counts,
         )
         scheduler = Scheduler(engine, loaded.retention) if loaded.server.scheduler else None
