@@ -179,34 +179,12 @@ FOLD_METER_DAYS = f"""
         HAVING count(*) > 0
     ) AS its"""
 
-_SOURCES = ("utility", "generation", "fuel")
-_IT = {1: "ups_out", 2: "pdu", 3: "it"}
-_INFRASTRUCTURE = ("cooling", "pump", "lighting")
-
-
-def _figures() -> str:
-    """Rows (figure, category, side, role): of what meters each figure is made; category 0: none."""
-    rows = []
-    for category, it in _IT.items():
-        for figure, above in (
-            ("pue", _SOURCES),
-            ("wue", ("water",)),
-            # What a zone draws in all, where no meter of a source tells it: pPUE.
-            ("zone", (*_INFRASTRUCTURE, "ups_in", it)),
-        ):
-            rows += [(figure, category, "n", role) for role in above] + [(figure, category, "d", it)]
-    for figure, above, below in (
-        ("erf", ("heat_reuse",), _SOURCES),
-        ("cer", ("heat_removed",), ("cooling", "pump")),
-    ):
-        rows += [(figure, 0, "n", role) for role in above] + [(figure, 0, "d", role) for role in below]
-    return f"VALUES {', '.join(map(repr, rows))}"
-
+_IT = "('ups_out', 'pdu', 'it')"
 
 # What each meter has in each hour, and whether it can be right. A meter counts once in a sum: not where one that feeds
 # it, or that it is a term of, is in the same sum. One wanted for a part of an hour must not have measured more of it.
 FOLD_HOURS = f"""
-    WITH RECURSIVE days AS MATERIALIZED ({_DAYS}), begun AS MATERIALIZED (
+    WITH days AS MATERIALIZED ({_DAYS}), begun AS MATERIALIZED (
         -- Before its first hour a site has no meters.
         SELECT its.site_id, min(first.time) AS time
         FROM (SELECT DISTINCT site_id FROM days) AS its
@@ -215,27 +193,13 @@ FOLD_HOURS = f"""
             SELECT h.time FROM gigawatch.meter_1h AS h WHERE h.meter_id = m.meter_id ORDER BY h.time LIMIT 1
         ) AS first
         GROUP BY its.site_id
-    ), figures (figure, category, side, role) AS ({_figures()}), above (meter_id, above_id) AS (
-        SELECT edge.meter_id, edge.above_id
-        FROM (
-            SELECT fed_id AS meter_id, meter_id AS above_id FROM gigawatch.meter_feed
-            UNION ALL SELECT term_id, meter_id FROM gigawatch.meter_term
-        ) AS edge
-        JOIN gigawatch.meter AS m USING (meter_id)
-        WHERE m.site_id IN (SELECT site_id FROM days)
-        UNION
-        SELECT above.meter_id, edge.above_id
-        FROM above
-        JOIN (
-            SELECT fed_id AS meter_id, meter_id AS above_id FROM gigawatch.meter_feed
-            UNION ALL SELECT term_id, meter_id FROM gigawatch.meter_term
-        ) AS edge ON edge.meter_id = above.above_id
     ), ancestors AS MATERIALIZED (
         SELECT above.meter_id, m.role, m.hall_id, m.since, m.until
-        FROM above JOIN gigawatch.meter AS m ON m.meter_id = above.above_id
-        WHERE m.role IS NOT NULL AND above.above_id <> above.meter_id
+        FROM expanded.meter_above AS above
+        JOIN gigawatch.meter AS m ON m.meter_id = above.above_id AND m.role IS NOT NULL
+        WHERE m.site_id IN (SELECT site_id FROM days)
     ), wanted AS MATERIALIZED (
-        SELECT m.site_id, m.hall_id, m.meter_id, m.role, h.time, need.ms AS need_ms, its.value, its.known_ms,
+        SELECT m.site_id, m.hall_id, m.meter_id, m.role, m.potable, m.backup, h.time, need.ms AS need_ms, its.value, its.known_ms,
             its.known_ms * 100 >= need.ms * 99 AND (need.ms = 3600000 OR its.known_ms <= need.ms + 36000) AS ok,
             coalesce(h.stuck_h > 0 OR (h.reversed_h > 0 AND m.role NOT IN ('utility', 'generation'))
                 OR its.known_ms > need.ms + 36000, false) AS fault,
@@ -294,16 +258,19 @@ FOLD_HOURS = f"""
         FROM by_role
     ), shadows AS MATERIALIZED (
         SELECT a.meter_id, f.figure, f.category, f.side, a.hall_id, a.since, a.until
-        FROM ancestors AS a JOIN figures AS f USING (role)
+        FROM ancestors AS a JOIN expanded.figure_role AS f USING (role)
     ), members AS (
-        SELECT w.site_id, part.hall_id, w.time, f.figure, f.category, f.side, w.role, w.value, w.ok, w.fault
+        SELECT w.site_id, part.hall_id, w.time, f.figure, f.category, f.side, w.role, w.value, w.fault,
+            w.ok AND (f.figure <> 'wue_potable' OR w.role <> 'water' OR w.potable IS NOT NULL) AS ok
         FROM wanted AS w
-        JOIN figures AS f USING (role)
+        JOIN expanded.figure_role AS f USING (role)
         CROSS JOIN LATERAL (
             SELECT NULL::integer AS hall_id WHERE f.figure <> 'zone'
             UNION ALL SELECT w.hall_id WHERE w.hall_id IS NOT NULL
         ) AS part
-        WHERE NOT EXISTS (
+        WHERE NOT (f.figure = 'wue_potable' AND w.role = 'water' AND w.potable IS FALSE)
+            AND NOT (f.figure = 'ref' AND f.side = 'n' AND w.backup)
+            AND NOT EXISTS (
             SELECT FROM shadows AS s
             WHERE s.meter_id = w.meter_id AND s.figure = f.figure AND s.category = f.category AND s.side = f.side
                 AND (part.hall_id IS NULL OR s.hall_id = part.hall_id) AND {_ACTIVE.format(meter="s", hour="w.time")}
@@ -321,9 +288,9 @@ FOLD_HOURS = f"""
         LEFT JOIN supplied ON m.figure = 'zone' AND supplied.hall_id = m.hall_id AND supplied.time = m.time
         -- What a UPS takes in holds what IT takes from it.
         WHERE NOT (m.figure = 'zone' AND m.side = 'n' AND supplied.hall_id IS NOT NULL
-            AND m.role IN {tuple(_IT.values())})
+            AND m.role IN {_IT})
         GROUP BY m.site_id, m.hall_id, m.time, m.figure, m.category
-        HAVING bool_or(m.side = 'n' AND (m.figure <> 'zone' OR m.role NOT IN {tuple(_IT.values())}))
+        HAVING bool_or(m.side = 'n' AND (m.figure <> 'zone' OR m.role NOT IN {_IT}))
             AND bool_or(m.side = 'd')
     ), told AS (
         -- A hall with a source of its own has its PUE from that.
@@ -334,7 +301,7 @@ FOLD_HOURS = f"""
         )
     ), judged AS (
         SELECT t.*, t.fault OR t.numerator < 0 OR t.denominator < 0
-            OR (t.name = 'pue' AND t.numerator < t.denominator) OR (t.name = 'erf' AND t.numerator > t.denominator)
+            OR (t.name = 'pue' AND t.numerator < t.denominator) OR (t.name IN ('erf', 'ref') AND t.numerator > t.denominator)
             AS faulty
         FROM told AS t
     )

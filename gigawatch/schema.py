@@ -658,6 +658,14 @@ meter = Table(
     Column("breaker_ma", BigInteger, comment="Rating of its breaker, mA"),
     Column("contract_mw", BigInteger, comment="Most power by contract, mW"),
     Column("fuel_j_per_l", BigInteger, comment="Energy of a litre of fuel, J"),
+    Column("potable", Boolean, comment="Of water, whether it is drinking water; absent: not said"),
+    Column(
+        "backup",
+        Boolean,
+        nullable=False,
+        server_default="false",
+        comment="Of generation or fuel, whether it is of a backup generator",
+    ),
     Column("since", Time, comment="Figures want it from this moment on; absent: always"),
     Column("until", Time, comment="Up to this moment; absent: for ever"),
     Column("simulated", Boolean, nullable=False, server_default="false", comment="Whether its data are simulated"),
@@ -1036,8 +1044,9 @@ def _facility_rollup(level: str) -> Table:
     )  # fmt: skip
 
 
-FIGURES = ("pue", "wue", "erf", "cer")
-"""Ratios of the facility: its energy and its IT's, water and E_IT, reused heat and E_DC, heat and cooling."""
+FIGURES = ("pue", "wue", "wue_potable", "erf", "ref", "cer")
+"""Ratios of the facility: E_DC and E_IT, water and E_IT, drinking water and E_IT, reused heat and E_DC, energy made on
+site and E_DC, heat removed and the energy of cooling."""
 
 
 def _ratio_rollup(level: str) -> Table:

@@ -93,7 +93,7 @@ def upgrade() -> None:
         sa.Column("time", sa.DateTime(timezone=True), nullable=False, comment="Start of the bucket"),
         sa.Column("site_id", sa.Integer(), nullable=False),
         sa.Column("hall_id", sa.Integer(), nullable=True, comment="Absent: of the whole site"),
-        sa.Column("figure", sa.Text(), nullable=False, comment="pue, wue, erf, cer"),
+        sa.Column("figure", sa.Text(), nullable=False, comment="pue, wue, wue_potable, erf, ref, cer"),
         sa.Column(
             "category",
             sa.SmallInteger(),
@@ -113,7 +113,9 @@ def upgrade() -> None:
         sa.Column(
             "denominator_meters", sa.SmallInteger(), nullable=False, comment="Meters of the denominator: the most"
         ),
-        sa.CheckConstraint("figure IN ('pue', 'wue', 'erf', 'cer')", name="facility_ratio_1d_figure_check"),
+        sa.CheckConstraint(
+            "figure IN ('pue', 'wue', 'wue_potable', 'erf', 'ref', 'cer')", name="facility_ratio_1d_figure_check"
+        ),
         sa.UniqueConstraint(
             "time",
             "site_id",
@@ -134,7 +136,7 @@ def upgrade() -> None:
         sa.Column("time", sa.DateTime(timezone=True), nullable=False, comment="Start of the bucket"),
         sa.Column("site_id", sa.Integer(), nullable=False),
         sa.Column("hall_id", sa.Integer(), nullable=True, comment="Absent: of the whole site"),
-        sa.Column("figure", sa.Text(), nullable=False, comment="pue, wue, erf, cer"),
+        sa.Column("figure", sa.Text(), nullable=False, comment="pue, wue, wue_potable, erf, ref, cer"),
         sa.Column(
             "category",
             sa.SmallInteger(),
@@ -154,7 +156,9 @@ def upgrade() -> None:
         sa.Column(
             "denominator_meters", sa.SmallInteger(), nullable=False, comment="Meters of the denominator: the most"
         ),
-        sa.CheckConstraint("figure IN ('pue', 'wue', 'erf', 'cer')", name="facility_ratio_1h_figure_check"),
+        sa.CheckConstraint(
+            "figure IN ('pue', 'wue', 'wue_potable', 'erf', 'ref', 'cer')", name="facility_ratio_1h_figure_check"
+        ),
         sa.UniqueConstraint(
             "time",
             "site_id",
@@ -381,6 +385,16 @@ def upgrade() -> None:
         sa.Column("breaker_ma", sa.BigInteger(), nullable=True, comment="Rating of its breaker, mA"),
         sa.Column("contract_mw", sa.BigInteger(), nullable=True, comment="Most power by contract, mW"),
         sa.Column("fuel_j_per_l", sa.BigInteger(), nullable=True, comment="Energy of a litre of fuel, J"),
+        sa.Column(
+            "potable", sa.Boolean(), nullable=True, comment="Of water, whether it is drinking water; absent: not said"
+        ),
+        sa.Column(
+            "backup",
+            sa.Boolean(),
+            server_default="false",
+            nullable=False,
+            comment="Of generation or fuel, whether it is of a backup generator",
+        ),
         sa.Column(
             "since",
             sa.DateTime(timezone=True),

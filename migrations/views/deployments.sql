@@ -2,7 +2,7 @@
 -- Definition: sums of the buckets that make up the period: days, then hours and minutes at its edges, as far as they are
 -- folded (about 80 s after a minute's end).
 -- Missing data: a bucket without a deployment has no row. GPUs that nothing is heard of are in expected_ms alone.
--- needs: expanded, factors
+-- needs: expanded, factors, facility_parts
 -- The buckets that make a period up: of each level the whole ones, the coarsest first, that steps are made of.
 CREATE FUNCTION expanded.deployment_parts(start timestamptz, stop timestamptz, step interval)
 RETURNS TABLE (level text, first timestamptz, beyond timestamptz)
@@ -166,7 +166,8 @@ END;
 
 -- Energy by bucket at one boundary: mj is NULL where it is not known there, since neither the hosts nor others with the same GPUs
 -- are metered, or the site has no PUE at that time. whole_mj is what the parts by method are parts of: the energy at boundary gpu
--- or it. modelled_mj is what was split among deployments that share GPUs, and what was taken from others' hosts.
+-- or it. modelled_mj is what was split among deployments that share GPUs, and what was taken from others' hosts. The PUE is
+-- that which was measured of the site and day, at the category nearest to the IT equipment (pue_measured), else the one configured.
 CREATE FUNCTION expanded.used_by_deployments(
     start timestamptz, stop timestamptz, step interval, group_by text, boundary text, in_site text, in_gpu_model text,
     in_deployment text
@@ -174,7 +175,7 @@ CREATE FUNCTION expanded.used_by_deployments(
     level text, "time" timestamptz, bin timestamptz, label text, name text, role text, deployment_id integer,
     site_id integer, gpu_model text, whole boolean, gpus integer, gpus_silent integer, expected_ms bigint, energy_ms bigint,
     gpu_mj bigint, interpolated_mj bigint, integrated_mj bigint, modelled_mj bigint, observed_mj bigint, active_mj bigint,
-    whole_mj bigint, mj bigint
+    whole_mj bigint, mj bigint, pue_measured boolean
 )
 LANGUAGE plpgsql STABLE PARALLEL SAFE ROWS 10000 SET plan_cache_mode = force_custom_plan
 AS $$
@@ -188,6 +189,8 @@ BEGIN
     ), pues AS MATERIALIZED (
         SELECT f.site_id, f.first, f.beyond, f.value FROM expanded.factor AS f
         WHERE boundary = 'facility' AND f.kind = 'pue' AND f.first < stop AND f.beyond > start
+    ), measured AS MATERIALIZED (
+        SELECT m.site_id, m.day, m.value FROM expanded.measured_pue(start, stop) AS m WHERE boundary = 'facility'
     )
     SELECT b.level, b.time, CASE WHEN step IS NULL THEN start ELSE date_bin(step, b.time, '2000-01-01Z') END,
         expanded.serving_label(group_by, site.name, b.gpu_model, d.name, d.model), d.name, d.role, b.deployment_id,
@@ -195,11 +198,13 @@ BEGIN
         b.energy_interpolated_mj, b.energy_integrated_mj + b.energy_estimated_mj,
         b.energy_shared_mj + CASE WHEN boundary = 'gpu' THEN 0 ELSE host.modelled_mj END, b.observed_mj, b.active_mj,
         CASE WHEN boundary = 'gpu' THEN b.energy_mj ELSE it.mj END,
-        CASE boundary WHEN 'gpu' THEN b.energy_mj WHEN 'it' THEN it.mj ELSE (it.mj * pues.value)::bigint END
+        CASE boundary WHEN 'gpu' THEN b.energy_mj WHEN 'it' THEN it.mj ELSE (it.mj * coalesce(measured.value, pues.value))::bigint END,
+        boundary = 'facility' AND measured.value IS NOT NULL
     FROM expanded.deployment_buckets(start, stop, step, in_deployment) AS b
     JOIN expanded.deployment_names(start, stop, group_by, in_deployment) AS d USING (deployment_id)
     JOIN gigawatch.site USING (site_id)
     LEFT JOIN hosts ON hosts.gpu_model = b.gpu_model
+    LEFT JOIN measured ON measured.site_id = b.site_id AND measured.day = date_bin('1 day', b.time, '2000-01-01Z')
     LEFT JOIN pues ON pues.site_id = b.site_id AND b.time >= pues.first AND b.time < pues.beyond
     CROSS JOIN LATERAL (
         SELECT CASE WHEN b.energy_ms <= b.host_ms THEN 0 ELSE ((b.energy_ms - b.host_ms) * hosts.mw / 1000)::bigint END

@@ -1,17 +1,402 @@
-"""The facility's figures through the real path: meters' windows in, the report's views out."""
+"""The facility's figures through the real path: meters' windows in, fold, the report's views out."""
 
-from sqlalchemy import Engine
+from collections.abc import Callable, Sequence
+from datetime import datetime, timedelta
+from typing import Any
 
-from tests.facility import DAY, fold, hourly, place, send, today
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+from sqlalchemy import Engine, text
+
+from gigawatch import database
+from gigawatch.records import EnergyMethod, MeterWindow
+from tests.facility import DAY, HOUR, KWH_MJ, fold, hourly, place, send, today, window
 from tests.factory import rows
 
+Report = Callable[..., list[dict[str, Any]]]
+START = today() - 3 * DAY
 
-def test_try(engine: Engine) -> None:
-    start = today() - 2 * DAY
-    send(engine, [*hourly("u", start, 24, kwh=125), *hourly("it", start, 24, kwh=100)])
-    place(engine, {"u": {"role": "utility"}, "it": {"role": "pdu", "hall": "A"}, "c": {"role": "cooling", "hall": "A"}})
+
+@pytest.fixture
+def report(report_engine: Engine) -> Report:
+    """A query as people of reports ask it."""
+    return lambda sql, **values: rows(report_engine, sql, **values)
+
+
+def pue(
+    report: Report,
+    start: datetime = START,
+    stop: datetime = START + DAY,
+    group_by: str = "site",
+    step: str | None = None,
+) -> list[dict[str, Any]]:
+    return report(
+        "SELECT * FROM report.pue(:start, :stop, CAST(:step AS interval), :group_by)",
+        start=start, stop=stop, group_by=group_by, step=step,
+    )  # fmt: skip
+
+
+def the_pue(report: Report, **values: Any) -> dict[str, Any]:
+    (found,) = pue(report, **values)
+    return found
+
+
+def everything(engine: Engine) -> dict[str, list[dict[str, Any]]]:
+    """All that was folded."""
+    order = {
+        "meter": "meter_id",
+        "facility": "site_id, hall_id, role",
+        "facility_ratio": "site_id, hall_id, figure, category",
+    }
+    return {
+        f"{table}_{level}": rows(engine, f"SELECT * FROM gigawatch.{table}_{level} ORDER BY time, {columns}")
+        for table, columns in order.items()
+        for level in ("1h", "1d")
+    }
+
+
+UTILITY_AND_PDU = {"u": {"role": "utility"}, "p": {"role": "pdu"}}
+
+
+def test_pue_of_two_sites_of_unlike_size_is_a_ratio_of_sums(engine: Engine, report: Report) -> None:
+    for site, facility_kwh, it_kwh in (("large", 1_100, 1_000), ("small", 20, 10)):
+        place(engine, UTILITY_AND_PDU, site=site)
+        send(engine, [*hourly("u", START, 24, kwh=facility_kwh), *hourly("p", START, 24, kwh=it_kwh)], site=site)
     fold(engine)
-    print(rows(engine, "SELECT * FROM gigawatch.facility_ratio_1d"))
-    print(rows(engine, "SELECT * FROM gigawatch.facility_1d"))
-    print(rows(engine, "SELECT * FROM gigawatch.meter_1d"))
-    print(rows(engine, "SELECT * FROM gigawatch.rollup_dirty"))
+    by_site = {it["label"]: it for it in pue(report)}
+    assert {label: it["pue"] for label, it in by_site.items()} == {"large": 1.1, "small": 2.0}
+    fleet = the_pue(report, group_by="fleet")
+    assert fleet["pue"] == pytest.approx(1_120 / 1_010)
+    assert fleet["dcie"] == pytest.approx(1_010 / 1_120)
+    assert (fleet["hours"], fleet["coverage"], fleet["category"]) == (48, 1, 2)
+    assert (fleet["name"], fleet["source"]) == ("interim PUE", "measured")
+    assert fleet["facility_energy_j"] == sum(it["facility_energy_j"] for it in by_site.values())
+    assert (fleet["source_meters"], fleet["it_meters"]) == (2, 2)
+
+
+def test_an_hour_without_the_utility_meter_is_left_out_of_both_sums_and_shown(engine: Engine, report: Report) -> None:
+    place(engine, UTILITY_AND_PDU)
+    # The load is quite another in the hour that is missing.
+    send(engine, [
+        *hourly("u", START, 10, kwh=120), *hourly("u", START + 11 * HOUR, 13, kwh=120),
+        *(window("p", START + n * HOUR, kwh=90 if n == 10 else 100) for n in range(24)),
+    ])  # fmt: skip
+    # Only 98 % of this hour is known.
+    send(engine, [window("u", START + DAY, kwh=120, covered_ms=3_528_000), window("p", START + DAY, kwh=50)])
+    fold(engine)
+    found = the_pue(report)
+    assert (found["pue"], found["hours"], found["hours_missing"], found["hours_faulty"]) == (1.2, 23, 1, 0)
+    assert found["it_energy_j"] == 23 * 100 * 3_600_000
+    assert found["coverage"] == pytest.approx(23 / 24)
+    assert the_pue(report, start=START + DAY, stop=START + DAY + HOUR)["hours_missing"] == 1
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        [window("p", START, kwh=130)],
+        # A register that stands still beside a power that never changes.
+        [window("p", START, kwh=0, power_mean_mw=10**8, power_min_mw=10**8, power_max_mw=10**8, readings_taken=360)],
+        # Current transformers are mounted the wrong way round.
+        [window("p", START, kwh=100, power_mean_mw=-(10**8), power_min_mw=-(10**8), power_max_mw=-1)],
+        # Two agents read it.
+        [window("p", START, kwh=100), window("p", START + timedelta(seconds=60), kwh=50, covered_ms=3_540_000)],
+    ],
+)
+def test_what_cannot_be_is_flagged_and_not_averaged_in(
+    engine: Engine, report: Report, wrong: Sequence[MeterWindow]
+) -> None:
+    place(engine, UTILITY_AND_PDU)
+    send(engine, [*hourly("u", START, 24, kwh=120), *wrong, *hourly("p", START + HOUR, 23, kwh=100)])
+    fold(engine)
+    found = the_pue(report)
+    assert (found["pue"], found["hours"], found["hours_missing"], found["hours_faulty"]) == (1.2, 23, 0, 1)
+    # Alone, it gives no figure at all.
+    alone = the_pue(report, stop=START + HOUR)
+    assert (alone["pue"], alone["facility_energy_j"], alone["hours_faulty"]) == (None, None, 1)
+
+
+def test_a_meter_that_is_off_is_not_stuck(engine: Engine, report: Report) -> None:
+    place(engine, {**UTILITY_AND_PDU, "g": {"role": "generation"}})
+    off = {"kwh": 0, "power_mean_mw": 0, "power_min_mw": 0, "power_max_mw": 0, "readings_taken": 360}
+    send(engine, [*hourly("u", START, 2, kwh=100), *hourly("p", START, 2, kwh=100),
+                  window("g", START, **off), window("g", START + HOUR, kwh=50)])  # fmt: skip
+    fold(engine)
+    # What is made on site counts; it does not lower the PUE.
+    assert the_pue(report, stop=START + 2 * HOUR)["pue"] == 1.25
+
+
+def test_fuel_counts_by_its_volume(engine: Engine, report: Report) -> None:
+    # Diesel: 9.9 kWh/l (EN 50600-4-2).
+    place(engine, {**UTILITY_AND_PDU, "f": {"role": "fuel", "fuel_j_per_l": 35_640_000, "backup": True}})
+    send(engine, [window("u", START, kwh=101), window("p", START, kwh=100), window("f", START, volume_ml=10_000)])
+    fold(engine)
+    assert the_pue(report, stop=START + HOUR)["pue"] == pytest.approx(2)
+    of_roles = report("SELECT * FROM report.facility(:start, :stop)", start=START, stop=START + HOUR)
+    assert {it["role"]: it["energy_j"] for it in of_roles} == {
+        "fuel": 99 * 3_600_000, "pdu": 100 * 3_600_000, "utility": 101 * 3_600_000,
+    }  # fmt: skip
+    assert next(it for it in of_roles if it["role"] == "fuel")["volume_m3"] == 0.01
+
+
+def test_each_category_has_a_row(engine: Engine, report: Report) -> None:
+    place(engine, {"u": {"role": "utility"}, "a": {"role": "ups_out"}, "b": {"role": "pdu"}, "c": {"role": "it"}})
+    send(engine, [window(name, START, kwh=kwh) for name, kwh in (("u", 120), ("a", 100), ("b", 96), ("c", 80))])
+    fold(engine)
+    found = {it["category"]: it["pue"] for it in pue(report, stop=START + HOUR)}
+    assert found == {1: 1.2, 2: 1.25, 3: 1.5}
+    (chosen,) = report("SELECT pue FROM report.pue(:start, :stop, in_category => 3)", start=START, stop=START + HOUR)
+    assert chosen["pue"] == 1.5
+
+
+def test_what_flows_through_two_meters_counts_once(engine: Engine, report: Report) -> None:
+    """A utility meter of the site above those of its halls; PDUs behind a PDU; a virtual meter and its terms."""
+    place(
+        engine,
+        {"grid": {"role": "utility"}, "u1": {"role": "utility", "hall": "1"}, "u2": {"role": "utility", "hall": "2"},
+         "p1": {"role": "pdu", "hall": "1"}, "p1a": {"role": "pdu", "hall": "1"},
+         "p2": {"role": "pdu", "hall": "2", "virtual": True}, "p2a": {"role": "pdu", "hall": "2"}, "p2b": {"role": "other", "hall": "2"}},
+        feeds=[("grid", "u1"), ("grid", "u2"), ("u1", "p1"), ("p1", "p1a")],
+        terms=[("p2", "p2a", 1), ("p2", "p2b", -1)],
+    )  # fmt: skip
+    kwh = {"grid": 250, "u1": 110, "u2": 130, "p1": 100, "p1a": 60, "p2a": 120, "p2b": 20}
+    send(engine, [window(name, START, kwh=it) for name, it in kwh.items()])
+    fold(engine)
+    assert the_pue(report, stop=START + HOUR)["pue"] == 250 / 200
+    halls = {it["label"]: (it["pue"], it["name"]) for it in pue(report, stop=START + HOUR, group_by="hall")}
+    assert halls == {"oslo / 1": (1.1, "interim pPUE"), "oslo / 2": (1.3, "interim pPUE")}
+    of_roles = report("SELECT role, energy_j FROM report.facility(:start, :stop)", start=START, stop=START + HOUR)
+    assert {it["role"]: it["energy_j"] / 3_600_000 for it in of_roles} == {"utility": 250, "pdu": 200, "other": 20}
+
+
+def test_a_zone_without_a_source_has_its_infrastructure_and_its_it(engine: Engine, report: Report) -> None:
+    place(engine, {
+        "i": {"role": "it", "hall": "1"}, "c": {"role": "cooling", "hall": "1"}, "l": {"role": "lighting", "hall": "1"},
+        "i2": {"role": "it", "hall": "2"}, "c2": {"role": "cooling", "hall": "2"}, "ups": {"role": "ups_in", "hall": "2"},
+    })  # fmt: skip
+    kwh = {"i": 100, "c": 30, "l": 2, "i2": 100, "c2": 30, "ups": 108}
+    send(engine, [window(name, START, kwh=it) for name, it in kwh.items()])
+    fold(engine)
+    halls = {it["label"]: it["pue"] for it in pue(report, stop=START + HOUR, group_by="hall")}
+    # What the UPS takes in holds what IT takes from it.
+    assert halls == {"oslo / 1": 1.32, "oslo / 2": 1.38}
+    assert pue(report, stop=START + HOUR) == []
+
+
+def test_a_virtual_meter_is_known_where_all_its_terms_are(engine: Engine) -> None:
+    place(
+        engine,
+        {"v": {"role": "it", "virtual": True}, "w": {"role": "other", "virtual": True}, "a": {"role": "other"}, "b": {"role": "other"},
+         "c": {"role": "other"}},
+        terms=[("w", "a", 1), ("w", "b", 1), ("v", "w", 1), ("v", "c", -1)],
+    )  # fmt: skip
+    send(engine, [*hourly("a", START, 3, kwh=10), *hourly("b", START, 2, kwh=5), *hourly("c", START, 3, kwh=1)])
+    fold(engine)
+    virtual = rows(engine, "SELECT name, time, energy_mj FROM gigawatch.meter_1h JOIN gigawatch.meter USING (meter_id)"
+                           " WHERE virtual ORDER BY name, time")  # fmt: skip
+    assert [(it["name"], it["energy_mj"] // KWH_MJ) for it in virtual] == [("v", 14), ("v", 14), ("w", 15), ("w", 15)]
+
+
+def test_meters_count_while_figures_want_them(engine: Engine, report: Report) -> None:
+    """One is replaced by another at a full hour, and again in mid-hour, when both measured all of it."""
+    noon, later = START + 12 * HOUR, START + 18 * HOUR + timedelta(minutes=30)
+    place(engine, {
+        "u": {"role": "utility"}, "p": {"role": "pdu", "until": noon}, "q": {"role": "pdu", "since": noon, "until": later},
+        "r": {"role": "pdu", "since": later},
+    })  # fmt: skip
+    send(engine, [*hourly("u", START, 24, kwh=120), *hourly("p", START, 24, kwh=100), *hourly("q", START, 24, kwh=100),
+                  *hourly("r", START, 24, kwh=100)])  # fmt: skip
+    fold(engine)
+    found = the_pue(report)
+    assert (found["pue"], found["hours"], found["hours_missing"], found["hours_faulty"]) == (1.2, 23, 1, 0)
+
+
+def test_late_data_and_a_changed_topology_give_what_punctual_ones_would(engine: Engine, report: Report) -> None:
+    windows = [*hourly("u", START, 24, kwh=125), *hourly("p", START, 24, kwh=100), *hourly("c", START, 24, kwh=11)]
+    send(engine, windows)
+    place(engine, {**UTILITY_AND_PDU, "c": {"role": "cooling"}})
+    fold(engine)
+    expected = everything(engine)
+    with engine.begin() as connection:
+        for table in ("meter_window", *expected):
+            connection.execute(text(f"DELETE FROM gigawatch.{table}"))
+        connection.execute(text("DELETE FROM gigawatch.rollup"))
+        connection.execute(text("UPDATE gigawatch.meter SET role = NULL"))
+    send(engine, windows[:30])
+    fold(engine)
+    assert pue(report) == []
+    place(engine, {**UTILITY_AND_PDU, "c": {"role": "pdu"}})
+    fold(engine)
+    # The last hours of the PDU, and all of what is wrongly placed, are missing.
+    assert the_pue(report)["hours_missing"] == 24
+    send(engine, windows[30:])
+    fold(engine)
+    assert the_pue(report)["pue"] == pytest.approx(125 / 111)
+    place(engine, {"c": {"role": "cooling"}})
+    fold(engine)
+    assert everything(engine) == expected
+    assert rows(engine, "SELECT * FROM gigawatch.rollup_dirty WHERE level IN ('meter_1h', 'facility_1d')") == []
+
+
+def test_a_leader_that_is_killed_at_any_step_leaves_what_the_next_goes_on_from(engine: Engine) -> None:
+    class Killed(Exception):
+        pass
+
+    from api import meter_rollups, rollups
+    from tests.facility import DAY as day
+
+    windows = [*hourly("u", START, 40, kwh=125), *hourly("p", START, 40, kwh=100)]
+    place(engine, UTILITY_AND_PDU)
+    send(engine, windows[:60])
+    fold(engine)
+    send(engine, windows[60:])
+    fold(engine)
+    expected = everything(engine)
+    with engine.begin() as connection:
+        for table in ("meter_window", *expected, "rollup", "rollup_dirty"):
+            connection.execute(text(f"DELETE FROM gigawatch.{table}"))
+    send(engine, windows[:60])
+    import psycopg
+
+    url = engine.url.set(drivername="postgresql").render_as_string(hide_password=False)
+    statements = (meter_rollups.FOLD_NEW, meter_rollups.MARK_SITES, meter_rollups.FOLD_MARKED, *meter_rollups.OF_DAYS)
+    for fatal in statements:
+
+        class Connection(psycopg.Connection[Any]):
+            def execute(self, query: Any, *args: Any, **kwargs: Any) -> Any:
+                if query is fatal:  # noqa: B023 # within this turn
+                    raise Killed
+                return super().execute(query, *args, **kwargs)
+
+        if fatal is meter_rollups.FOLD_MARKED:
+            send(engine, windows[60:])
+        with Connection.connect(url, autocommit=True, options="-c timezone=UTC") as connection:
+            with pytest.raises(Killed):
+                rollups.Folder(connection).run(today() + day / 100)
+    fold(engine)
+    assert everything(engine) == expected
+
+
+Cut = st.lists(st.integers(1, 3_599_999), max_size=4, unique=True).map(sorted)
+
+
+@settings(max_examples=12, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(st.data())
+def test_windows_cut_anyhow_in_any_order_add_up_to_the_same_whole(embedded_server: Any, data: st.DataObject) -> None:
+    """Parts add up to the whole by the millijoule, however they come, and whenever they are folded."""
+    url = embedded_server.create()
+    engine = database.engine(url)
+    try:
+        place(engine, UTILITY_AND_PDU)
+        energies, windows = dict.fromkeys("up", 0), []
+        for meter in "up":
+            for number in range(4):
+                edges = [0, *data.draw(Cut), 3_600_000]
+                for begin, end in zip(edges, edges[1:], strict=False):
+                    energy = data.draw(st.integers(0, 10**12))
+                    energies[meter] += energy
+                    windows.append(
+                        window(
+                            meter, START + number * HOUR + timedelta(milliseconds=begin), covered_ms=end - begin,
+                            energy_mj=energy, energy_method=data.draw(st.sampled_from(EnergyMethod)),
+                        )
+                    )  # fmt: skip
+        shuffled = data.draw(st.permutations(windows))
+        while shuffled:
+            size = data.draw(st.integers(1, len(shuffled)))
+            send(engine, shuffled[:size])
+            shuffled = shuffled[size:]
+            if data.draw(st.booleans()):
+                fold(engine)
+        fold(engine)
+        for level in ("1h", "1d"):
+            sums = rows(engine, f"SELECT name, sum(energy_mj)::bigint AS mj FROM gigawatch.meter_{level}"
+                                " JOIN gigawatch.meter USING (meter_id) GROUP BY name")  # fmt: skip
+            assert {it["name"]: it["mj"] for it in sums} == energies
+            roles = rows(
+                engine, f"SELECT role, sum(energy_mj)::bigint AS mj FROM gigawatch.facility_{level} GROUP BY role"
+            )
+            assert {it["role"]: it["mj"] for it in roles} == {"utility": energies["u"], "pdu": energies["p"]}
+        ratios = rows(engine, "SELECT sum(hours + missing_h + faulty_h) AS it, sum(hours) AS hours,"
+                              " sum(numerator) AS n, sum(denominator) AS d FROM gigawatch.facility_ratio_1d"
+                              " WHERE time = :start", start=START)  # fmt: skip
+        assert ratios[0]["it"] == 24
+        assert ratios[0]["n"] >= ratios[0]["d"]
+        day = rows(engine, "SELECT * FROM report.pue(:start, :stop)", start=START, stop=START + DAY)[0]
+        hours = rows(engine, "SELECT * FROM report.pue(:start, :stop, '1 hour')", start=START, stop=START + DAY)
+        in_mj = [round(1_000 * (it["facility_energy_j"] or 0)) for it in (day, *hours)]
+        assert in_mj[0] == sum(in_mj[1:])
+    finally:
+        engine.dispose()
+        embedded_server.drop(url)
+
+
+def test_twelve_complete_months_are_a_pue_and_less_is_interim(engine: Engine, report: Report) -> None:
+    place(engine, UTILITY_AND_PDU)
+    first = datetime(START.year - 2, 3, 1, tzinfo=START.tzinfo)
+    beyond = first.replace(year=first.year + 1)
+    with engine.begin() as connection:
+        connection.execute(
+            text("""
+            INSERT INTO gigawatch.meter_window (time, meter_id, covered_ms, readings_taken, readings_expected, energy_method,
+                energy_mj, rejected_readings)
+            SELECT hour, meter_id, 3600000, 1, 1, 1, CASE name WHEN 'u' THEN 130 ELSE 100 END * 3600000000, 0
+            FROM gigawatch.meter, generate_series(CAST(:first AS timestamptz), :beyond, '1 hour') AS hour"""),
+            {"first": first, "beyond": beyond},
+        )
+    fold(engine, beyond + 2 * HOUR)
+    year = the_pue(report, start=first, stop=beyond)
+    assert (year["name"], year["pue"], year["coverage"]) == ("PUE", 1.3, 1)
+    # Of years of the calendar these are two parts.
+    parts = pue(report, first, beyond, step="1 year", group_by="fleet")
+    assert [(it["name"], it["time"].month) for it in parts] == [("interim PUE", 1)] * 2
+    assert the_pue(report, start=first + DAY, stop=beyond)["name"] == "interim PUE"
+    assert the_pue(report, start=first, stop=beyond - HOUR)["name"] == "interim PUE"
+    months = pue(report, first, beyond, step="1 month")
+    assert len(months) == 12
+    assert {(it["name"], it["pue"], it["coverage"]) for it in months} == {("interim PUE", 1.3, 1)}
+    assert months[0]["time"] == first
+    assert sum(it["hours"] for it in months) == year["hours"]
+    # The same by days, and from hours where the period begins within a day.
+    assert the_pue(report, start=first + 5 * HOUR, stop=beyond)["hours"] == year["hours"] - 5
+
+
+def test_a_configured_pue_is_shown_as_configured(engine: Engine, report: Report) -> None:
+    for site in ("with", "without"):
+        place(engine, UTILITY_AND_PDU if site == "with" else {}, site=site)
+    with engine.begin() as connection:
+        connection.execute(
+            text("""
+            WITH import AS (
+                INSERT INTO gigawatch.factor_import (site_id, source, version) SELECT site_id, 'x', 'y' FROM gigawatch.site
+                RETURNING import_id, site_id
+            )
+            INSERT INTO gigawatch.configured_pue (import_id, site_id, start, stop, pue)
+            SELECT import_id, site_id, CAST(:start AS timestamptz), CAST(:start AS timestamptz) + interval '12 hours', 1.4 FROM import"""),
+            {"start": START},
+        )  # fmt: skip
+    send(engine, [*hourly("u", START, 24, kwh=125), *hourly("p", START, 24, kwh=100)], site="with")
+    fold(engine)
+    measured, configured = pue(report)
+    assert (measured["source"], measured["pue"]) == ("measured", 1.25)
+    assert (configured["label"], configured["source"], configured["name"]) == (
+        "without",
+        "configured",
+        "configured PUE",
+    )
+    assert (configured["pue"], configured["category"], configured["facility_energy_j"]) == (1.4, None, None)
+    assert configured["coverage"] == 0.5
+    assert [it["source"] for it in pue(report, group_by="fleet")] == ["measured"]
+    # Where nothing was measured in a bin, what is configured is said to be.
+    assert [it["source"] for it in pue(report, step="1 day", start=START - DAY) if it["label"] == "with"] == [
+        "measured"
+    ]
+
+
+@pytest.mark.parametrize(
+    ("parameter", "value"), [("step", "90 minutes"), ("step", "1 month 1 day"), ("group_by", "rack")]
+)
+def test_a_wrong_parameter_is_named(engine: Engine, report: Report, parameter: str, value: str) -> None:
+    with pytest.raises(Exception, match=f"{parameter} = {'01:30:00' if value == '90 minutes' else value[:4]}"):
+        pue(report, **{parameter: value})
