@@ -11,7 +11,7 @@ T = TypeVar("T")
 FacilityGroup = Literal["fleet", "site", "hall"]
 Step = timedelta | Literal["1 month", "3 months", "1 year"] | None
 """Of whole hours, or months of the calendar, UTC; None: the whole period."""
-MeterState = Literal[
+HealthState = Literal[
     "ok", "silent", "never heard of", "stuck", "reversed", "rejected", "imported", "retired", "not placed"
 ]
 
@@ -88,7 +88,7 @@ class MeterHealth(Struct, frozen=True, kw_only=True):
     simulated: bool
     read_by: str | None
     """Host name of the node whose agent read it last."""
-    state: MeterState
+    state: HealthState
     last_seen: datetime | None
     newest: datetime | None
     """End of its newest window of the last day."""
@@ -140,7 +140,9 @@ def facility(
     return _grouped(connection, FacilityEnergy, "report.facility", start, stop, step, group_by, site)
 
 
-def meters(connection: Connection, site: str | None = None, state: MeterState | None = None) -> list[MeterHealth]:
+def meter_health(
+    connection: Connection, site: str | None = None, state: HealthState | None = None
+) -> list[MeterHealth]:
     """The meters with their health, by site and name."""
     return _rows(
         connection, MeterHealth,

@@ -386,14 +386,13 @@ def upgrade() -> None:
         sa.Column("contract_mw", sa.BigInteger(), nullable=True, comment="Most power by contract, mW"),
         sa.Column("fuel_j_per_l", sa.BigInteger(), nullable=True, comment="Energy of a litre of fuel, J"),
         sa.Column(
-            "potable", sa.Boolean(), nullable=True, comment="Of water, whether it is drinking water; absent: not said"
+            "potable",
+            sa.Boolean(),
+            nullable=True,
+            comment="Of a water meter, whether it is drinking water; absent where nobody said",
         ),
         sa.Column(
-            "backup",
-            sa.Boolean(),
-            server_default="false",
-            nullable=False,
-            comment="Of generation or fuel, whether it is of a backup generator",
+            "backup", sa.Boolean(), server_default="false", nullable=False, comment="Whether it is a backup generator's"
         ),
         sa.Column(
             "since",

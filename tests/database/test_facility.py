@@ -400,3 +400,131 @@ def test_a_configured_pue_is_shown_as_configured(engine: Engine, report: Report)
 def test_a_wrong_parameter_is_named(engine: Engine, report: Report, parameter: str, value: str) -> None:
     with pytest.raises(Exception, match=f"{parameter} = {'01:30:00' if value == '90 minutes' else value[:4]}"):
         pue(report, **{parameter: value})
+
+
+def test_example_8_energy_reuse_effectiveness(engine: Engine, report: Report) -> None:
+    """E_DC 1,250,000, E_IT 820,000, reuse 210,000: ERE 1.268 = (1 - ERF) × PUE."""
+    place(engine, {"u": {"role": "utility"}, "i": {"role": "it"}, "h": {"role": "heat_reuse"}})
+    # In ten hours, of unlike shares.
+    shares = [1, 2, 3, 4, 5, 5, 4, 3, 2, 1]
+    for name, kwh in (("u", 1_250_000), ("i", 820_000), ("h", 210_000)):
+        send(engine, [window(name, START + n * HOUR, kwh=kwh * it / 30) for n, it in enumerate(shares)])
+    fold(engine)
+    (found,) = report("SELECT * FROM report.heat(:start, :stop)", start=START, stop=START + 10 * HOUR)
+    assert found["ere"] == pytest.approx(1.268, abs=5e-4)
+    assert found["ere"] == pytest.approx((1_250_000 - 210_000) / 820_000)
+    assert found["erf"] == pytest.approx(0.168)
+    assert (found["category"], found["erf_coverage"], found["cer"], found["ref_on_site"]) == (3, 1, None, None)
+
+
+def test_example_10_cooling_efficiency(engine: Engine, report: Report) -> None:
+    """100 kWh of heat removed with 50 kWh: CER 2.0."""
+    place(engine, {"h": {"role": "heat_removed"}, "c": {"role": "cooling"}, "p": {"role": "pump"}})
+    send(engine, [window(name, START, kwh=kwh) for name, kwh in (("h", 100), ("c", 45), ("p", 5))])
+    fold(engine)
+    (found,) = report("SELECT * FROM report.heat(:start, :stop)", start=START, stop=START + HOUR)
+    assert (found["cer"], found["heat_removed_j"], found["cer_coverage"]) == (2.0, 360_000_000, 1)
+    assert found["erf"] is None and found["category"] is None
+
+
+def test_water_for_each_kilowatt_hour(engine: Engine, report: Report) -> None:
+    place(
+        engine,
+        {"i": {"role": "pdu"}, "a": {"role": "water", "potable": True}, "b": {"role": "water", "potable": False}},
+    )
+    send(engine, [*hourly("i", START, 3, kwh=1_000), *hourly("a", START, 3, volume_ml=300_000),
+                  *hourly("b", START, 2, volume_ml=1_200_000)])  # fmt: skip
+    fold(engine)
+    (found,) = report("SELECT * FROM report.water(:start, :stop)", start=START, stop=START + 3 * HOUR)
+    assert (found["wue_l_per_kwh"], found["wue_potable_l_per_kwh"]) == (1.5, 0.3)
+    assert (found["water_m3"], found["hours"], found["hours_missing"]) == (3, 2, 1)
+    # Nobody says of which kind one is.
+    place(engine, {"b": {"potable": None}})
+    fold(engine)
+    (found,) = report("SELECT * FROM report.water(:start, :stop)", start=START, stop=START + 3 * HOUR)
+    assert (found["wue_l_per_kwh"], found["wue_potable_l_per_kwh"]) == (1.5, None)
+
+
+DECLARED = """{"eu_report": {"pdit_kw": 1200, "sdc_m2": 3000, "scr_m2": 1500, "years": {"%s": {
+    "guarantees_of_origin_kwh": 3000000, "ppa_kwh": 2000000, "on_site_renewable_kwh": 1000000, "backup_generators_kwh": 5000}}}}"""
+
+
+def test_example_9_the_form_of_the_eu(engine: Engine, report: Report) -> None:
+    """EDC 10 GWh, EIT 8 GWh, WIN 12,000 m³, reuse 1.5 GWh, renewable 6 GWh: PUE 1.25, WUE 1.5, ERF 0.15, REF 0.60."""
+    year = START.year - 1
+    first = datetime(year, 1, 1, tzinfo=START.tzinfo)
+    beyond = datetime(year + 1, 1, 1, tzinfo=START.tzinfo)
+    totals = {"u": 10_000_000 * KWH_MJ, "i": 8_000_000 * KWH_MJ, "h": 1_500_000 * KWH_MJ, "w": 12_000 * 10**6}
+    place(engine, {"u": {"role": "utility"}, "i": {"role": "pdu"}, "h": {"role": "heat_reuse"},
+                   "w": {"role": "water", "potable": True}})  # fmt: skip
+    with engine.begin() as connection:
+        for name, total in totals.items():
+            connection.execute(
+                text(f"""
+                INSERT INTO gigawatch.meter_window (time, meter_id, covered_ms, readings_taken, readings_expected,
+                    rejected_readings, {"volume_ml" if name == "w" else "energy_method, energy_mj"})
+                SELECT hour, meter_id, 3600000, 1, 1, 0, {"" if name == "w" else "1,"}
+                    div(CAST(:total AS numeric) * n, :hours) - div(CAST(:total AS numeric) * (n - 1), :hours)
+                FROM gigawatch.meter, generate_series(CAST(:first AS timestamptz), CAST(:beyond AS timestamptz) - interval '1 h',
+                    '1 hour') WITH ORDINALITY AS each (hour, n) WHERE meter.name = :name"""),
+                {"total": total, "hours": (beyond - first) // HOUR, "first": first, "beyond": beyond, "name": name},
+            )
+    fold(engine, beyond + 2 * HOUR)
+    asked = "SELECT * FROM report.eu_eed('oslo', :year)"
+    found = {it["indicator"]: it for it in report(asked, year=year)}
+    assert {it["regime"] for it in found.values()} == {"Delegated Regulation (EU) 2024/1364"}
+    assert {(it["reporting_year"], it["category"]) for it in found.values()} == {(year, 2)}
+    values = {name: it["value"] for name, it in found.items()}
+    assert values == {
+        "PUE": 1.25, "WUE": 1.5, "ERF": 0.15, "REF": None, "EDC": 10_000_000, "EDC-BG": None, "EIT": 8_000_000, "WIN": 12_000,
+        "WIN-POT": 12_000, "EREUSE": 1_500_000, "ERES-TOT": None, "PDIT": None, "SDC": None, "SCR": None,
+    }  # fmt: skip
+    lacking = {name: it["missing"] for name, it in found.items() if it["how"] == "missing"}
+    assert "guarantees_of_origin_kwh, ppa_kwh, on_site_renewable_kwh" in lacking["REF"]
+    assert lacking["PDIT"] == "declare eu_report.pdit_kw in the topology"
+    with engine.begin() as connection:
+        connection.execute(
+            text("INSERT INTO gigawatch.topology (site_id, source, sha256, document)"
+                 " SELECT site_id, 'oslo.yaml', 'x', CAST(:it AS json) FROM gigawatch.site"),
+            {"it": DECLARED % year},
+        )  # fmt: skip
+    found = {it["indicator"]: it for it in report(asked, year=year)}
+    assert {name: found[name]["value"] for name in ("REF", "ERES-TOT", "EDC-BG", "PDIT", "SDC", "SCR")} == {
+        "REF": 0.6, "ERES-TOT": 6_000_000, "EDC-BG": 5_000, "PDIT": 1_200, "SDC": 3_000, "SCR": 1_500,
+    }  # fmt: skip
+    assert [it["missing"] for it in found.values()] == [None] * 14
+    assert {name: it["coverage"] for name, it in found.items() if it["how"] == "measured"} == dict.fromkeys(
+        ("PUE", "WUE", "ERF", "EDC", "EIT", "WIN", "WIN-POT", "EREUSE"), 1
+    )
+    # A year without anything names all that it lacks.
+    other = report(asked, year=year - 1)
+    assert len(other) == 14
+    assert {it["how"] for it in other} == {"missing", "declared"}
+    with pytest.raises(Exception, match="in_site = nowhere: there is no such site"):
+        report("SELECT * FROM report.eu_eed('nowhere', 2026)")
+
+
+def test_carbon_of_the_facility(engine: Engine, report: Report) -> None:
+    place(engine, UTILITY_AND_PDU)
+    with engine.begin() as connection:
+        connection.execute(
+            text("""
+            WITH import AS (
+                INSERT INTO gigawatch.factor_import (site_id, source, version) SELECT site_id, 'x', 'y' FROM gigawatch.site
+                RETURNING import_id, site_id
+            )
+            INSERT INTO gigawatch.grid_intensity (import_id, site_id, start, stop, method, g_per_kwh, estimated)
+            SELECT import_id, site_id, CAST(:start AS timestamptz) + first, CAST(:start AS timestamptz) + beyond, 'location', g, guess
+            FROM import, (VALUES (interval '0', interval '90 minutes', 100, false), ('90 minutes', '3 hours', 300, true))
+                AS it (first, beyond, g, guess)"""),
+            {"start": START},
+        )
+    send(engine, [*hourly("u", START, 4, kwh=120), *hourly("p", START, 4, kwh=100)])
+    fold(engine)
+    found = report("SELECT * FROM report.facility_carbon(:start, :stop)", start=START, stop=START + 4 * HOUR)
+    location, market = found
+    # 100, then half of each, then 300; the fourth hour has no intensity.
+    assert location["carbon_kg"] == pytest.approx(120 * (0.1 + 0.2 + 0.3))
+    assert location["cue_kg_per_kwh"] == pytest.approx(1.2 * 0.2)
+    assert (location["intensity_coverage"], location["estimated_share"]) == (0.75, pytest.approx(2 / 3))
+    assert (market["method"], market["carbon_kg"], market["intensity_coverage"]) == ("market", None, 0)
