@@ -528,3 +528,112 @@ def test_carbon_of_the_facility(engine: Engine, report: Report) -> None:
     assert location["cue_kg_per_kwh"] == pytest.approx(1.2 * 0.2)
     assert (location["intensity_coverage"], location["estimated_share"]) == (0.75, pytest.approx(2 / 3))
     assert (market["method"], market["carbon_kg"], market["intensity_coverage"]) == ("market", None, 0)
+
+
+def test_example_11_breakers_carry_eighty_percent(engine: Engine, report: Report) -> None:
+    """30 A: 24 A, 20 A: 16 A."""
+    place(engine, {
+        "a": {"role": "pdu", "breaker_ma": 30_000, "feed": "A", "rated_mw": 20 * 10**6}, "b": {"role": "pdu", "breaker_ma": 20_000, "feed": "B"},
+    })  # fmt: skip
+    begin = today() - 20 * DAY
+    # The peak of feed A rises by half an ampere a day.
+    send(engine, [
+        window("a", begin + n * DAY, kwh=3, current_max_ma=10_000 + 500 * n, power_max_mw=3_500_000) for n in range(20)
+    ])  # fmt: skip
+    send(engine, [window("b", START, kwh=2, current_max_ma=12_000)])
+    send(engine, [window("a", datetime.now(START.tzinfo) - timedelta(seconds=30), covered_ms=10_000, energy_mj=30_000_000,
+                         current_max_ma=15_000)])  # fmt: skip
+    fold(engine)
+    found = {
+        (it["name"], it["kind"]): it
+        for it in report("SELECT * FROM report.capacity(:start, :stop)", start=START, stop=today())
+    }
+    assert {key: it["usable"] for key, it in found.items()} == {
+        ("a", "breaker"): 24,
+        ("b", "breaker"): 16,
+        ("a", "rated"): 20_000,
+    }
+    breaker = found["a", "breaker"]
+    assert (breaker["present"], breaker["peak"], breaker["headroom"], breaker["stranded"]) == (15, 19.5, 9, 4.5)
+    assert (breaker["unit"], breaker["feed"], breaker["basis"]) == ("A", "A", "meters")
+    assert breaker["trend_per_day"] == pytest.approx(0.5)
+    # At the end of the period the line is at 20 A.
+    assert breaker["days_to_limit"] == pytest.approx(8)
+    assert (found["a", "rated"]["present"], found["a", "rated"]["peak"]) == (3_000, 3_500)
+    assert (found["b", "breaker"]["present"], found["b", "breaker"]["days_to_limit"]) == (None, None)
+
+
+def test_budgets_are_compared_with_the_meters_that_feed_their_racks(engine: Engine, report: Report) -> None:
+    place(engine, {"u": {"role": "utility"}, "p1": {"role": "pdu", "hall": "1"}, "p2": {"role": "pdu", "hall": "1"},
+                   "p3": {"role": "pdu", "hall": "1"}})  # fmt: skip
+    with engine.begin() as connection:
+        run = connection.execute
+        run(text("INSERT INTO gigawatch.rack (site_id, name, hall_id, row) SELECT site_id, rack, hall_id, row FROM gigawatch.hall,"
+                 " (VALUES ('r1', 'A'), ('r2', 'A'), ('r3', 'B')) AS it (rack, row)"))  # fmt: skip
+        run(text("INSERT INTO gigawatch.meter_rack SELECT meter_id, rack_id FROM gigawatch.meter, gigawatch.rack"
+                 " WHERE (meter.name, rack.name) IN (('p1', 'r1'), ('p2', 'r2'), ('p3', 'r3'))"))  # fmt: skip
+        run(text("INSERT INTO gigawatch.power_budget SELECT site_id, scope, name, kw * 1000000 FROM gigawatch.hall CROSS JOIN (VALUES"
+                 " ('site', 'oslo', 500), ('hall', '1', 400), ('row', '1/A', 250), ('rack', 'r1', 120), ('rack', 'r3', 130))"
+                 " AS it (scope, name, kw)".replace("SELECT site_id, scope, name", "SELECT site_id, it.scope, it.name")))  # fmt: skip
+    send(engine, [*hourly("u", START, 2, kwh=450), *hourly("p1", START, 2, kwh=100), window("p2", START, kwh=120),
+                  *hourly("p3", START, 2, kwh=110)])  # fmt: skip
+    fold(engine)
+    found = {
+        it["name"]: it["peak"]
+        for it in report("SELECT * FROM report.capacity(:start, :stop)", start=START, stop=today())
+    }
+    assert found == {"oslo": 450_000, "1": 330_000, "1/A": 220_000, "r1": 100_000, "r3": 110_000}
+
+
+def test_what_each_step_does_not_explain(engine: Engine, report: Report) -> None:
+    """A node of 2 GPUs at 400 W each, whose BMC shows 1,100 W, its rack's PDU 1,150 W and the grid 1,500 W, for an hour."""
+    start = START
+    rack_id = "SELECT rack_id FROM gigawatch.rack"
+    place(engine, {"u": {"role": "utility"}, "p": {"role": "pdu"}, "bmc": {"role": "it", "node": "n1"}})
+    with engine.begin() as connection:
+        run = connection.execute
+        run(text("INSERT INTO gigawatch.rack (site_id, name) SELECT site_id, 'r1' FROM gigawatch.site"))
+        run(
+            text(f"INSERT INTO gigawatch.meter_rack SELECT meter_id, ({rack_id}) FROM gigawatch.meter WHERE name = 'p'")
+        )
+        run(
+            text(
+                f"INSERT INTO gigawatch.node (machine_id, site_id, rack_id, hostname) SELECT 'n1', site_id, ({rack_id}), 'n1' FROM gigawatch.site"
+            )
+        )
+        run(
+            text(
+                "INSERT INTO gigawatch.gpu (node_id, uuid) SELECT node_id, uuid FROM gigawatch.node, (VALUES ('G0'), ('G1')) AS it (uuid)"
+            )
+        )
+        run(
+            text(
+                "INSERT INTO gigawatch.gpu_slot SELECT node_id, row_number() OVER (ORDER BY gpu_id), gpu_id FROM gigawatch.gpu"
+            )
+        )
+        energy = 400 * 3_600_000
+        run(text("INSERT INTO gigawatch.gpu_window (time, node_id, covered_ms, slots, ticks_taken, ticks_expected, energy_method, energy_mj)"
+                 f" SELECT t, node_id, 60000, 2, 60, 60, 1, ARRAY[{energy // 60}] FROM gigawatch.node, generate_series("
+                 " CAST(:start AS timestamptz), CAST(:start AS timestamptz) + interval '59 minutes', '1 minute') AS t"), {"start": start})  # fmt: skip
+        run(text("INSERT INTO gigawatch.node_window SELECT t, node_id, 60000, 60000, 1, 1, 2, 2, ARRAY[800000],"
+                 " 60 * 100000, NULL, NULL, NULL, 0 FROM gigawatch.node, generate_series("
+                 " CAST(:start AS timestamptz), CAST(:start AS timestamptz) + interval '59 minutes', '1 minute') AS t"), {"start": start})  # fmt: skip
+    send(engine, [window("u", start, kwh=1.5), window("p", start, kwh=1.15), window("bmc", start, kwh=1.1)])
+    fold(engine)
+
+    def steps(group_by: str) -> dict[str, tuple[str, dict[str, float | None]]]:
+        found = report(
+            "SELECT * FROM report.reconciliation(:start, :stop, :group_by)",
+            start=start,
+            stop=start + DAY,
+            group_by=group_by,
+        )
+        return {
+            it["label"]: {row["level"]: row["unexplained_j"] and row["unexplained_j"] / 3_600 for row in found if row["label"] == it["label"]}
+            for it in found
+        }  # fmt: skip
+
+    node = {"gpu": None, "host": 100, "node": 200}
+    assert steps("node") == {"n1": node}
+    assert steps("rack") == {"oslo / r1": {**node, "pdu": 50}}
+    assert steps("site") == {"oslo": {**node, "pdu": 50, "facility": 350}}
