@@ -5,7 +5,7 @@ import logging
 import sys
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
-from datetime import UTC, datetime, timedelta
+from datetime import UTC, datetime
 from typing import Annotated, Any
 
 import msgspec
@@ -23,6 +23,7 @@ from api.factors import routes
 from api.ingest import RETRY_SOON, Ingest
 from api.metrics import CONTENT_TYPE, Metrics
 from api.reads import router
+from api.retention import HOURS_MARGIN, WINDOWS_MARGIN, taken
 from api.scheduler import Scheduler
 from api.writer import Writer
 from gigawatch import __version__, database, settings
@@ -37,7 +38,6 @@ from gigawatch.units import BYTES_PER_MIB, MILLISECONDS_PER_SECOND
 DESCRIPTION = """Batches of GPU telemetry in, figures out. Every endpoint but the health checks needs a token: header
 `Authorization: Bearer …`. Agents' tokens may send, viewers' may read, admins' may do both, and send and
 remove prices, carbon intensities and configured PUE. Times are UTC."""
-LONGEST = timedelta(days=36_525)
 SWITCH_S = 0.0005
 GARBAGE = 50_000
 """Objects made before cycles are looked for."""
@@ -50,11 +50,6 @@ def create() -> Ingest:
     loaded = settings.load()
     app = build(loaded)
     return Ingest(app, loaded.server, app.state)
-
-
-def _taken(kept_d: float | None, margin: timedelta) -> timedelta:
-    """How old a window may be; what is to be removed soon is no longer taken, for it must be folded before."""
-    return LONGEST if kept_d is None else max(timedelta(days=kept_d) - margin, timedelta(hours=1))
 
 
 def build(loaded: Settings) -> FastAPI:
@@ -80,8 +75,8 @@ def build(loaded: Settings) -> FastAPI:
             engine,
             loaded.server.gather_ms / MILLISECONDS_PER_SECOND,
             loaded.server.max_waiting_mib * BYTES_PER_MIB,
-            _taken(loaded.retention.windows_d, timedelta(hours=1)),
-            _taken(loaded.retention.hours_d, timedelta(days=1)),
+            taken(loaded.retention.windows_d, WINDOWS_MARGIN),
+            taken(loaded.retention.hours_d, HOURS_MARGIN),
             counts,
         )
         scheduler = Scheduler(engine, loaded.retention) if loaded.server.scheduler else None

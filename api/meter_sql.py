@@ -199,7 +199,8 @@ FOLD_HOURS = f"""
         JOIN gigawatch.meter AS m ON m.meter_id = above.above_id AND m.role IS NOT NULL
         WHERE m.site_id IN (SELECT site_id FROM days)
     ), wanted AS MATERIALIZED (
-        SELECT m.site_id, m.hall_id, m.meter_id, m.role, m.potable, m.backup, h.time, need.ms AS need_ms, its.value, its.known_ms,
+        SELECT m.site_id, m.hall_id, m.meter_id, m.role, m.potable, m.backup, h.time, need.ms AS need_ms,
+            its.value, its.known_ms,
             its.known_ms * 100 >= need.ms * 99 AND (need.ms = 3600000 OR its.known_ms <= need.ms + 36000) AS ok,
             coalesce(h.stuck_h > 0 OR (h.reversed_h > 0 AND m.role NOT IN ('utility', 'generation'))
                 OR its.known_ms > need.ms + 36000, false) AS fault,
@@ -301,8 +302,8 @@ FOLD_HOURS = f"""
         )
     ), judged AS (
         SELECT t.*, t.fault OR t.numerator < 0 OR t.denominator < 0
-            OR (t.name = 'pue' AND t.numerator < t.denominator) OR (t.name IN ('erf', 'ref') AND t.numerator > t.denominator)
-            AS faulty
+            OR (t.name = 'pue' AND t.numerator < t.denominator)
+            OR (t.name IN ('erf', 'ref') AND t.numerator > t.denominator) AS faulty
         FROM told AS t
     )
     INSERT INTO gigawatch.facility_ratio_1h (time, site_id, hall_id, figure, category, numerator, denominator, hours,

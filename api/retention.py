@@ -20,6 +20,21 @@ MOST_ROWS = 20_000
 """Rows deleted in one transaction, so that it is short and the table can be cleaned between."""
 
 
+LONGEST = timedelta(days=36_525)
+WINDOWS_MARGIN, HOURS_MARGIN = timedelta(hours=1), timedelta(days=1)
+"""What of windows, and of meters' hours, is removed within so long is no longer taken: it must be folded before."""
+
+
+def taken(kept_d: float | None, margin: timedelta) -> timedelta:
+    """How old a window may be to be taken.
+
+    Args:
+        kept_d: for how many days what comes of it is kept; None: for ever.
+        margin: how much younger it must be.
+    """
+    return LONGEST if kept_d is None else max(timedelta(days=kept_d) - margin, timedelta(hours=1))
+
+
 def retain(engine: Engine, kept: Retention, now: datetime) -> str:
     """Remove what is older than is kept; what was removed, in words."""
     bounds = [

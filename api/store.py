@@ -18,6 +18,7 @@ from sqlalchemy.dialects import postgresql
 from api import copying, deployments, meters
 from api.copying import NodeGrid
 from api.decode import Parcel, refuse
+from api.retention import LONGEST
 from api.rollup_sql import THROTTLED
 from api.rollups import CLOSE_LOCK
 from api.rows import DTYPES, GpuRows, NodeRows, Rows, gpu_rows, node_rows
@@ -95,7 +96,7 @@ class Store:
         keep_hours: the same of a meter's window: as long as hours are kept.
     """
 
-    def __init__(self, engine: Engine, keep: timedelta, keep_hours: timedelta = timedelta(days=36_525)) -> None:
+    def __init__(self, engine: Engine, keep: timedelta, keep_hours: timedelta = LONGEST) -> None:
         self._engine = engine
         self._keep = keep
         self._keep_hours = keep_hours

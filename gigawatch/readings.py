@@ -471,7 +471,7 @@ class Cost(Struct, frozen=True, kw_only=True):
     modelled_share: float | None
     """Part of the energy that is modelled by other nodes' meters, 0 to 1."""
     measured_pue_share: float | None
-    """At boundary facility: part of the energy whose site has a measured PUE that day, 0 to 1; else it is configured."""
+    """At boundary facility: part of the energy with a PUE measured that day, 0 to 1; of the rest it is configured."""
 
 
 class Carbon(Struct, frozen=True, kw_only=True):

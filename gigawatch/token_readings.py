@@ -61,7 +61,7 @@ class EnergyPerToken(Struct, frozen=True, kw_only=True):
     """GPU-time for each generated token, s."""
     gpu_s_per_request: float | None
     measured_pue_share: float | None
-    """At boundary facility: part of the energy whose site has a measured PUE that day, 0 to 1; else it is configured."""
+    """At boundary facility: part of the energy with a PUE measured that day, 0 to 1; of the rest it is configured."""
 
 
 class Serving(Struct, frozen=True, kw_only=True):

@@ -1,4 +1,4 @@
-"""A facility whose meters' windows and topology are ours: windows in by the API's own way, the topology as it compiles."""
+"""A facility whose windows and topology are ours: windows in by the API's own way, the topology as it compiles."""
 
 from collections.abc import Iterable, Mapping, Sequence
 from datetime import UTC, datetime, timedelta

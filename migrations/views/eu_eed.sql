@@ -6,7 +6,7 @@
 -- others than backup generators, by its meters, else as declared. EDC-BG is that of backup generators, by their meters, else as declared, and
 -- part of EDC where it is metered. PDIT, SDC and SCR are declared. how says which. Unit: as in the column.
 -- Missing data: what is not known is NULL, with how = missing, and missing says what would make it known; nothing is taken for 0. Hours that
--- are not in the sums are not scaled up: coverage says how much of the year is in them, and missing how many hours are not.
+-- are not in the sums are not scaled up (a site that is not known has no row): coverage says how much of the year is in them, and missing how many hours are not.
 -- needs: facility_parts
 CREATE FUNCTION report.eu_eed(
     in_site text,
@@ -25,7 +25,7 @@ DECLARE
     stop timestamptz := make_timestamptz(in_year + 1, 1, 1, 0, 0, 0, 'UTC');
 BEGIN
     IF chosen IS NULL THEN
-        RAISE EXCEPTION 'in_site = %: there is no such site', in_site USING ERRCODE = 'invalid_parameter_value';
+        RETURN;
     END IF;
     IF in_year < 2023 OR in_year > 2100 THEN
         RAISE EXCEPTION 'in_year = %: the regulation knows reporting years from 2023 on', in_year

@@ -48,8 +48,9 @@ def post(client: httpx.Client, **items: Any) -> dict[str, Any]:
     return answer
 
 
-METERS = "SELECT site.name AS site, meter.name, role, meter.simulated, hostname FROM gigawatch.meter JOIN gigawatch.site" \
-    " USING (site_id) LEFT JOIN gigawatch.node USING (node_id) ORDER BY 1, 2"  # fmt: skip
+METERS = """
+    SELECT site.name AS site, meter.name, role, meter.simulated, hostname
+    FROM gigawatch.meter JOIN gigawatch.site USING (site_id) LEFT JOIN gigawatch.node USING (node_id) ORDER BY 1, 2"""
 
 
 def test_what_is_sent_is_stored_once_and_makes_meters_known(api: Api, engine: Engine) -> None:
