@@ -7,7 +7,7 @@ from fastapi import FastAPI
 from fastapi.openapi.utils import get_openapi
 from msgspec import Struct
 
-from gigawatch.records import Event, GpuHealth, GpuWindow, Inventory, NodeWindow, ServingWindow
+from gigawatch.records import Event, GpuHealth, GpuWindow, Inventory, MeterWindow, NodeWindow, ServingWindow
 from gigawatch.topology.findings import Finding
 from gigawatch.wire import BATCHES, JSON, MSGPACK, Outcome, Receipt
 
@@ -19,7 +19,7 @@ A numbered batch (spool_id and seq) that was stored before is answered as a dupl
 field named; the rest of its batch is stored. A relay sends many batches as {BATCHES} and is answered with one outcome
 for each, in order."""
 REFERENCE = "#/components/schemas/{name}"
-BATCH_ITEMS = (Inventory, GpuWindow, NodeWindow, ServingWindow, Event, GpuHealth)
+BATCH_ITEMS = (Inventory, GpuWindow, NodeWindow, ServingWindow, MeterWindow, Event, GpuHealth)
 
 
 class Problem(Struct, frozen=True, kw_only=True, omit_defaults=True):
@@ -90,6 +90,7 @@ def batch_schema() -> dict[str, Any]:
             "gpu_windows": items(GpuWindow),
             "node_windows": items(NodeWindow),
             "serving_windows": items(ServingWindow),
+            "meter_windows": items(MeterWindow),
             "events": items(Event),
             "health": items(GpuHealth),
         },

@@ -472,6 +472,8 @@ class Cost(Struct, frozen=True, kw_only=True):
     """Part of the GPUs' energy that is known at the boundary, 0 to 1."""
     modelled_share: float | None
     """Part of the energy that is modelled by other nodes' meters, 0 to 1."""
+    measured_pue_share: float | None
+    """At boundary facility: part of the energy with a PUE measured that day, 0 to 1; of the rest it is configured."""
 
 
 class Carbon(Struct, frozen=True, kw_only=True):
@@ -495,6 +497,7 @@ class Carbon(Struct, frozen=True, kw_only=True):
     counter_share: float | None
     boundary_coverage: float | None
     modelled_share: float | None
+    measured_pue_share: float | None
 
 
 class StoreRollup(Struct, frozen=True, kw_only=True):
@@ -1097,7 +1100,7 @@ def _weighed(
         kind,
         f"""
         SELECT time, label, boundary, energy_j, split_share, coverage, counter_share, boundary_coverage, modelled_share,
-            {columns_from}(
+            measured_pue_share, {columns_from}(
                 :start, :stop, :step, :group_by, CAST(:site AS text), CAST(:gpu_model AS text), :boundary,
                 CAST(:deployment AS text), :assigned{after})""",
         where,

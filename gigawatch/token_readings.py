@@ -61,6 +61,8 @@ class EnergyPerToken(Struct, frozen=True, kw_only=True):
     gpu_s_per_generated_token: float | None
     """GPU-time for each generated token, s."""
     gpu_s_per_request: float | None
+    measured_pue_share: float | None
+    """At boundary facility: part of the energy with a PUE measured that day, 0 to 1; of the rest it is configured."""
 
 
 class Serving(Struct, frozen=True, kw_only=True):

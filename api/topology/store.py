@@ -9,6 +9,7 @@ import msgspec
 from msgspec import Struct
 from sqlalchemy import Connection, text
 
+from api.meter_rollups import topology_changed
 from api.topology import tables
 from api.topology.files import Read
 from api.topology.tables import Change, MeterRow, Tables
@@ -56,6 +57,7 @@ def apply(connection: Connection, found: Read, *, source: str, dry_run: bool) ->
         if changes and not dry_run:
             _write(connection, site_id, before, after)
             _keep(connection, site_id, site, source, found.sha256)
+            topology_changed(connection, [site_id])
         removed = [it.name for it in changes if (it.did, it.what) == ("removed", "meter")]
         notes = _notes(connection, site_id, plan, removed)
         applied.append(SiteApplied(site=name, changes=changes, notes=notes))

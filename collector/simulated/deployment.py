@@ -16,9 +16,9 @@ from prometheus_client.samples import Sample
 
 from collector.engines.catalogue import named
 from collector.engines.endpoint import Endpoint
-from collector.engines.exposition import Exposition
 from collector.engines.reading import read
 from collector.engines.scraper import Reader
+from collector.exposition import Exposition
 from collector.simulated.engine import Engine
 from collector.simulated.fleet import Node
 from collector.simulated.load import Load

@@ -31,6 +31,254 @@ METER_ROLES = (
 def upgrade() -> None:
     """Apply."""
     op.create_table(
+        "facility_1d",
+        sa.Column("time", sa.DateTime(timezone=True), nullable=False, comment="Start of the bucket"),
+        sa.Column("site_id", sa.Integer(), nullable=False),
+        sa.Column("hall_id", sa.Integer(), nullable=True, comment="Absent: of the whole site"),
+        sa.Column("role", sa.Text(), nullable=False, comment="What they count"),
+        sa.Column("meters", sa.SmallInteger(), nullable=False, comment="Meters whose values are wanted: the most"),
+        sa.Column("wanted_ms", sa.BigInteger(), nullable=False, comment="Meter-time that is wanted, ms"),
+        sa.Column("energy_mj", sa.BigInteger(), nullable=True, comment="Energy, of fuel that of its volume, mJ"),
+        sa.Column("energy_ms", sa.BigInteger(), nullable=False, comment="Meter-time for which that is known, ms"),
+        sa.Column("energy_interpolated_mj", sa.BigInteger(), nullable=False, comment="Part interpolated over gaps, mJ"),
+        sa.Column(
+            "energy_integrated_mj", sa.BigInteger(), nullable=False, comment="Part integrated from polled power, mJ"
+        ),
+        sa.Column(
+            "energy_estimated_mj", sa.BigInteger(), nullable=False, comment="Part estimated over a new register, mJ"
+        ),
+        sa.Column("volume_ml", sa.BigInteger(), nullable=True, comment="Water or fuel, mL"),
+        sa.Column("volume_ms", sa.BigInteger(), nullable=False, comment="Meter-time for which that is known, ms"),
+        sa.Column(
+            "temp_mc_ms", sa.BigInteger(), nullable=True, comment="Temperature times time, thousandths of 1 °C times ms"
+        ),
+        sa.Column("temp_ms", sa.BigInteger(), nullable=False, comment="Meter-time with that, ms"),
+        sa.UniqueConstraint(
+            "time", "site_id", "hall_id", "role", name="facility_1d_bucket_key", postgresql_nulls_not_distinct=True
+        ),
+        schema="gigawatch",
+        comment="What the meters of one role in a hall, or of none, counted in 1d: the sums of meter_1d",
+    )
+    op.create_table(
+        "facility_1h",
+        sa.Column("time", sa.DateTime(timezone=True), nullable=False, comment="Start of the bucket"),
+        sa.Column("site_id", sa.Integer(), nullable=False),
+        sa.Column("hall_id", sa.Integer(), nullable=True, comment="Absent: of the whole site"),
+        sa.Column("role", sa.Text(), nullable=False, comment="What they count"),
+        sa.Column("meters", sa.SmallInteger(), nullable=False, comment="Meters whose values are wanted: the most"),
+        sa.Column("wanted_ms", sa.BigInteger(), nullable=False, comment="Meter-time that is wanted, ms"),
+        sa.Column("energy_mj", sa.BigInteger(), nullable=True, comment="Energy, of fuel that of its volume, mJ"),
+        sa.Column("energy_ms", sa.BigInteger(), nullable=False, comment="Meter-time for which that is known, ms"),
+        sa.Column("energy_interpolated_mj", sa.BigInteger(), nullable=False, comment="Part interpolated over gaps, mJ"),
+        sa.Column(
+            "energy_integrated_mj", sa.BigInteger(), nullable=False, comment="Part integrated from polled power, mJ"
+        ),
+        sa.Column(
+            "energy_estimated_mj", sa.BigInteger(), nullable=False, comment="Part estimated over a new register, mJ"
+        ),
+        sa.Column("volume_ml", sa.BigInteger(), nullable=True, comment="Water or fuel, mL"),
+        sa.Column("volume_ms", sa.BigInteger(), nullable=False, comment="Meter-time for which that is known, ms"),
+        sa.Column(
+            "temp_mc_ms", sa.BigInteger(), nullable=True, comment="Temperature times time, thousandths of 1 °C times ms"
+        ),
+        sa.Column("temp_ms", sa.BigInteger(), nullable=False, comment="Meter-time with that, ms"),
+        sa.UniqueConstraint(
+            "time", "site_id", "hall_id", "role", name="facility_1h_bucket_key", postgresql_nulls_not_distinct=True
+        ),
+        schema="gigawatch",
+        comment="What the meters of one role in a hall, or of none, counted in 1h: the sums of meter_1h",
+    )
+    op.create_table(
+        "facility_ratio_1d",
+        sa.Column("time", sa.DateTime(timezone=True), nullable=False, comment="Start of the bucket"),
+        sa.Column("site_id", sa.Integer(), nullable=False),
+        sa.Column("hall_id", sa.Integer(), nullable=True, comment="Absent: of the whole site"),
+        sa.Column("figure", sa.Text(), nullable=False, comment="pue, wue, wue_potable, erf, ref, cer"),
+        sa.Column(
+            "category",
+            sa.SmallInteger(),
+            nullable=True,
+            comment="Where E_IT is metered: 1 UPS output, 2 PDU output, 3 IT input",
+        ),
+        sa.Column("numerator", sa.BigInteger(), nullable=False, comment="Energy, mJ; of wue water, mL"),
+        sa.Column("denominator", sa.BigInteger(), nullable=False, comment="Energy, mJ"),
+        sa.Column("hours", sa.SmallInteger(), nullable=False, comment="Hours that are in both"),
+        sa.Column(
+            "missing_h", sa.SmallInteger(), nullable=False, comment="Hours in neither, since a meter was not known"
+        ),
+        sa.Column(
+            "faulty_h", sa.SmallInteger(), nullable=False, comment="Hours in neither, since a meter cannot be right"
+        ),
+        sa.Column("numerator_meters", sa.SmallInteger(), nullable=False, comment="Meters of the numerator: the most"),
+        sa.Column(
+            "denominator_meters", sa.SmallInteger(), nullable=False, comment="Meters of the denominator: the most"
+        ),
+        sa.CheckConstraint(
+            "figure IN ('pue', 'wue', 'wue_potable', 'erf', 'ref', 'cer')", name="facility_ratio_1d_figure_check"
+        ),
+        sa.UniqueConstraint(
+            "time",
+            "site_id",
+            "hall_id",
+            "figure",
+            "category",
+            name="facility_ratio_1d_bucket_key",
+            postgresql_nulls_not_distinct=True,
+        ),
+        schema="gigawatch",
+        comment="Both sums of each ratio of a site, or a hall, in 1d",
+    )
+    op.create_index(
+        "facility_ratio_1d_figure_time_idx", "facility_ratio_1d", ["figure", "time"], unique=False, schema="gigawatch"
+    )
+    op.create_table(
+        "facility_ratio_1h",
+        sa.Column("time", sa.DateTime(timezone=True), nullable=False, comment="Start of the bucket"),
+        sa.Column("site_id", sa.Integer(), nullable=False),
+        sa.Column("hall_id", sa.Integer(), nullable=True, comment="Absent: of the whole site"),
+        sa.Column("figure", sa.Text(), nullable=False, comment="pue, wue, wue_potable, erf, ref, cer"),
+        sa.Column(
+            "category",
+            sa.SmallInteger(),
+            nullable=True,
+            comment="Where E_IT is metered: 1 UPS output, 2 PDU output, 3 IT input",
+        ),
+        sa.Column("numerator", sa.BigInteger(), nullable=False, comment="Energy, mJ; of wue water, mL"),
+        sa.Column("denominator", sa.BigInteger(), nullable=False, comment="Energy, mJ"),
+        sa.Column("hours", sa.SmallInteger(), nullable=False, comment="Hours that are in both"),
+        sa.Column(
+            "missing_h", sa.SmallInteger(), nullable=False, comment="Hours in neither, since a meter was not known"
+        ),
+        sa.Column(
+            "faulty_h", sa.SmallInteger(), nullable=False, comment="Hours in neither, since a meter cannot be right"
+        ),
+        sa.Column("numerator_meters", sa.SmallInteger(), nullable=False, comment="Meters of the numerator: the most"),
+        sa.Column(
+            "denominator_meters", sa.SmallInteger(), nullable=False, comment="Meters of the denominator: the most"
+        ),
+        sa.CheckConstraint(
+            "figure IN ('pue', 'wue', 'wue_potable', 'erf', 'ref', 'cer')", name="facility_ratio_1h_figure_check"
+        ),
+        sa.UniqueConstraint(
+            "time",
+            "site_id",
+            "hall_id",
+            "figure",
+            "category",
+            name="facility_ratio_1h_bucket_key",
+            postgresql_nulls_not_distinct=True,
+        ),
+        schema="gigawatch",
+        comment="Both sums of each ratio of a site, or a hall, in 1h",
+    )
+    op.create_index(
+        "facility_ratio_1h_figure_time_idx", "facility_ratio_1h", ["figure", "time"], unique=False, schema="gigawatch"
+    )
+    op.create_table(
+        "meter_1d",
+        sa.Column("time", sa.DateTime(timezone=True), nullable=False, comment="Start of the bucket"),
+        sa.Column("meter_id", sa.Integer(), nullable=False),
+        sa.Column("covered_ms", sa.BigInteger(), nullable=False, comment="Time with windows, ms"),
+        sa.Column("energy_mj", sa.BigInteger(), nullable=True, comment="Electricity, or of a heat meter heat, mJ"),
+        sa.Column("energy_ms", sa.BigInteger(), nullable=False, comment="Time for which that is known, ms"),
+        sa.Column("energy_interpolated_mj", sa.BigInteger(), nullable=False, comment="Part interpolated over gaps, mJ"),
+        sa.Column(
+            "energy_integrated_mj", sa.BigInteger(), nullable=False, comment="Part integrated from polled power, mJ"
+        ),
+        sa.Column(
+            "energy_estimated_mj", sa.BigInteger(), nullable=False, comment="Part estimated over a new register, mJ"
+        ),
+        sa.Column(
+            "polled_mj",
+            sa.BigInteger(),
+            nullable=True,
+            comment="Polled power times time, mJ; below 0 it flowed the other way",
+        ),
+        sa.Column("polled_ms", sa.BigInteger(), nullable=False, comment="Time with that, ms"),
+        sa.Column("power_min_mw", sa.BigInteger(), nullable=True, comment="Least polled power, mW"),
+        sa.Column("power_max_mw", sa.BigInteger(), nullable=True, comment="Greatest polled power, mW"),
+        sa.Column("current_max_ma", sa.BigInteger(), nullable=True, comment="Greatest current of a phase, mA"),
+        sa.Column("volume_ml", sa.BigInteger(), nullable=True, comment="Water or fuel, mL"),
+        sa.Column("volume_ms", sa.BigInteger(), nullable=False, comment="Time for which that is known, ms"),
+        sa.Column(
+            "temp_mc_ms", sa.BigInteger(), nullable=True, comment="Temperature times time, thousandths of 1 °C times ms"
+        ),
+        sa.Column("temp_ms", sa.BigInteger(), nullable=False, comment="Time with that, ms"),
+        sa.Column("readings_taken", sa.Integer(), nullable=False, comment="Readings taken"),
+        sa.Column(
+            "readings_expected", sa.Integer(), nullable=True, comment="Readings due; absent: it is a sum of others"
+        ),
+        sa.Column("rejected_readings", sa.BigInteger(), nullable=False, comment="Readings refused as impossible"),
+        sa.Column(
+            "stuck_h", sa.SmallInteger(), nullable=False, comment="Hours in which neither power nor register changed"
+        ),
+        sa.Column("reversed_h", sa.SmallInteger(), nullable=False, comment="Hours in which power flowed the other way"),
+        schema="gigawatch",
+        comment="What one meter counted in 1d: folded windows",
+    )
+    op.create_index("meter_1d_meter_id_time_idx", "meter_1d", ["meter_id", "time"], unique=True, schema="gigawatch")
+    op.create_index(
+        "meter_1d_time_idx",
+        "meter_1d",
+        ["time"],
+        unique=False,
+        schema="gigawatch",
+        postgresql_using="brin",
+        postgresql_with={"pages_per_range": 32},
+    )
+    op.create_table(
+        "meter_1h",
+        sa.Column("time", sa.DateTime(timezone=True), nullable=False, comment="Start of the bucket"),
+        sa.Column("meter_id", sa.Integer(), nullable=False),
+        sa.Column("covered_ms", sa.BigInteger(), nullable=False, comment="Time with windows, ms"),
+        sa.Column("energy_mj", sa.BigInteger(), nullable=True, comment="Electricity, or of a heat meter heat, mJ"),
+        sa.Column("energy_ms", sa.BigInteger(), nullable=False, comment="Time for which that is known, ms"),
+        sa.Column("energy_interpolated_mj", sa.BigInteger(), nullable=False, comment="Part interpolated over gaps, mJ"),
+        sa.Column(
+            "energy_integrated_mj", sa.BigInteger(), nullable=False, comment="Part integrated from polled power, mJ"
+        ),
+        sa.Column(
+            "energy_estimated_mj", sa.BigInteger(), nullable=False, comment="Part estimated over a new register, mJ"
+        ),
+        sa.Column(
+            "polled_mj",
+            sa.BigInteger(),
+            nullable=True,
+            comment="Polled power times time, mJ; below 0 it flowed the other way",
+        ),
+        sa.Column("polled_ms", sa.BigInteger(), nullable=False, comment="Time with that, ms"),
+        sa.Column("power_min_mw", sa.BigInteger(), nullable=True, comment="Least polled power, mW"),
+        sa.Column("power_max_mw", sa.BigInteger(), nullable=True, comment="Greatest polled power, mW"),
+        sa.Column("current_max_ma", sa.BigInteger(), nullable=True, comment="Greatest current of a phase, mA"),
+        sa.Column("volume_ml", sa.BigInteger(), nullable=True, comment="Water or fuel, mL"),
+        sa.Column("volume_ms", sa.BigInteger(), nullable=False, comment="Time for which that is known, ms"),
+        sa.Column(
+            "temp_mc_ms", sa.BigInteger(), nullable=True, comment="Temperature times time, thousandths of 1 °C times ms"
+        ),
+        sa.Column("temp_ms", sa.BigInteger(), nullable=False, comment="Time with that, ms"),
+        sa.Column("readings_taken", sa.Integer(), nullable=False, comment="Readings taken"),
+        sa.Column(
+            "readings_expected", sa.Integer(), nullable=True, comment="Readings due; absent: it is a sum of others"
+        ),
+        sa.Column("rejected_readings", sa.BigInteger(), nullable=False, comment="Readings refused as impossible"),
+        sa.Column(
+            "stuck_h", sa.SmallInteger(), nullable=False, comment="Hours in which neither power nor register changed"
+        ),
+        sa.Column("reversed_h", sa.SmallInteger(), nullable=False, comment="Hours in which power flowed the other way"),
+        schema="gigawatch",
+        comment="What one meter counted in 1h: folded windows",
+    )
+    op.create_index("meter_1h_meter_id_time_idx", "meter_1h", ["meter_id", "time"], unique=True, schema="gigawatch")
+    op.create_index(
+        "meter_1h_time_idx",
+        "meter_1h",
+        ["time"],
+        unique=False,
+        schema="gigawatch",
+        postgresql_using="brin",
+        postgresql_with={"pages_per_range": 32},
+    )
+    op.create_table(
         "meter_window",
         sa.Column("time", sa.DateTime(timezone=True), nullable=False, comment="Start of the window"),
         sa.Column("meter_id", sa.Integer(), nullable=False),
@@ -165,10 +413,7 @@ def upgrade() -> None:
             "last_seen", sa.DateTime(timezone=True), nullable=True, comment="When the server last stored a window of it"
         ),
         sa.CheckConstraint("feed IN ('A', 'B')", name="meter_feed_check"),
-        sa.CheckConstraint(
-            f"role IN {METER_ROLES}",
-            name="meter_role_check",
-        ),
+        sa.CheckConstraint(f"role IN {METER_ROLES}", name="meter_role_check"),
         sa.ForeignKeyConstraint(["hall_id"], ["gigawatch.hall.hall_id"], name="meter_hall_id_fkey"),
         sa.ForeignKeyConstraint(["node_id"], ["gigawatch.node.node_id"], name="meter_node_id_fkey"),
         sa.ForeignKeyConstraint(["site_id"], ["gigawatch.site.site_id"], name="meter_site_id_fkey"),
@@ -176,6 +421,7 @@ def upgrade() -> None:
         sa.UniqueConstraint("site_id", "name", name="meter_site_id_name_key"),
         schema="gigawatch",
         comment="A meter of a site's facility",
+        postgresql_with={"fillfactor": 50},
     )
     op.create_table(
         "meter_feed",
@@ -227,4 +473,31 @@ def upgrade() -> None:
         ["hall_id"],
         source_schema="gigawatch",
         referent_schema="gigawatch",
+    )
+    op.alter_column(
+        "rollup",
+        "level",
+        existing_type=sa.TEXT(),
+        comment="1m, 1h or 1d, the same of deployments: deployment_1m, …; meter_1h",
+        existing_comment="1m, 1h or 1d, and the same of deployments: deployment_1m, …",
+        existing_nullable=False,
+        schema="gigawatch",
+    )
+    op.alter_column(
+        "rollup_dirty",
+        "level",
+        existing_type=sa.TEXT(),
+        comment="1m, 1h or 1d; 1s for a node window that site_second lacks; deployment_1m, …; meter_1h, facility_1d",
+        existing_comment="1m, 1h or 1d; 1s for a node window that site_second lacks; deployment_1m, …",
+        existing_nullable=False,
+        schema="gigawatch",
+    )
+    op.alter_column(
+        "rollup_dirty",
+        "node_id",
+        existing_type=sa.INTEGER(),
+        comment="The node, or the deployment, of meter_1h the meter, else the site",
+        existing_comment="The node; at levels of deployments the deployment",
+        existing_nullable=False,
+        schema="gigawatch",
     )

@@ -28,7 +28,7 @@ CREATE FUNCTION report.carbon(
     "time" timestamptz, label text, boundary text, method text, instrument text, carbon_kg numeric,
     accounted_energy_j double precision, energy_j double precision, intensity_coverage double precision,
     estimated_share double precision, split_share double precision, coverage double precision, counter_share double precision,
-    boundary_coverage double precision, modelled_share double precision
+    boundary_coverage double precision, modelled_share double precision, measured_pue_share double precision
 )
 LANGUAGE plpgsql STABLE PARALLEL SAFE SECURITY DEFINER SET search_path = pg_catalog SET plan_cache_mode = force_custom_plan
 AS $$
@@ -37,7 +37,7 @@ BEGIN
     RETURN QUERY
     SELECT w.time, w.label, in_boundary, accounts.method, w.unit, w.amount / 1000, w.weighed_j, w.energy_j, w.factor_coverage,
         w.estimated_share, w.split_share, w.coverage, w.counter_share,
-        w.boundary_coverage, w.modelled_share
+        w.boundary_coverage, w.modelled_share, w.measured_pue_share
     FROM unnest(ARRAY['location', 'market']) AS accounts (method)
     CROSS JOIN LATERAL expanded.weighed_energy(start, stop, step, group_by, accounts.method, in_site, in_gpu_model,
         in_boundary, in_deployment, in_assigned) AS w
@@ -49,4 +49,4 @@ COMMENT ON FUNCTION report.carbon IS
     'Emissions (kgCO2e) of energy from start to stop, by step (whole hours; NULL: the whole period) and by fleet, site, '
     'gpu_model, deployment or model, and by method (location, market; in_method: one alone) and instrument; beside them the boundary, the energy (J) with an intensity '
     'and in all, and from 0 to 1 the part with an intensity, the part of that which is estimated, the part of hours split '
-    'evenly, the coverage of the energy, the part that is a difference of counters, that known at the boundary, and that modelled';
+    'evenly, the coverage of the energy, the part that is a difference of counters, that known at the boundary, that modelled, and at boundary facility that with a measured PUE';

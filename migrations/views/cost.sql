@@ -26,7 +26,7 @@ CREATE FUNCTION report.cost(
     "time" timestamptz, label text, boundary text, currency text, cost numeric, priced_energy_j double precision,
     energy_j double precision, price_coverage double precision, split_share double precision, coverage double precision,
     counter_share double precision,
-    boundary_coverage double precision, modelled_share double precision
+    boundary_coverage double precision, modelled_share double precision, measured_pue_share double precision
 )
 LANGUAGE plpgsql STABLE PARALLEL SAFE SECURITY DEFINER SET search_path = pg_catalog SET plan_cache_mode = force_custom_plan
 AS $$
@@ -35,7 +35,7 @@ BEGIN
     RETURN QUERY
     SELECT w.time, w.label, in_boundary, w.unit, w.amount, w.weighed_j, w.energy_j, w.factor_coverage, w.split_share, w.coverage,
         w.counter_share,
-        w.boundary_coverage, w.modelled_share
+        w.boundary_coverage, w.modelled_share, w.measured_pue_share
     FROM expanded.weighed_energy(start, stop, step, group_by, 'price', in_site, in_gpu_model,
         in_boundary, in_deployment, in_assigned) AS w
     ORDER BY 1, 2, 4;
@@ -44,4 +44,4 @@ $$;
 COMMENT ON FUNCTION report.cost IS
     'Cost of energy (in the currency) from start to stop, by step (whole hours; NULL: the whole period) and by fleet, site, '
     'gpu_model, deployment or model, and by currency; beside it the boundary, the energy (J) with a price and in all, and from 0 to 1 the part '
-    'with a price, the part of hours split evenly, the coverage of the energy, the part that is a difference of counters, that known at the boundary, and that modelled';
+    'with a price, the part of hours split evenly, the coverage of the energy, the part that is a difference of counters, that known at the boundary, that modelled, and at boundary facility that with a measured PUE';

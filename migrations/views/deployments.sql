@@ -2,7 +2,7 @@
 -- Definition: sums of the buckets that make up the period: days, then hours and minutes at its edges, as far as they are
 -- folded (about 80 s after a minute's end).
 -- Missing data: a bucket without a deployment has no row. GPUs that nothing is heard of are in expected_ms alone.
--- needs: expanded, factors
+-- needs: expanded, factors, facility_parts
 -- The buckets that make a period up: of days, hours and minutes, as far as steps are made of them, the whole ones that no
 -- coarser ones cover. Of each level two spans [from, to), before and after what is covered; where there is none, both infinity.
 -- As an array, so that statements have their times as constants: with others they were planned to read whole tables.
@@ -136,13 +136,14 @@ END;
 
 -- Energy by bucket at one boundary: mj is NULL where it is not known there, since neither the hosts nor others with the same GPUs
 -- are metered, or the site has no PUE at that time. whole_mj is what the parts by method are parts of: the energy at boundary gpu
--- or it. modelled_mj is what was split among deployments that share GPUs, and what was taken from others' hosts.
+-- or it. modelled_mj is what was split among deployments that share GPUs, and what was taken from others' hosts. The PUE is
+-- that which was measured of the site and day, at the category nearest to the IT equipment (pue_measured), else the one configured.
 CREATE FUNCTION expanded.used_by_deployments(
     spans timestamptz[], host_spans timestamptz[], boundary text, in_site text, in_gpu_model text, in_deployment text
 ) RETURNS TABLE (
     level text, "time" timestamptz, deployment_id integer, site_id integer, gpu_model text, whole boolean, gpus integer,
     gpus_silent integer, expected_ms bigint, energy_ms bigint, gpu_mj bigint, interpolated_mj bigint, integrated_mj bigint,
-    modelled_mj bigint, observed_mj bigint, active_mj bigint, whole_mj bigint, mj bigint
+    modelled_mj bigint, observed_mj bigint, active_mj bigint, whole_mj bigint, mj bigint, pue_measured boolean
 )
 LANGUAGE sql STABLE PARALLEL SAFE
 BEGIN ATOMIC
@@ -150,10 +151,13 @@ BEGIN ATOMIC
         b.energy_ms, b.energy_mj, b.energy_interpolated_mj, b.energy_integrated_mj + b.energy_estimated_mj,
         b.energy_shared_mj + CASE WHEN boundary = 'gpu' THEN 0 ELSE host.modelled_mj END, b.observed_mj, b.active_mj,
         CASE WHEN boundary = 'gpu' THEN b.energy_mj ELSE it.mj END,
-        CASE boundary WHEN 'gpu' THEN b.energy_mj WHEN 'it' THEN it.mj ELSE (it.mj * pue.value)::bigint END
+        CASE boundary WHEN 'gpu' THEN b.energy_mj WHEN 'it' THEN it.mj ELSE (it.mj * coalesce(measured.value, pue.value))::bigint END,
+        measured.value IS NOT NULL
     FROM expanded.deployment_buckets(spans) AS b
     -- At boundary gpu nothing of it is asked for, and it is left out.
     LEFT JOIN expanded.host_power(host_spans) AS hosts ON hosts.gpu_model = b.gpu_model
+    LEFT JOIN expanded.measured_pue(host_spans) AS measured ON boundary = 'facility' AND measured.site_id = b.site_id
+        AND measured.day = date_bin('1 day', b.time, '2000-01-01Z')
     LEFT JOIN expanded.factor AS pue ON boundary = 'facility' AND pue.kind = 'pue' AND pue.site_id = b.site_id
         AND b.time >= pue.first AND b.time < pue.beyond
     CROSS JOIN LATERAL (

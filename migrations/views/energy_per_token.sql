@@ -1,7 +1,9 @@
 -- report.energy_per_token(): energy for each token and request, by fleet, site, GPU model, deployment or model.
 -- Definition: ΣE / ΣN, a ratio of sums over the minutes in which energy and tokens are known of the same GPUs for the same
 -- time. E is the energy of the GPUs assigned, busy or not, at the boundary: gpu (the GPUs' counters), it (with their share by
--- GPU-time of what their nodes use beside them), facility (that times the site's PUE at that time). N is generated tokens for
+-- GPU-time of what their nodes use beside them), facility (that times the site's PUE: that measured of the day, at the category
+-- nearest to the IT equipment, else the one configured at that time; measured_pue_share is the part of the energy with the
+-- former). N is generated tokens for
 -- j_per_generated_token, the headline; prompt and generated tokens for j_per_token; finished requests for j_per_request.
 -- tokens_per_s_per_mw = 10^6 / j_per_generated_token. Where prefill and decode run apart, prompt tokens are those of prefill
 -- engines and generated tokens those of decode engines, over the energy of both; prefill_j_per_prompt_token and
@@ -13,7 +15,7 @@
 -- do not count generated tokens, or prompts, or requests, is in no ratio of these, and neither is one that has GPUs in several
 -- groups and its engine among those of one. Rates are over the whole minutes of the period. Without a token the ratio is
 -- absent and the energy stays in energy_j. Hosts without a meter are modelled by metered ones with the same GPUs in the same
--- period (modelled_share), and without any there is no figure. A site without a PUE has no figure at boundary facility.
+-- period (modelled_share), and without any there is no figure. A site without a PUE, measured or configured, has no figure at boundary facility.
 -- needs: deployments
 -- The same at one boundary.
 CREATE FUNCTION expanded.energy_per_token_at(
@@ -27,7 +29,7 @@ CREATE FUNCTION expanded.energy_per_token_at(
     decode_j_per_generated_token double precision, variation double precision, gpus bigint, gpus_silent bigint,
     coverage double precision, measured_share double precision, interpolated_share double precision,
     integrated_share double precision, modelled_share double precision, gpu_s_per_generated_token double precision,
-    gpu_s_per_request double precision
+    gpu_s_per_request double precision, measured_pue_share double precision
 )
 LANGUAGE plpgsql STABLE PARALLEL SAFE SET plan_cache_mode = force_custom_plan
 AS $$
@@ -70,7 +72,8 @@ BEGIN
         -- Energy and tokens are put together by adding them up, which takes a fraction of what joining them does. What is not told
         -- is rare: sums without it are taken from those with it.
         SELECT CASE WHEN step IS NULL THEN start ELSE date_bin(step, b.time, '2000-01-01Z') END AS bin, b.label, b.level,
-            expanded.total(b.mj) AS all_mj, expanded.total(b.expected_ms) AS expected_ms,
+            expanded.total(b.mj) AS all_mj, expanded.total(b.mj) FILTER (WHERE b.pue_measured) AS measured_pue_mj,
+            expanded.total(b.expected_ms) AS expected_ms,
             expanded.total(b.prompt_tokens) AS all_prompt, expanded.total(b.cached_tokens) AS all_cached,
             expanded.total(b.generated_tokens) AS all_generated, expanded.total(b.requests_finished) AS all_requests,
             expanded.total(b.mj) FILTER (WHERE b.counts AND NOT b.no_generated) AS mj,
@@ -102,11 +105,11 @@ BEGIN
                 it.name IN (SELECT n.name FROM untold AS n WHERE n.requests) AS no_requests
             FROM (
                 SELECT u.label, u.level, u.time, u.name, u.role, u.whole, u.mj, u.expected_ms, u.energy_ms, u.whole_mj,
-                    u.interpolated_mj, u.integrated_mj, u.modelled_mj, NULL::bigint AS prompt_tokens,
+                    u.interpolated_mj, u.integrated_mj, u.modelled_mj, u.pue_measured, NULL::bigint AS prompt_tokens,
                     NULL::bigint AS cached_tokens, NULL::bigint AS generated_tokens, NULL::bigint AS requests_finished
                 FROM used AS u
                 UNION ALL
-                SELECT s.label, s.level, s.time, s.name, s.role, s.whole, NULL, NULL, NULL, NULL, NULL, NULL, NULL,
+                SELECT s.label, s.level, s.time, s.name, s.role, s.whole, NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL,
                     s.prompt_tokens, s.cached_tokens, s.generated_tokens, s.requests_finished
                 FROM served AS s
             ) AS it
@@ -133,7 +136,7 @@ BEGIN
         GROUP BY r.bin, r.label, r.level
         ORDER BY r.bin, r.label, count(r.ratio) DESC, r.level
     ), sums AS (
-        SELECT b.bin, b.label, sum(b.all_mj) AS all_mj, sum(b.expected_ms) AS expected_ms,
+        SELECT b.bin, b.label, sum(b.all_mj) AS all_mj, sum(b.measured_pue_mj) AS measured_pue_mj, sum(b.expected_ms) AS expected_ms,
             sum(b.all_prompt) AS all_prompt, sum(b.all_cached) AS all_cached, sum(b.all_generated) AS all_generated,
             sum(b.all_requests) AS all_requests, sum(b.mj) AS mj, sum(b.prefill_mj) AS prefill_mj,
             sum(b.decode_mj) AS decode_mj, sum(b.energy_ms) AS energy_ms, sum(b.whole_mj) AS whole_mj,
@@ -175,7 +178,8 @@ BEGIN
         (s.integrated_mj / nullif(s.whole_mj, 0))::double precision,
         (s.modelled_mj / nullif(s.whole_mj, 0))::double precision,
         (s.energy_ms / 1000 / nullif(s.generated_tokens, 0))::double precision,
-        ((coalesce(s.energy_ms, 0) - s.requestless_ms) / 1000 / nullif(s.requests, 0))::double precision
+        ((coalesce(s.energy_ms, 0) - s.requestless_ms) / 1000 / nullif(s.requests, 0))::double precision,
+        CASE WHEN boundary = 'facility' THEN (coalesce(s.measured_pue_mj, 0) / nullif(s.all_mj, 0))::double precision END
     FROM sums AS s
     LEFT JOIN members AS m USING (bin, label)
     LEFT JOIN variations AS v USING (bin, label)
@@ -203,7 +207,7 @@ CREATE FUNCTION report.energy_per_token(
     decode_j_per_generated_token double precision, variation double precision, gpus bigint, gpus_silent bigint,
     coverage double precision, measured_share double precision, interpolated_share double precision,
     integrated_share double precision, modelled_share double precision, gpu_s_per_generated_token double precision,
-    gpu_s_per_request double precision
+    gpu_s_per_request double precision, measured_pue_share double precision
 )
 LANGUAGE plpgsql STABLE PARALLEL SAFE SECURITY DEFINER SET search_path = pg_catalog SET plan_cache_mode = force_custom_plan
 AS $$
@@ -218,7 +222,7 @@ BEGIN
         e.generated_tokens_per_s, e.j_per_generated_token, e.j_per_token, e.j_per_request, e.tokens_per_s_per_mw,
         e.prefill_j_per_prompt_token, e.decode_j_per_generated_token, e.variation, e.gpus, e.gpus_silent, e.coverage,
         e.measured_share, e.interpolated_share, e.integrated_share, e.modelled_share, e.gpu_s_per_generated_token,
-        e.gpu_s_per_request
+        e.gpu_s_per_request, e.measured_pue_share
     FROM asked CROSS JOIN LATERAL expanded.energy_per_token_at(
         asked.boundary, start, stop, step, group_by, in_site, in_gpu_model, in_deployment
     ) AS e
@@ -228,4 +232,5 @@ $$;
 COMMENT ON FUNCTION report.energy_per_token IS
     'Energy (J) for each generated token, token and request from start to stop, by step (whole minutes; NULL: the whole period), '
     'by fleet, site, gpu_model, deployment or model, and by boundary (gpu, it, facility); beside it the sums, tokens/s, '
-    'tokens/s/MW, the coefficient of variation, and from 0 to 1 the coverage and how the energy was obtained';
+    'tokens/s/MW, the coefficient of variation, and from 0 to 1 the coverage, how the energy was obtained, and at boundary facility '
+    'the part with a measured PUE';

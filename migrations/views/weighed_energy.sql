@@ -1,6 +1,6 @@
 -- Energy times what a kWh costs or emits at that moment; for report.cost() and report.carbon() alone.
 -- Definition: Σ over time of energy · factor, by hour where the factor is one through the hour, else by minute. Energy is
--- that of the boundary: the GPUs' alone, with their hosts', or that times the site's PUE. The parts of a period add up to the whole. Unit: kWh times the factor's unit.
+-- that of the boundary: the GPUs' alone, with their hosts', or that times the site's PUE: as measured of the day, else as configured. The parts of a period add up to the whole. Unit: kWh times the factor's unit.
 -- Missing data: energy without a factor has no share in the amount, and lowers factor_coverage. Of an hour whose minutes
 -- are not all kept, or no longer, the energy is spread evenly over it: split_share says how much that is.
 -- needs: expanded, power, factors, deployments
@@ -185,7 +185,7 @@ CREATE FUNCTION expanded.weighed_energy(
     "time" timestamptz, label text, unit text, amount numeric, weighed_j double precision, energy_j double precision,
     factor_coverage double precision, estimated_share double precision, split_share double precision,
     coverage double precision, counter_share double precision, boundary_coverage double precision,
-    modelled_share double precision
+    modelled_share double precision, measured_pue_share double precision
 )
 LANGUAGE plpgsql STABLE PARALLEL SAFE SET plan_cache_mode = force_custom_plan
 AS $$
@@ -206,8 +206,9 @@ BEGIN
     WITH pieces AS MATERIALIZED (
         SELECT CASE WHEN step IS NULL THEN start ELSE date_bin(step, p.hour, '2000-01-01Z') END AS bin,
             expanded.serving_label(group_by, site.name, p.gpu_model, d.name, d.model) AS label, p.*,
-            CASE in_boundary WHEN 'gpu' THEN p.energy_mj WHEN 'it' THEN it.mj ELSE it.mj * pue.value END AS mj,
-            CASE in_boundary WHEN 'gpu' THEN 0 WHEN 'it' THEN host.modelled_mj ELSE host.modelled_mj * pue.value END AS modelled_mj
+            CASE in_boundary WHEN 'gpu' THEN p.energy_mj WHEN 'it' THEN it.mj ELSE it.mj * at.pue END AS mj,
+            CASE in_boundary WHEN 'gpu' THEN 0 WHEN 'it' THEN host.modelled_mj ELSE host.modelled_mj * at.pue END AS modelled_mj,
+            measured.value IS NOT NULL AS pue_measured
         FROM expanded.energy_pieces(start, stop, in_kind, in_site, in_gpu_model, chosen, in_deployment,
             in_boundary = 'gpu' AND chosen = 'site') AS p
         JOIN gigawatch.site USING (site_id)
@@ -220,6 +221,9 @@ BEGIN
         -- The PUE is that of the beginning of the hour.
         LEFT JOIN expanded.factor AS pue ON in_boundary = 'facility' AND pue.kind = 'pue' AND pue.site_id = p.site_id
             AND p.hour >= pue.first AND p.hour < pue.beyond
+        LEFT JOIN expanded.measured_pue(whole_spans) AS measured ON in_boundary = 'facility'
+            AND measured.site_id = p.site_id AND measured.day = date_bin('1 day', p.hour, '2000-01-01Z')
+        CROSS JOIN LATERAL (SELECT coalesce(measured.value, pue.value) AS pue) AS at
     ), members AS (
         SELECT most.label, sum(most.gpus) AS gpus FROM (
             SELECT p.label, max(p.gpus) AS gpus FROM pieces AS p GROUP BY p.label, p.site_id, p.deployment_id, p.gpu_model
@@ -230,7 +234,8 @@ BEGIN
     ), groups AS (
         SELECT p.bin, p.label, sum(p.energy_mj) AS gpu_mj, sum(p.mj) AS mj, sum(p.energy_ms) AS energy_ms,
             sum(p.energy_mj) FILTER (WHERE p.mj IS NOT NULL) AS known_mj, sum(p.modelled_mj) AS modelled_mj,
-            sum(p.uncounted_mj) AS uncounted_mj, sum(p.mj) FILTER (WHERE p.split) AS split_mj
+            sum(p.uncounted_mj) AS uncounted_mj, sum(p.mj) FILTER (WHERE p.split) AS split_mj,
+            sum(p.mj) FILTER (WHERE p.pue_measured) AS measured_pue_mj
         FROM pieces AS p GROUP BY 1, 2
     ), weighed AS (
         SELECT p.bin, p.label, p.unit, sum(p.mj * p.value) AS amount, sum(p.mj) AS mj,
@@ -252,7 +257,8 @@ BEGIN
             least(g.bin + step, known.until) - greatest(g.bin, start)), 0)))::double precision,
         (1 - g.uncounted_mj / nullif(g.gpu_mj, 0))::double precision,
         (coalesce(g.known_mj, 0) / nullif(g.gpu_mj, 0))::double precision,
-        (coalesce(g.modelled_mj, 0) / nullif(g.mj, 0))::double precision
+        (coalesce(g.modelled_mj, 0) / nullif(g.mj, 0))::double precision,
+        CASE WHEN in_boundary = 'facility' THEN (coalesce(g.measured_pue_mj, 0) / nullif(g.mj, 0))::double precision END
     FROM groups AS g
     JOIN members USING (label)
     CROSS JOIN known

@@ -13,8 +13,9 @@ from hypothesis import strategies as st
 from collector.engines import catalogue
 from collector.engines.catalogue import named
 from collector.engines.commands import engines as command
-from collector.engines.exposition import Answer, Exposition, parse
+from collector.engines.exposition import parse
 from collector.engines.reading import Reading, read
+from collector.exposition import Answer, Exposition
 from collector.simulated import deployment as deployments
 from collector.simulated import fleet
 from collector.simulated.deployment import FULL_BATCH, Deployment, Tick
