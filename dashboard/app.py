@@ -15,7 +15,7 @@ import sqlalchemy
 from dash import ClientsideFunction, Input, Output, State, dcc, html
 from msgspec import Struct
 
-from dashboard import components, live, quantities, recent, theme, view
+from dashboard import ahead, components, live, quantities, recent, theme, view
 from dashboard.access import Access, add_headers
 from dashboard.compress import add_compression
 from dashboard.live import Digests
@@ -28,6 +28,8 @@ from gigawatch.units import MILLISECONDS_PER_SECOND
 
 log = logging.getLogger(__name__)
 STALE_S = 60
+READER = "READER"
+"""The engine that pages read with, in Flask's configuration."""
 
 
 class Page(Struct, frozen=True):
@@ -61,6 +63,10 @@ PAGES = (
 def create() -> flask.Flask:
     """The server, as a process of granian imports it: settings come from the environment."""
     server = build(settings.load())
+    ahead.start(
+        server.config[READER],
+        lambda connection, asked, until: tokens.render_until(connection, asked, theme.LIGHT, datetime.now(UTC), until),
+    )
     # Dash's components are many, and stay: looking through them for garbage would take a tenth of a second of a page.
     gc.collect()
     gc.freeze()
@@ -83,6 +89,7 @@ def build(loaded: Settings) -> flask.Flask:
     )
     server = flask.Flask("dashboard")
     server.config[store.RETENTION] = loaded.retention
+    server.config[READER] = reader
     Access(
         server,
         database.engine(url, pool_size=2, application="gigawatch dashboard, tokens"),

@@ -14,7 +14,7 @@ from sqlalchemy import Connection
 T = TypeVar("T")
 P = ParamSpec("P")
 KEPT_S = 4.0
-FOLDED_KEPT_S = 30.0
+FOLDED_KEPT_S = 90.0
 MOST = 500
 
 
@@ -44,7 +44,7 @@ def read(what: Callable[Concatenate[Connection, P], T], connection: Connection, 
 def read_folded(
     what: Callable[Concatenate[Connection, P], T], connection: Connection, *args: P.args, **given: P.kwargs
 ) -> T:
-    """The same, within the last FOLDED_KEPT_S seconds: of figures that change once a minute."""
+    """The same, within the last FOLDED_KEPT_S seconds: of figures up to one minute, until those up to the next come."""
     return _read(FOLDED_KEPT_S, what, connection, *args, **given)
 
 

@@ -9,7 +9,7 @@ from dash import dcc, html
 from msgspec import Struct
 from sqlalchemy import Connection
 
-from dashboard import components, quantities, recent, token_figures, token_rows, view
+from dashboard import ahead, components, quantities, recent, token_figures, token_rows, view
 from dashboard.components import badge, card, chart, choice, panel, table
 from dashboard.pages import token_comparison, token_table
 from dashboard.pages.fleet import BOUNDARY
@@ -49,6 +49,11 @@ gpus = [0, 1, 2, 3]                     # the GPUs that work for it"""
 
 def render(connection: Connection, asked: View, theme: Theme, now: datetime) -> Any:
     """The page."""
+    return render_until(connection, asked, theme, now, ahead.until(connection, asked))
+
+
+def render_until(connection: Connection, asked: View, theme: Theme, now: datetime, until: datetime) -> Any:
+    """The page, where figures are known up to some moment."""
     names = recent.read(token_readings.deployment_names, connection)
     if not names:
         return _teach()
@@ -58,7 +63,6 @@ def render(connection: Connection, asked: View, theme: Theme, now: datetime) -> 
             html.P(["There is no deployment ", html.Code(asked.deployment[:96]), " in this store."]),
             dcc.Link("All deployments", href=f"/tokens{view.query(asked, deployment=None)}", className="button"),
         )
-    until = recent.read(token_readings.tokens_until, connection)
     if until == view.EPOCH:
         return components.message(
             "No figures yet",

@@ -68,6 +68,10 @@ BEGIN
             FROM served AS s GROUP BY 1, 2
         ) AS it USING (label, name)
         GROUP BY 1
+    ), told AS MATERIALIZED (
+        SELECT d.deployment_id, coalesce(n.generated, false) AS no_generated, coalesce(n.prompts, false) AS no_prompts,
+            coalesce(n.requests, false) AS no_requests
+        FROM names AS d LEFT JOIN untold AS n USING (name)
     ), buckets AS MATERIALIZED (
         -- Energy and tokens are put together by adding them up, which takes a fraction of what joining them does. What is not told
         -- is rare: sums without it are taken from those with it.
@@ -99,21 +103,20 @@ BEGIN
                 AS requestless_ms
         FROM (
             SELECT it.*, it.whole AND (it.level, it.time, it.name) NOT IN (SELECT n.level, n.time, n.name FROM unknown AS n)
-                AS counts,
-                it.name IN (SELECT n.name FROM untold AS n WHERE n.generated) AS no_generated,
-                it.name IN (SELECT n.name FROM untold AS n WHERE n.prompts) AS no_prompts,
-                it.name IN (SELECT n.name FROM untold AS n WHERE n.requests) AS no_requests
+                AS counts, told.no_generated, told.no_prompts, told.no_requests
             FROM (
-                SELECT u.label, u.level, u.time, u.name, u.role, u.whole, u.mj, u.expected_ms, u.energy_ms, u.whole_mj,
-                    u.interpolated_mj, u.integrated_mj, u.modelled_mj, u.pue_measured, NULL::bigint AS prompt_tokens,
+                SELECT u.deployment_id, u.label, u.level, u.time, u.name, u.role, u.whole, u.mj, u.expected_ms, u.energy_ms,
+                    u.whole_mj, u.interpolated_mj, u.integrated_mj, u.modelled_mj, u.pue_measured, NULL::bigint AS prompt_tokens,
                     NULL::bigint AS cached_tokens, NULL::bigint AS generated_tokens, NULL::bigint AS requests_finished
                 FROM used AS u
                 UNION ALL
-                SELECT s.label, s.level, s.time, s.name, s.role, s.whole, NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL,
+                SELECT s.deployment_id, s.label, s.level, s.time, s.name, s.role, s.whole, NULL, NULL, NULL, NULL, NULL, NULL,
+                    NULL, NULL,
                     s.prompt_tokens, s.cached_tokens, s.generated_tokens, s.requests_finished
                 FROM served AS s
             ) AS it
-            -- So that these are worked out once for a row, and not for each sum.
+            JOIN told USING (deployment_id)
+            -- So that it is worked out once for a row whether it counts, and not for each sum.
             OFFSET 0
         ) AS b
         GROUP BY b.label, b.level, b.time

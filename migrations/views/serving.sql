@@ -35,7 +35,8 @@ BEGIN
     RETURN QUERY
     WITH sums AS (
         SELECT CASE WHEN step IS NULL THEN start ELSE date_bin(step, s.time, '2000-01-01Z') END AS bin,
-            expanded.serving_label(group_by, site.name, s.gpu_model, d.name, d.model) AS label, sum(s.prompt_tokens) AS prompt_tokens, sum(s.generated_tokens) AS generated_tokens,
+            expanded.serving_label(group_by, site.name, s.gpu_model, d.name, d.model) AS label,
+            sum(s.prompt_tokens) AS prompt_tokens, sum(s.generated_tokens) AS generated_tokens,
             sum(s.requests_finished) AS requests, sum(s.covered_ms) AS covered_ms, sum(s.observed_ms) AS observed_ms,
             sum(s.running_request_ms) FILTER (WHERE s.role <> 'prefill') AS running_request_ms,
             sum(s.observed_ms) FILTER (WHERE s.role <> 'prefill' AND s.running_request_ms IS NOT NULL) AS running_ms,

@@ -1,0 +1,138 @@
+"""Energy per token read ahead: pages go on to another minute when it is read, and wait for nothing."""
+
+import time
+from collections.abc import Iterator
+from datetime import UTC, datetime
+
+import pytest
+from sqlalchemy import Connection, Engine, event
+
+from dashboard import ahead, theme
+from dashboard.ahead import Ahead
+from dashboard.pages import tokens
+from dashboard.view import View
+from gigawatch import token_readings
+from gigawatch.records import Assignment
+from tests.agents import wait_for
+from tests.factory import MINUTE_MS, Machine, Vllm, fold, now_minute_ms, run, store
+
+DEPLOYMENT = View(deployment="chat")
+
+
+class Site:
+    """A machine that serves, and what is folded of it."""
+
+    def __init__(self, engine: Engine, start_ms: int) -> None:
+        self._engine = engine
+        self.vllm = Vllm("chat")
+        self.machine = Machine("a", 1, engines=[self.vllm])
+        serves = [Assignment(deployment="chat", endpoint=self.vllm.address)]
+        self.machine.serve(start_ms, {0: serves})
+        self.folded_ms = start_ms
+
+    def go_on(self) -> datetime:
+        """Work and fold for another minute; up to when figures are known."""
+
+        def work(_before_ms: int, _now_ms: int) -> None:
+            self.vllm.running = 4
+            self.vllm.generated_tokens += 1_000
+
+        run([self.machine], self.folded_ms, self.folded_ms + MINUTE_MS, lambda *_: 500, work)
+        self.folded_ms += MINUTE_MS
+        store(self._engine, [self.machine])
+        fold(self._engine, self.folded_ms + MINUTE_MS)
+        with self._engine.connect() as connection:
+            return token_readings.tokens_until(connection)
+
+
+@pytest.fixture
+def site(engine: Engine) -> Site:
+    found = Site(engine, now_minute_ms(8))
+    found.go_on()
+    return found
+
+
+@pytest.fixture
+def reading(report_engine: Engine, site: Site, monkeypatch: pytest.MonkeyPatch) -> Iterator[Ahead]:
+    monkeypatch.setattr(ahead, "LOOK_EVERY_S", 0.05)
+    thread = ahead.start(report_engine, page)
+    yield thread
+    thread.stop()
+    thread.join()
+    del ahead._of_store[report_engine.url]
+
+
+def page(connection: Connection, asked: View, until: datetime) -> object:
+    return tokens.render_until(connection, asked, theme.LIGHT, datetime.now(UTC), until)
+
+
+def asked_for(report_engine: Engine, asked: View) -> tuple[str, int]:
+    """The page as words, and how many statements asked the store for its figures."""
+    statements = []
+
+    def note(_connection: object, _cursor: object, statement: str, *_: object) -> None:
+        if "report." in statement and "deployment" not in statement.partition("report.")[2][:12]:
+            statements.append(statement)
+
+    with report_engine.connect() as connection:
+        event.listen(connection, "before_cursor_execute", note)
+        found = tokens.render(connection, asked, theme.LIGHT, datetime.now(UTC))
+    return str(found), len(statements)
+
+
+def test_who_looks_on_does_not_wait(report_engine: Engine, site: Site, reading: Ahead) -> None:
+    first = site.go_on()
+    wait_for("the first minute", lambda: reading.until(View()) == first, 20)
+    _, cold = asked_for(report_engine, DEPLOYMENT)
+    words, warm = asked_for(report_engine, DEPLOYMENT)
+    assert (cold > 5, warm) == (True, 0)
+    second = site.go_on()
+    assert second > first
+    wait_for("the second minute", lambda: reading.until(DEPLOYMENT) == second, 20)
+    later, statements = asked_for(report_engine, DEPLOYMENT)
+    assert statements == 0
+    assert f"{first:%H:%M}" in words
+    assert f"{second:%H:%M}" in later
+
+
+def test_the_page_as_it_is_opened_is_read_though_nobody_asked(
+    report_engine: Engine, site: Site, reading: Ahead
+) -> None:
+    known = site.go_on()
+    wait_for("the minute", lambda: reading.until(DEPLOYMENT) == known, 20)
+    assert asked_for(report_engine, View())[1] == 0
+
+
+def test_what_nobody_asks_for_any_more_is_not_read(
+    report_engine: Engine, site: Site, reading: Ahead, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    first = site.go_on()
+    wait_for("the first minute", lambda: reading.until(View()) == first, 20)
+    asked_for(report_engine, DEPLOYMENT)
+    monkeypatch.setattr(ahead, "LATELY_S", -1.0)
+    second = site.go_on()
+    wait_for("the second minute", lambda: reading.until(View()) == second, 20)
+    assert asked_for(report_engine, DEPLOYMENT)[1] > 5
+
+
+def test_a_thread_that_fails_holds_nobody_up(
+    report_engine: Engine, site: Site, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(ahead, "LOOK_EVERY_S", 0.05)
+    monkeypatch.setattr(ahead, "LATE_S", 0.2)
+
+    def fail(connection: Connection, _asked: View, _until: datetime) -> None:
+        connection.exec_driver_sql("SELECT 1 / 0")
+
+    first = site.go_on()
+    thread = ahead.start(report_engine, fail)
+    try:
+        time.sleep(0.5)
+        assert thread.until(DEPLOYMENT) is None
+        words, statements = asked_for(report_engine, DEPLOYMENT)
+        assert statements > 5
+        assert f"{first:%H:%M}" in words
+    finally:
+        thread.stop()
+        thread.join()
+        del ahead._of_store[report_engine.url]
