@@ -1,5 +1,6 @@
 """The verbs `gigawatch collect`, `replay` and `doctor`."""
 
+import os
 import signal
 import socket
 import sys
@@ -80,7 +81,8 @@ def collect(config: Path | None, /, once: bool, as_json: bool, relay: bool, **fl
     if once:
         _print_once(loaded, as_json=as_json)
         return
-    agent = Agent(loaded, Host())
+    # What is simulated does not stand on this machine: nothing of it is read.
+    agent = Agent(loaded, Host(Path(os.devnull)) if loaded.agent.simulated else Host())
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda *_: agent.stop())
     click.echo(
