@@ -13,7 +13,7 @@ FROM build AS build-server
 RUN pip wheel --no-cache-dir --constraint requirements.lock --wheel-dir /wheels '.[server,dashboard]'
 
 FROM build AS build-agent
-RUN pip wheel --no-cache-dir --constraint requirements.lock --wheel-dir /wheels '.[collector,kubernetes]'
+RUN pip wheel --no-cache-dir --constraint requirements.lock --wheel-dir /wheels '.[collector,kubernetes,meters]'
 
 FROM python:3.13-slim AS run
 # The number is known, so that a host can give it a folder or a token.
@@ -31,6 +31,6 @@ CMD ["gigawatch", "serve", "--host", "0.0.0.0"]
 
 FROM run AS agent
 RUN --mount=type=bind,from=build-agent,source=/wheels,target=/wheels \
-    pip install --no-cache-dir --no-index --find-links /wheels 'gigawatch[collector,kubernetes]'
+    pip install --no-cache-dir --no-index --find-links /wheels 'gigawatch[collector,kubernetes,meters]'
 USER 10001
 CMD ["gigawatch", "collect"]

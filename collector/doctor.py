@@ -20,11 +20,15 @@ FLAGGED_OFFSET_S = 2.0
 
 def examine(settings: Settings, host: Host, nvml: Nvml) -> list[Finding]:
     """Look at everything that the agent uses."""
-    findings = [*_driver(nvml), *_host(host), *_spool(settings), *_server(settings)]
+    findings = [*_driver(nvml, is_gateway=bool(settings.meters)), *_host(host), *_spool(settings), *_server(settings)]
     if settings.engines or settings.assignments or {"slurm", "kubernetes"} & {*settings.agent.discover}:
         from collector.assignments.doctor import examine_assignments  # noqa: PLC0415 # it loads the engines' parser
 
         findings += examine_assignments(settings, nvml)
+    if settings.meters:
+        from collector.meters.doctor import examine_meters  # noqa: PLC0415 # it loads the meters' libraries
+
+        findings += examine_meters(settings.meters)
     return findings
 
 
@@ -39,10 +43,12 @@ def format_findings(findings: list[Finding]) -> str:
     return "\n".join(lines)
 
 
-def _driver(nvml: Nvml) -> list[Finding]:
+def _driver(nvml: Nvml, *, is_gateway: bool) -> list[Finding]:
     try:
         nvml.open()
     except DriverGone as error:
+        if is_gateway:
+            return [Finding("NVIDIA driver", "note", "there is none: this machine reads meters alone")]
         return [
             Finding(
                 "NVIDIA driver", "bad", f"cannot be used: {error}",

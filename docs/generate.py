@@ -208,6 +208,8 @@ def _place(value: maps.Value) -> str:
 
 
 def _shown(value: Any) -> str:
+    if isinstance(value, dict):
+        return ", ".join(f'{key}="{it}"' for key, it in value.items())
     return ", ".join(map(str, value)) if isinstance(value, tuple) else str(value)
 
 

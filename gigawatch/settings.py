@@ -114,8 +114,8 @@ class Meter(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     driver: Literal["modbus", "snmp", "redfish", "mqtt", "prometheus", "ipmi"]
     """How it is read."""
     address: Name
-    """Where it is: HOST or HOST:PORT of modbus, snmp, mqtt and ipmi (`local` of ipmi: this machine), a URL of redfish
-    and prometheus."""
+    """Where it is: HOST or HOST:PORT of modbus, snmp, mqtt and ipmi (`local` of ipmi: this machine; `mqtts://HOST` of
+    mqtt: encrypted), a URL of redfish and prometheus."""
     map: Name
     """What its registers or values mean: a name from `gigawatch meter maps`, or the path of a file of your own."""
     index: dict[Name, str | int] = {}

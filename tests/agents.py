@@ -16,7 +16,7 @@ import msgspec
 
 from collector.spool import Spool
 from gigawatch import wire
-from gigawatch.records import Event, GpuHealth, Inventory, NodeWindow, ServingWindow
+from gigawatch.records import Event, GpuHealth, Inventory, MeterWindow, NodeWindow, ServingWindow
 from tests.nvml import standin
 from tests.processes import GIGAWATCH, Process
 
@@ -73,6 +73,7 @@ class Spooled:
     gpu_windows: list[dict[str, Any]] = field(default_factory=list)
     node_windows: list[NodeWindow] = field(default_factory=list)
     serving_windows: list[ServingWindow] = field(default_factory=list)
+    meter_windows: list[MeterWindow] = field(default_factory=list)
     events: list[Event] = field(default_factory=list)
     health: list[GpuHealth] = field(default_factory=list)
 
@@ -93,6 +94,7 @@ def spooled(data_dir: Path) -> Spooled:
         found.gpu_windows += unpack(batch.packed_gpu_windows) if batch.packed_gpu_windows else []
         found.node_windows += unpack_nodes(batch.packed_node_windows) if batch.packed_node_windows else []
         found.serving_windows += [msgspec.msgpack.decode(raw, type=ServingWindow) for raw in batch.serving_windows]
+        found.meter_windows += [msgspec.msgpack.decode(raw, type=MeterWindow) for raw in batch.meter_windows]
         found.events += [msgspec.msgpack.decode(raw, type=Event) for raw in batch.events]
         found.health += [msgspec.msgpack.decode(raw, type=GpuHealth) for raw in batch.health]
         spool.remove(waiting.seq)

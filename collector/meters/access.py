@@ -1,6 +1,8 @@
 """Where a meter is, and how it lets us in: what the drivers need of its settings."""
 
+from base64 import b64encode
 from pathlib import Path
+from ssl import create_default_context
 
 from collector.meters.endpoint import Endpoint, endpoint
 from gigawatch.errors import ExitCode, GigawatchError
@@ -67,14 +69,22 @@ def login(settings: Meter) -> tuple[str, str] | None:
     return settings.user, password
 
 
+def http_basic(user: str, password: str) -> dict[str, str]:
+    """The header that lets us in by HTTP Basic: RFC 7617, in UTF-8, where urllib3's own knows Latin-1 alone."""
+    return {"Authorization": f"Basic {b64encode(f'{user}:{password}'.encode()).decode()}"}
+
+
 def certificates(settings: Meter) -> str | None:
     """The file of certificates to trust.
 
     Raises:
-        GigawatchError: it is not there.
+        GigawatchError: it cannot be read, or holds none.
     """
-    if settings.ca_file and not Path(settings.ca_file).is_file():
-        raise _wrong_file(settings, "ca_file", settings.ca_file, "does not exist")
+    if settings.ca_file:
+        try:
+            create_default_context(cafile=settings.ca_file)
+        except OSError as error:
+            raise _wrong_file(settings, "ca_file", settings.ca_file, f"cannot be used: {error.strerror}") from None
     return settings.ca_file
 
 

@@ -145,7 +145,7 @@ class Folder:
         self._carry_mj = 0.0
         self._rejected = 0
         self._waits = False
-        """Whether the register of energy stands still although it should move."""
+        """Whether the register of energy stands still although it should have moved: until it does."""
         self._counts = False
         """Whether it tells more than what is now: temperatures, currents."""
         self._told: set[str] = set()
@@ -218,7 +218,7 @@ class Folder:
         goes_on = step.meaning in {Meaning.GREW, Meaning.WRAPPED}
         moved = step.end.value != step.last.value or not goes_on
         since = step.since
-        if is_energy and not moved and self._should_have_moved(now.at_ms):
+        if is_energy and not moved and (self._should_have_moved(now.at_ms) or self._waits):
             self._waits = True
             return
         if not goes_on:
@@ -327,9 +327,10 @@ class Folder:
         late_ms = min(end_ms, max(self._handed_ms, gap_end_ms))
         has_both = all(it.base is not None for it in self._registers.values())
         for part_start_ms, part_end_ms in split(start_ms, late_ms, MILLISECONDS_PER_HOUR):
-            if has_both and part_end_ms - part_start_ms > 2:
+            if has_both and part_end_ms - part_start_ms > 4:
                 # A window of the other register may begin here, and no two of a meter begin at one moment.
                 part_start_ms += 1 if figure == "energy" else 2  # noqa: PLW2901
+                part_start_ms += 2 * (part_start_ms % self._window_ms == 0)  # noqa: PLW2901
             window = self._late.setdefault(part_end_ms, OpenWindow(part_start_ms))
             window.start_ms = min(window.start_ms, part_start_ms)
             yield window, part_start_ms, part_end_ms

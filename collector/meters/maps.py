@@ -65,7 +65,7 @@ and temperatures that a facility has."""
 _TEXT = re.compile(r"[+-]?([0-9]+(\.[0-9]*)?|\.[0-9]+)([eE][+-]?[0-9]{1,3})?")
 _PLACE = re.compile(r"\{([^{}]*)\}")
 _DIGITS = 60
-"""Numbers of more digits before or after the point are not computed with."""
+"""Numbers with more of them before or after the point are not computed with."""
 
 
 class Refused(ValueError):
@@ -221,9 +221,10 @@ def _number(raw: Raw) -> Decimal:
     number = Decimal(raw)
     if not number.is_finite():
         raise Refused("it is no number")
-    if number and abs(number.adjusted()) > _DIGITS:
+    if number and number.adjusted() > _DIGITS:
         raise Refused("no meter can have that")
-    return number
+    # What is this small is 0 in every unit.
+    return number if number.adjusted() > -_DIGITS else Decimal(0)
 
 
 def reading(
@@ -267,6 +268,7 @@ def reading(
         temp_mc=figures.get("temperature"),
         identity=identity,
         refused=tuple(refused),
+        raws=dict(raws.items()),
     )
 
 
@@ -395,8 +397,12 @@ class SnmpValue(Value, frozen=True):
     def __post_init__(self) -> None:
         """Check what no type says."""
         super().__post_init__()
-        if (f"{{{ROW}}}" in self.oid) != (self.rows_oid is not None):
-            raise ValueError(f"oid {self.oid}: {{{ROW}}} and rows_oid go together")
+        row = f"{{{ROW}}}"
+        others = (self.decimals_oid or "") + (self.available_oid or "")
+        if (row in self.oid) != (self.rows_oid is not None) or (row in others and row not in self.oid):
+            raise ValueError(f"oid {self.oid}: {row} and rows_oid go together")
+        if row in (self.rows_oid or ""):
+            raise ValueError(f"oid {self.oid}: rows_oid has no {row} itself")
         if self.decimals_oid is not None and self.absent:
             raise ValueError(f"oid {self.oid}: a number with decimals_oid has no absent ones; name available_oid")
         if self.rows_oid is not None and self.wraps_at is not None:

@@ -3,7 +3,7 @@
 import urllib3
 
 from collector.exposition import Advice, Exposition, fetch, parse
-from collector.meters.access import certificates, login
+from collector.meters.access import certificates, http_basic, login
 from collector.meters.maps import Figure, PrometheusMap, PrometheusValue, Raw, Refused, fill, reading
 from collector.meters.reading import MeterProblem, Reading
 from gigawatch.errors import ExitCode, GigawatchError
@@ -41,7 +41,7 @@ class PrometheusDriver:
         self._map = map_
         self._words = map_.words(settings.index)
         known = login(settings)
-        headers = urllib3.make_headers(basic_auth=":".join(known)) if known else {}
+        headers = http_basic(*known) if known else {}
         self._pool = urllib3.PoolManager(maxsize=1, retries=False, headers=headers, ca_certs=certificates(settings))
         self._metrics = tuple({value.metric for values in map_.readings.values() for value in values})
 

@@ -24,7 +24,8 @@ from gigawatch.settings import Meter as Settings
 from gigawatch.units import MILLISECONDS_PER_SECOND
 
 PATIENCE = 3
-"""After so many failures in a row a meter that shares its connection is asked seldom: each costs the others time."""
+"""After so many questions without an answer a meter that shares its connection is asked seldom: each costs the others
+time."""
 REST_S = 60.0
 SAME_MOMENT_S = 0.001
 MOST_NAMED = 5
@@ -55,7 +56,7 @@ class Reader(threading.Thread):
         self.outcomes: SimpleQueue[Outcome] = SimpleQueue()
         self.names = [settings.name for settings, _ in meters]
         self._meters = meters
-        self._failures: Counter[str] = Counter()
+        self._unanswered: Counter[str] = Counter()
         self._ending = threading.Event()
 
     def run(self) -> None:
@@ -67,7 +68,7 @@ class Reader(threading.Thread):
                 break
             for (settings, its_driver), at_s in zip(self._meters, due_s, strict=True):
                 if at_s <= min(due_s) + SAME_MOMENT_S and not self._ending.is_set():
-                    self.outcomes.put(self._read(settings.name, its_driver))
+                    self.outcomes.put(self._read(settings, its_driver))
         for _, its_driver in self._meters:
             its_driver.close()
 
@@ -77,11 +78,12 @@ class Reader(threading.Thread):
 
     def _next_s(self, settings: Settings, now_s: float) -> float:
         interval_s = settings.interval_s
-        if len(self._meters) > 1 and self._failures[settings.name] >= PATIENCE:
+        if len(self._meters) > 1 and self._unanswered[settings.name] >= PATIENCE:
             interval_s = max(interval_s, REST_S)
         return (now_s // interval_s + 1) * interval_s
 
-    def _read(self, name: str, its_driver: Driver) -> Outcome:
+    def _read(self, settings: Settings, its_driver: Driver) -> Outcome:
+        name, began_s = settings.name, time.monotonic()
         try:
             outcome = Outcome(name, its_driver.read())
         except GigawatchError as error:
@@ -90,7 +92,10 @@ class Reader(threading.Thread):
         except Exception as error:  # what a library makes of a garbled answer must not end the reading of all
             log.exception("meter %s", name)
             outcome = Outcome(name, problem=f"{type(error).__name__}: {error}")
-        self._failures[name] = 0 if outcome.reading else self._failures[name] + 1
+        if outcome.reading:
+            self._unanswered[name] = 0
+        elif time.monotonic() - began_s > settings.timeout_s / 2:
+            self._unanswered[name] += 1
         return outcome
 
 

@@ -1,5 +1,6 @@
 """What one reading of a meter tells, and what every driver is."""
 
+from collections.abc import Mapping, Sequence
 from typing import Protocol
 
 from msgspec import Struct
@@ -29,6 +30,8 @@ class Reading(Struct, frozen=True, kw_only=True):
     """Its serial number, or what else changes when it is replaced."""
     refused: tuple[str, ...] = ()
     """Values that were left out since they cannot be, each in words: figure, value, why."""
+    raws: Mapping[str, Sequence[object]] = {}
+    """What it told of each figure, before scales and units: for people, who look at a map."""
 
 
 class MeterProblem(GigawatchError):

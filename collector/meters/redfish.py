@@ -13,7 +13,7 @@ from urllib.parse import quote
 import urllib3
 
 from collector import body
-from collector.meters.access import certificates, login, place
+from collector.meters.access import certificates, http_basic, login, place
 from collector.meters.document import decode, find, scalar
 from collector.meters.maps import Figure, Raw, RedfishMap, RedfishValue, Refused, fill, reading
 from collector.meters.reading import MeterProblem, Reading
@@ -176,7 +176,7 @@ class RedfishDriver:
             _, slash, member = headers.get("Location", "").rpartition(f"{SESSIONS}/")
             self._session = f"{SESSIONS}/{member}" if slash else None
         else:
-            self._headers = urllib3.make_headers(basic_auth=f"{user}:{password}")
+            self._headers = http_basic(user, password)
 
     def _request(self, method: str, path: str, content: bytes | None = None) -> tuple[bytes, dict[str, str]]:
         """The body and the heads of an answer."""

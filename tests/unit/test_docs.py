@@ -12,7 +12,9 @@ from gigawatch.tokens import ROLES
 
 PROJECT = Path(__file__).parents[2]
 # Which argument of each function that reports is the kind; of an Event it is always named.
-PLACES = {"add_event": 1, "_report_now": 0, "_report_loss": 0, "_tell": 0, "_event": 0}
+PLACES = {
+    "add_event": 1, "_report_now": 0, "_report_loss": 0, "_tell": 0, "_event": 0, "_notice": 0, "_tell_while": 0,
+}  # fmt: skip
 KIND = re.compile(r"[a-z]+(_[a-z]+)*")
 
 

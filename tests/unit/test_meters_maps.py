@@ -44,6 +44,9 @@ def test_shipped_maps_say_whence_they_are(name: str) -> None:
         ("energy", "mWh", 1, 1, 3_600),
         ("energy", "GWh", 1, "1.5", 5_400_000_000_000_000),
         ("energy", "J", 1, Decimal("0.0005"), 0),
+        ("energy", "GJ", 1, "0.000e-12", 0),
+        ("power", "MW", 1, "1e-999", 0),
+        ("power", "MW", 1, 5e-324, 0),
         ("energy", "MJ", 1, 12.5, 12_500_000_000),
         ("power", "W", 1, -1_234, -1_234_000),
         ("power", "kW", "0.01", 412, 4_120_000),
@@ -74,7 +77,7 @@ def test_no_digit_of_a_register_is_lost(number: int) -> None:
     "raw",
     [
         float("nan"), float("inf"), Decimal("NaN"), Decimal("Infinity"), True, "", " ", "on", "1_000", "1,5", "٣",
-        "0x10", "1e999", "1e-999", 10**61, Decimal("1e80"), 1e300, "9" * 5_000,
+        "0x10", "1e999", 10**61, Decimal("1e80"), 1e300, "9" * 5_000,
     ],
 )  # fmt: skip
 def test_what_is_no_number(raw: Raw) -> None:
@@ -212,6 +215,8 @@ unit = "W"
         ('oid = "1.3.6.1.{outlet.__class__}"', "oid"),
         ('oid = "1.3.6.1.{row}"', "{row} and rows_oid go together"),
         ('oid = "1.3.6.1.1"\nrows_oid = "1.3.6.2"', "{row} and rows_oid go together"),
+        ('oid = "1.3.6.1.{row}"\nrows_oid = "1.3.6.{row}"', "rows_oid has no {row} itself"),
+        ('oid = "1.3.6.1.1"\ndecimals_oid = "1.3.6.{row}"', "{row} and rows_oid go together"),
         ('oid = "1.3.6.1.1"\ndecimals_oid = "1.3.6.2"\nabsent = [-1]', "has no absent ones"),
         ('oid = "1.3.6.1.{row}"\nrows_oid = "1.3.6.2"\nwraps_at = 5', "wraps_at"),
         ('oid = "1.3.6.1"\n[index.row]\nabout = "x"', "this word counts a table's rows"),

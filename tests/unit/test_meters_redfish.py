@@ -254,12 +254,12 @@ def test_https_with_a_certificate_of_its_own(folder: Path, tmp_path: Path) -> No
 
 def secret(folder: Path, password: str) -> str:
     path = folder / password.replace(" ", "-")
-    path.write_text(f"{password}\n")
+    path.write_text(f"{password}\n", encoding="utf-8")
     return str(path)
 
 
 def test_http_basic_where_there_are_no_sessions(tmp_path: Path) -> None:
-    digest = bcrypt.hashpw(b"battery:staple", bcrypt.gensalt(4)).decode()
+    digest = bcrypt.hashpw("battery:stäple ✓".encode(), bcrypt.gensalt(4)).decode()
     (tmp_path / "passwords").write_text(f"admin:{digest}\n")
     (tmp_path / "settings").write_text(
         f"SUSHY_EMULATOR_FAKE_DRIVER = True\nSUSHY_EMULATOR_AUTH_FILE = {str(tmp_path / 'passwords')!r}\n"
@@ -269,7 +269,7 @@ def test_http_basic_where_there_are_no_sessions(tmp_path: Path) -> None:
     command = [str(TOOLS / "sushy-emulator"), "--config", str(tmp_path / "settings"), "-i", "127.0.0.1",
                "-p", url.rpartition(":")[2]]  # fmt: skip
     with running(command, f"{url}/redfish/v1", cwd=tmp_path, env={**os.environ, "PYTHONWARNINGS": "ignore"}):
-        known = {"user": "admin", "secret_file": secret(tmp_path, "battery:staple")}
+        known = {"user": "admin", "secret_file": secret(tmp_path, "battery:stäple ✓")}
         with pytest.raises(MeterProblem, match=r"index\.chassis is not given, and /redfish/v1/Chassis holds") as caught:
             driver(url, "redfish-thermal", index={"sensor": 1}, **known).read()
         chassis = caught.value.problem.rpartition(" ")[2]
@@ -383,7 +383,8 @@ def test_one_that_hangs_or_is_not_there_is_given_up_in_time() -> None:
         ({"address": "ftp://pdu"}, "is not of the form"),
         ({"address": "https://pdu:port"}, "'pdu:port' of a meter is not HOST or HOST:PORT"),
         ({"user": "admin"}, "has user alone"),
-        ({"ca_file": "/nowhere"}, "'/nowhere' of the meter pdu does not exist"),
+        ({"ca_file": "/nowhere"}, "'/nowhere' of the meter pdu cannot be used: No such file"),
+        ({"ca_file": __file__}, "of the meter pdu cannot be used: .*NO_CERTIFICATE"),
         ({"index": {"unit": 1}}, "no such word"),
     ],
 )

@@ -440,6 +440,19 @@ def test_swapped_current_transformers_are_told_and_not_covered(falls: bool) -> N
     assert watched.covered_ms() <= 1_060_000
 
 
+def test_time_that_flowed_backwards_is_not_covered_by_the_first_reading_after_it() -> None:
+    watched = Watched(settings(rated_kw=150.0))
+    for turn in range(40):
+        backwards = 10 <= turn < 20
+        # It moves again three readings after the power flows forward.
+        kwh = 0.25 * (min(turn, 9) + max(0, turn - 22))
+        watched.read(10_000 * turn, energy_mj=round(kwh * KWH), power_mw=-90 * KW if backwards else 90 * KW)
+    check_apart(watched.end())
+    assert watched.energy_mj() == round(0.25 * (9 + 17) * KWH)
+    # Three readings pass before it is known to flow backwards.
+    assert watched.covered_ms() == (9 + 3 + 17) * 10_000
+
+
 def test_a_meter_without_register_that_flows_backwards_is_not_covered() -> None:
     watched = Watched()
     for turn in range(20):

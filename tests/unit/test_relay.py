@@ -20,7 +20,7 @@ from collector import commands
 from collector.client import Client, SequenceGap, zstd
 from collector.sender import Sender
 from collector.spool import Spool
-from gigawatch.records import Event, NodeWindow
+from gigawatch.records import Event, MeterWindow, NodeWindow
 from gigawatch.settings import Agent
 from gigawatch.wire import BATCHES, JSON, MSGPACK, Batch, Outcome, encode, pack_nodes
 from tests.agents import environment, wait_for
@@ -112,7 +112,10 @@ def test_many_agents_batches_go_in_one_request(relay: Relay, upstream: Upstream)
 
 def test_encodings_and_json_are_taken_as_by_the_api(relay: Relay, upstream: Upstream) -> None:
     event = {"time": NOW, "kind": "xid", "severity": "info", "message": "m"}
-    json = msgspec.json.encode({"machine_id": "meter-7", "sent_at": datetime.now(UTC), "events": [event]})
+    window = {"meter": "m", "start": NOW, "covered_ms": 1, "readings_taken": 1, "readings_expected": 1, "energy_mj": 7}
+    json = msgspec.json.encode(
+        {"machine_id": "meter-7", "sent_at": datetime.now(UTC), "events": [event], "meter_windows": [window]}
+    )
     with relay.client() as client:
         assert post(client, batch(node="a")).json()["next_seq"] is None
         assert post(client, zstd.compress(batch(node="b")), **{"Content-Encoding": "zstd"}).status_code == 200
@@ -124,6 +127,7 @@ def test_encodings_and_json_are_taken_as_by_the_api(relay: Relay, upstream: Upst
     stored = {it.machine_id: it for it in upstream.stored}
     assert set(stored) == {"a", "b", "c", "meter-7"}
     assert msgspec.msgpack.decode(stored["meter-7"].events[0], type=Event).kind == "xid"
+    assert msgspec.msgpack.decode(stored["meter-7"].meter_windows[0], type=MeterWindow).energy_mj == 7
 
 
 def test_what_is_wrong_is_refused_as_by_the_api(upstream: Upstream, tmp_path: Path) -> None:

@@ -5,8 +5,11 @@ import subprocess
 import sys
 from pathlib import Path
 
+import msgspec
 import pytest
 
+from collector.meters.register import Mark as MeterReading
+from collector.meters.register import MeterMark
 from collector.spool import Checkpoint, Dropped, Spool, SpoolFull
 from collector.windows import Mark
 from gigawatch.errors import GigawatchError
@@ -35,6 +38,21 @@ def test_batches_come_out_in_order_and_numbers_go_on_after_a_restart(tmp_path: P
         spool.remove(waiting.seq)
     assert taken == [(1, b"b"), (2, b"c")]
     spool.close()
+
+
+def test_a_checkpoint_is_read_by_the_version_before_and_the_one_after() -> None:
+    class Before(msgspec.Struct, frozen=True):
+        boot_id: str | None
+        closed_ms: int
+        marks: dict[str, Mark]
+        gpus: tuple[Gpu, ...]
+
+    before = Before("boot-1", 12_345, {"GPU-1": Mark(12_000, 99)}, CHECKPOINT.gpus)
+    assert msgspec.msgpack.decode(msgspec.msgpack.encode(before), type=Checkpoint) == CHECKPOINT
+    meters = {"main": MeterMark(MeterReading(12_000, 10**15, -5, 3_600), None, "serial 7")}
+    after = msgspec.structs.replace(CHECKPOINT, meters=meters)
+    assert msgspec.msgpack.decode(msgspec.msgpack.encode(after), type=Checkpoint) == after
+    assert msgspec.msgpack.decode(msgspec.msgpack.encode(after), type=Before) == before
 
 
 def test_an_emptied_spool_does_not_number_from_the_start(tmp_path: Path) -> None:

@@ -1,0 +1,53 @@
+"""Looks at the meters of the settings."""
+
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+
+from collector.finding import Finding
+from collector.meters.probe import MISSING, probe
+from collector.meters.reader import check_names
+from gigawatch.errors import GigawatchError
+from gigawatch.settings import Meter
+
+AT_ONCE = 16
+
+
+def examine_meters(settings: Sequence[Meter]) -> list[Finding]:
+    """Whether each meter can be read, and what it tells; those of one connection one after the other."""
+    try:
+        check_names(settings)
+    except GigawatchError as error:
+        return [Finding("meters", "bad", error.problem, error.remedy)]
+    connections: dict[tuple[str, str], list[Meter]] = {}
+    for it in settings:
+        connections.setdefault((it.driver, it.address), []).append(it)
+    with ThreadPoolExecutor(AT_ONCE) as pool:
+        found = pool.map(lambda meters: [_meter(it) for it in meters], connections.values())
+        return [finding for findings in found for finding in findings]
+
+
+def _meter(settings: Meter) -> Finding:
+    subject = f"meter {settings.name}"
+    try:
+        report = probe(settings)
+    except GigawatchError as error:
+        return Finding(subject, "bad", error.problem, error.remedy)
+    told = ", ".join(
+        f"{it.figure} {_shown(it.value)} {it.unit}".strip() for it in report.figures if it.value is not None
+    )
+    text = f"{report.title}: {told}"
+    remedy = f"`gigawatch meter probe --name {settings.name}` shows what it tells."
+    if refused := [f"{it.figure} was refused ({it.refused})" for it in report.figures if it.refused]:
+        return Finding(subject, "bad", f"{text}; {'; '.join(refused)}", remedy)
+    if report.tells("power") and not report.tells("energy"):
+        return Finding(subject, "note", f"{text}; no energy: {MISSING['energy']}", remedy)
+    if report.tells("energy") and settings.rated_kw is None:
+        return Finding(
+            subject, "note", f"{text}; without rated_kw a glitch of its register can pass for energy",
+            "Set rated_kw in its [[meters]]: the most that can flow through it, such as what its breaker takes.",
+        )  # fmt: skip
+    return Finding(subject, "good", text)
+
+
+def _shown(value: float | str | None) -> str:
+    return f"{value:,.6g}" if isinstance(value, float) else str(value)
