@@ -28,6 +28,8 @@ READY_TIMEOUT_S = 60
 STOP_TIMEOUT_S = 15
 SHORTEST_PAUSE_S, LONGEST_PAUSE_S = 1.0, 30.0
 DEMO_HISTORY = timedelta(hours=24)
+GATEWAYS = "*/gigawatch.toml"
+"""Where the simulated facility writes the configuration of each site's agent."""
 PR_SET_PDEATHSIG = 1
 
 
@@ -35,7 +37,7 @@ PR_SET_PDEATHSIG = 1
 @click.option(
     "--demo",
     is_flag=True,
-    help="Add a simulated fleet, in a data directory of its own, open to this machine.",
+    help="Add a simulated fleet and its facility, in a data directory of its own, open to this machine.",
 )
 @click.option("--data-dir", help="Folder of the embedded database and the spool.")
 @click.option("--database-url", help="Use this PostgreSQL or TimescaleDB in place of the embedded one.")
@@ -159,6 +161,10 @@ class _Parts:
             "GIGAWATCH_AGENT__SERVER_URL": f"http://127.0.0.1:{loaded.server.port}",
         }
         self._parts: list[_Part] = []
+        self._facility = folder / "facility"
+        """What the simulated facility writes."""
+        self._gateways: set[Path] = set()
+        """Configurations of agents that read its meters."""
 
     def start(self, *, demo: bool) -> None:
         """Start everything, and say where it is."""
@@ -181,7 +187,11 @@ class _Parts:
                 " collect` on your GPU servers, or look at a simulated fleet with `gigawatch up --demo`."
             )
         if demo:
-            self._add("simulate", "--history", self._missing_history())
+            history = self._missing_history()
+            self._add("simulate", "--history", history)
+            for path in self._facility.glob(GATEWAYS):
+                path.unlink()
+            self._add("simulate-facility", "--data-dir", str(self._facility), "--history", history)
             click.echo(f"\nThe dashboard is at {address} (simulated data, open to this machine)")
         else:
             secret = self._token("viewer").read_text(encoding="ascii").strip()
@@ -195,6 +205,7 @@ class _Parts:
             time.sleep(0.5)
             for part in self._parts:
                 part.mend()
+            self._read_facility()
 
     def stop(self) -> None:
         """Stop the parts, the last started first."""
@@ -203,9 +214,20 @@ class _Parts:
         self._engine.dispose()
 
     def _add(self, name: str, *options: str) -> None:
-        part = _Part(name, [*self._arguments, name, *options], self._environment)
+        self._append(name, [*self._arguments, name, *options])
+
+    def _append(self, name: str, arguments: list[str]) -> None:
+        part = _Part(name, arguments, self._environment)
         self._parts.append(part)
         part.start()
+
+    def _read_facility(self) -> None:
+        """Start an agent for each site of the simulated facility, once its meters answer."""
+        for path in sorted(self._facility.glob(GATEWAYS)):
+            if path not in self._gateways:
+                self._gateways.add(path)
+                # The folder of its spool goes before the one that all other parts have by the environment.
+                self._append("collect", ["--config", str(path), "collect", "--data-dir", str(path.parent)])
 
     def _run(self, name: str) -> None:
         done = subprocess.run(

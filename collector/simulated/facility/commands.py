@@ -1,6 +1,7 @@
 """The verb `gigawatch simulate-facility`."""
 
 import asyncio
+import logging
 import signal
 import time
 from contextlib import suppress
@@ -29,6 +30,7 @@ INTERVAL_S = 10.0
 SAVE_S = 10
 MOST_HISTORY_S = 7 * 86_400
 """Older windows are no longer taken by a server as it is set up."""
+log = logging.getLogger(__name__)
 
 
 class State(Struct, kw_only=True):
@@ -153,6 +155,8 @@ class _Running:
         self._agents = {
             site: msgspec.structs.replace(agent, site=site, machine_id=f"sim-meters-{site}") for site in facility.plants
         }
+        topology = documents.topology(facility.plants, [it.instrument for it in facility.meters.values()])
+        (folder / "topology.yaml").write_text(topology, encoding="utf-8")
         for site in self._agents:
             # Who waits for it shall not read ports that do not answer yet.
             self._configuration(site).unlink(missing_ok=True)
@@ -164,10 +168,15 @@ class _Running:
             goes_on: whether it begins where the agents ended.
         """
         facility = self._facility
-        pasts = [
-            Past(agent, self._folder / site, facility.of_site(site), facility.at_s, goes_on=goes_on)
-            for site, agent in self._agents.items()
-        ]
+        pasts: list[Past] = []
+        for site, agent in self._agents.items():
+            try:
+                past = Past(agent, self._folder / site, facility.of_site(site), facility.at_s, goes_on=goes_on)
+            except GigawatchError as error:
+                # An agent that runs knows by the registers what they counted meanwhile.
+                log.warning("%s; the past of its meters is left to it", error.problem)
+            else:
+                pasts.append(past)
 
         def look(at_s: int) -> None:
             for past in pasts:
@@ -192,8 +201,6 @@ class _Running:
             asyncio.get_running_loop().add_signal_handler(number, ending.set)
         ports = Ports(first_port)
         facility.run(int(time.time()))
-        topology = documents.topology(facility.plants, [it.instrument for it in facility.meters.values()])
-        (self._folder / "topology.yaml").write_text(topology, encoding="utf-8")
         addresses = [await self._serve(site, ports) for site in self._agents]
         click.echo(
             f"{len(facility.meters)} simulated meters of {len(addresses)} sites answer at {', '.join(addresses)}."

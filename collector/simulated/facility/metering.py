@@ -32,6 +32,8 @@ from gigawatch.settings import Meter
 LINES = 3
 """Phases of everything, and rows of a table of them."""
 VOLTS, POWER_FACTOR = 230, 0.97
+ROOM_MC = 24_000
+"""Of the air at a meter's own sensor."""
 BITS = {"int16": 15, "uint16": 16, "int32": 31, "uint32": 32, "int64": 63, "uint64": 64}
 """Of a number that grows."""
 DECIMALS = {"energy": 0, "power": 0, "currents": 3}
@@ -77,8 +79,8 @@ class SimulatedMeter:
         self._faults = faults
         self._key = digest(seed, "meter", instrument.site, instrument.name)
         self._phases = [1 + 0.08 * (uniform(self._key, line) - 0.5) for line in range(LINES)]
-        self._power_mw, self._outside_mc = 0, 0
-        self._shown = (self.counted.amount, 0, 0)
+        self._power_mw, self._temp_mc = 0, ROOM_MC
+        self._shown = (self.counted.amount, self._power_mw, self._temp_mc)
         self._was_replaced = self.is_struck("replaced", 0)
 
     def is_struck(self, kind: Kind, time_s: float) -> bool:
@@ -103,19 +105,19 @@ class SimulatedMeter:
             backwards = self.is_struck("swapped", time_s)
             self._power_mw = -power_mw if backwards else power_mw
             self.counted.amount += 0 if backwards else power_mw * length_s
-        self._outside_mc = flows.outside_mc
+        self._temp_mc = flows.outside_mc if self.instrument.role == "temperature" else ROOM_MC
         if not self.is_struck("stuck", time_s):
-            self._shown = (self.counted.amount, self._power_mw, self._outside_mc)
+            self._shown = (self.counted.amount, self._power_mw, self._temp_mc)
 
     def image(self, time_s: float) -> Image:
         """What its registers say."""
         garbled = self.is_struck("garbage", time_s)
         image: dict[Figure, list[Raw]] = {}
         for figure, values in self.map.readings.items():
-            if garbled and figure != "power":
-                image[figure] = [_garbage(it, f"{self._key}/{time_s}/{place}") for place, it in enumerate(values)]
-            elif figure == "identity":
+            if figure == "identity":
                 image[figure] = [self._serial(it) for it in values]
+            elif garbled and figure != "power":
+                image[figure] = [_garbage(it, f"{self._key}/{time_s}/{place}") for place, it in enumerate(values)]
             else:
                 amounts = self._amounts(figure, len(values))
                 image[figure] = [_told(figure, it, amount) for it, amount in zip(values, amounts, strict=True)]
@@ -155,7 +157,7 @@ class SimulatedMeter:
 
     def _amounts(self, figure: Figure, count: int) -> list[Fraction]:
         """A figure's values in the store's units."""
-        counted, power_mw, outside_mc = self._shown
+        counted, power_mw, temp_mc = self._shown
         if figure == "currents":
             line_ma = abs(power_mw) / (LINES * VOLTS * POWER_FACTOR)
             # Balanced over the lines, so that they are not all alike.
@@ -164,7 +166,7 @@ class SimulatedMeter:
             "energy": counted,
             "volume": counted // MICROLITRES_PER_MILLILITRE,
             "power": power_mw,
-            "temperature": outside_mc,
+            "temperature": temp_mc,
         }[figure]
         return [Fraction(whole, count)] * count
 

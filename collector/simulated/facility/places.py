@@ -62,7 +62,7 @@ class Weather:
         day = math.cos((local_s / HOUR_S - WARMEST_H) / 24 * math.tau)
         fronts = 2 * smooth(self._seed, time_s / (2 * DAY_S)) - 1
         hours = 2 * smooth(self._seed + 1, time_s / (3 * HOUR_S)) - 1
-        return round(1_000 * (place.mean_c + place.season_k * season + place.day_k * day + 5 * fronts + 1.5 * hours))
+        return round(1_000 * (place.mean_c + place.season_k * season + place.day_k * day + 4 * fronts + hours))
 
     def sun(self, time_s: float) -> float:
         """What falls onto the roof, over what a clear sky gives with the sun overhead: 0 to 1.
