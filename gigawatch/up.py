@@ -161,8 +161,8 @@ class _Parts:
             "GIGAWATCH_AGENT__SERVER_URL": f"http://127.0.0.1:{loaded.server.port}",
         }
         self._parts: list[_Part] = []
-        self._facility = folder / "facility"
-        """What the simulated facility writes."""
+        self._facility: Path | None = None
+        """What a simulated facility writes, if there is one."""
         self._gateways: set[Path] = set()
         """Configurations of agents that read its meters."""
 
@@ -189,6 +189,7 @@ class _Parts:
         if demo:
             history = self._missing_history()
             self._add("simulate", "--history", history)
+            self._facility = self._folder / "facility"
             for path in self._facility.glob(GATEWAYS):
                 path.unlink()
             self._add("simulate-facility", "--data-dir", str(self._facility), "--history", history)
@@ -223,7 +224,7 @@ class _Parts:
 
     def _read_facility(self) -> None:
         """Start an agent for each site of the simulated facility, once its meters answer."""
-        for path in sorted(self._facility.glob(GATEWAYS)):
+        for path in sorted(self._facility.glob(GATEWAYS)) if self._facility else ():
             if path not in self._gateways:
                 self._gateways.add(path)
                 # The folder of its spool goes before the one that all other parts have by the environment.

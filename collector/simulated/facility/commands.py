@@ -2,8 +2,11 @@
 
 import asyncio
 import logging
+import os
 import signal
+import threading
 import time
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from pathlib import Path
 from typing import get_args
@@ -111,8 +114,14 @@ def simulate_facility(
         at_s=start_s,
     )
     running = _Running(facility, folder, state, loaded.agent)
-    running.remember(goes_on=goes_on)
+    with ThreadPoolExecutor(1, initializer=_give_way) as thread:
+        thread.submit(running.remember, goes_on=goes_on).result()
     asyncio.run(running.serve(port))
+
+
+def _give_way() -> None:
+    """Leave the processor to others, such as the fleet's own history: of this thread alone, by its number on Linux."""
+    os.setpriority(os.PRIO_PROCESS, threading.get_native_id(), 19)
 
 
 def _state(path: Path, of_fleet: tuple[int, int, int]) -> State:
@@ -157,9 +166,7 @@ class _Running:
         }
         topology = documents.topology(facility.plants, [it.instrument for it in facility.meters.values()])
         (folder / "topology.yaml").write_text(topology, encoding="utf-8")
-        for site in self._agents:
-            # Who waits for it shall not read ports that do not answer yet.
-            self._configuration(site).unlink(missing_ok=True)
+        self._withdraw()
 
     def remember(self, *, goes_on: bool) -> None:
         """Let the past go by up to now, and lay it into the agents' spools.
@@ -211,6 +218,7 @@ class _Running:
                 self._save()
             with suppress(TimeoutError):
                 await asyncio.wait_for(ending.wait(), 1 - time.time() % 1)
+        self._withdraw()
         self._save()
         await ports.close()
 
@@ -228,6 +236,11 @@ class _Running:
         new.rename(path)
         click.echo(f"{site}: gigawatch collect --config {path}")
         return served[0][0]
+
+    def _withdraw(self) -> None:
+        """Take the configurations away: who waits for them shall not read ports that do not answer."""
+        for site in self._agents:
+            self._configuration(site).unlink(missing_ok=True)
 
     def _configuration(self, site: str) -> Path:
         return self._folder / site / "gigawatch.toml"
