@@ -162,6 +162,7 @@ def test_a_probe_reads_meters_of_each_protocol(tmp_path: Path) -> None:
             None, configuration.parent, "--server-url", NO_SERVER,
             GIGAWATCH_CONFIG=str(configuration), GIGAWATCH_AGENT__TOKEN="none",
         ) as agent:  # fmt: skip
+            wait_for("agent", lambda: "Reading this node" in agent.words())
             # One that was killed begins again beside the agent, and leaves the time between to it.
             running.kill()
             configuration.unlink()

@@ -189,7 +189,8 @@ class _Running:
             for past in pasts:
                 past.look(at_s)
 
-        look(facility.at_s)
+        for past in pasts:
+            past.read(facility.at_s)
         # Twice, since the first takes a while.
         for _ in range(2):
             facility.run(int(time.time()), look)

@@ -49,6 +49,11 @@ class Past:
         ]
         self._is_first = True
 
+    def read(self, now_s: int) -> None:
+        """Read all meters, as at the start of the past."""
+        for meter, _, watched in self._meters:
+            self._take(meter, watched, now_s)
+
     def look(self, now_s: int) -> None:
         """Read the meters that are due at now_s, s since 1970 UTC."""
         for meter, interval_s, watched in self._meters:
@@ -59,8 +64,7 @@ class Past:
 
     def end(self, now_s: int) -> None:
         """Read all meters once more, and leave the spool to the agent."""
-        for meter, _, watched in self._meters:
-            self._take(meter, watched, now_s)
+        self.read(now_s)
         self._store(now_s, last=True)
         self._spool.close()
 
