@@ -1,6 +1,8 @@
 # `make help` lists the verbs. PYTHON chooses the interpreter (3.11 to 3.14), VENV the virtual environment.
 PYTHON ?= python3
 VENV ?= .venv
+# Recorded requests for the demo's engines: those that lie beside the checkout, or another file.
+REQUESTS ?= $(wildcard ../shared/data/azure_llm_conv_2023.csv)
 BIN = $(VENV)/bin
 INSTALL = $(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint requirements.lock
 
@@ -11,7 +13,7 @@ help: ## List the verbs
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 14
 
 demo: $(VENV)/.all ## Run everything here with a simulated fleet: the README's first command
-	$(BIN)/gigawatch up --demo
+	$(BIN)/gigawatch up --demo $(REQUESTS:%=--requests %)
 
 up: $(VENV)/.all ## Run everything here on this machine's own GPUs
 	$(BIN)/gigawatch up
@@ -50,6 +52,7 @@ bench: $(VENV)/.dev ## Measure against limits and peers; an hour and a half, 40 
 	$(BIN)/python -m bench.rollup
 	$(BIN)/python -m bench.queries
 	$(BIN)/python -m bench.gigawatt
+	$(BIN)/python -m bench.facility
 
 clean: ## Remove the virtual environment and caches
 	rm -rf $(VENV) .mypy_cache .pytest_cache .ruff_cache .hypothesis build dist

@@ -5,7 +5,7 @@ import logging
 import sys
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
-from datetime import UTC, datetime, timedelta
+from datetime import UTC, datetime
 from typing import Annotated, Any
 
 import msgspec
@@ -19,11 +19,13 @@ from starlette.responses import PlainTextResponse, Response
 from api.access import Access, require
 from api.counts import Counts
 from api.documents import Greeting, Problem, answers, describe
-from api.factors import routes
+from api.factors import routes as factor_routes
 from api.ingest import RETRY_SOON, Ingest
 from api.metrics import CONTENT_TYPE, Metrics
 from api.reads import router
+from api.retention import HOURS_MARGIN, WINDOWS_MARGIN, taken
 from api.scheduler import Scheduler
+from api.topology import routes as topology_routes
 from api.writer import Writer
 from gigawatch import __version__, database, settings
 from gigawatch.errors import GigawatchError
@@ -36,8 +38,7 @@ from gigawatch.units import BYTES_PER_MIB, MILLISECONDS_PER_SECOND
 
 DESCRIPTION = """Batches of GPU telemetry in, figures out. Every endpoint but the health checks needs a token: header
 `Authorization: Bearer …`. Agents' tokens may send, viewers' may read, admins' may do both, and send and
-remove prices, carbon intensities and configured PUE. Times are UTC."""
-LONGEST = timedelta(days=36_525)
+remove prices, carbon intensities and configured PUE, and bring topologies into force. Times are UTC."""
 SWITCH_S = 0.0005
 GARBAGE = 50_000
 """Objects made before cycles are looked for."""
@@ -71,13 +72,12 @@ def build(loaded: Settings) -> FastAPI:
             application="gigawatch serve, reads",
         )
         counts = Counts.of_environment()
-        kept_d = loaded.retention.windows_d
         writer = Writer(
             engine,
             loaded.server.gather_ms / MILLISECONDS_PER_SECOND,
             loaded.server.max_waiting_mib * BYTES_PER_MIB,
-            # What is to be removed within the hour is no longer taken: it must be folded before.
-            LONGEST if kept_d is None else timedelta(days=kept_d) - timedelta(hours=1),
+            taken(loaded.retention.windows_d, WINDOWS_MARGIN),
+            taken(loaded.retention.hours_d, HOURS_MARGIN),
             counts,
         )
         scheduler = Scheduler(engine, loaded.retention) if loaded.server.scheduler else None
@@ -103,7 +103,8 @@ def build(loaded: Settings) -> FastAPI:
 
     app = FastAPI(title="Gigawatch", version=__version__, description=DESCRIPTION, lifespan=life, redoc_url=None)
     app.include_router(router)
-    app.include_router(routes.router)
+    app.include_router(factor_routes.router)
+    app.include_router(topology_routes.router)
     app.openapi = lambda: describe(app)  # type: ignore[method-assign] # FastAPI's own way to extend it
     _add_hello(app)
     _add_health(app)

@@ -18,8 +18,8 @@ FOLDER = "GIGAWATCH_COUNTS"
 WAITING_BYTES = "waiting_bytes"
 """Not a count: a process that ended has none."""
 NAMES = (
-    "batches", "duplicates", "gpu_windows", "node_windows", "serving_windows", "refused", "transactions", "failed",
-    "turned_away", WAITING_BYTES,
+    "batches", "duplicates", "gpu_windows", "node_windows", "serving_windows", "meter_windows", "refused",
+    "transactions", "failed", "turned_away", WAITING_BYTES,
 )  # fmt: skip
 
 

@@ -14,7 +14,7 @@ import numpy as np
 from msgspec import Raw, Struct
 
 from gigawatch.bodies import Unacceptable, clock_offset_s
-from gigawatch.records import Event, GpuHealth, GpuWindow, Inventory, NodeWindow, ServingWindow
+from gigawatch.records import Event, GpuHealth, GpuWindow, Inventory, MeterWindow, NodeWindow, ServingWindow
 from gigawatch.units import MILLISECONDS_PER_SECOND
 from gigawatch.wire import (
     BATCHES,
@@ -74,6 +74,8 @@ class Parcel(Struct, kw_only=True):
     serving_windows: list[ServingWindow]
     serving_places: list[int]
     """Of each of them in the batch's list."""
+    meter_windows: list[MeterWindow]
+    meter_places: list[int]
     events: list[Event]
     health: list[GpuHealth]
     refused: list[Refusal]
@@ -145,6 +147,7 @@ def _parcel(body: bytes | Raw, decoder: Callable[..., Any], now: datetime, max_c
     offset_s = clock_offset_s(batch, now, max_clock_offset_s, "server")
     refused: list[Refusal] = []
     serving = _items("serving_windows", batch.serving_windows, ServingWindow, decoder, refused)
+    meters = _items("meter_windows", batch.meter_windows, MeterWindow, decoder, refused)
     return Parcel(
         batch=batch,
         clock_offset_ms=round(offset_s * MILLISECONDS_PER_SECOND),
@@ -158,6 +161,8 @@ def _parcel(body: bytes | Raw, decoder: Callable[..., Any], now: datetime, max_c
         ),
         serving_windows=[it for _, it in serving],
         serving_places=[place for place, _ in serving],
+        meter_windows=[it for _, it in meters],
+        meter_places=[place for place, _ in meters],
         events=_all("events", batch.events, Event, decoder, refused),
         health=_all("health", batch.health, GpuHealth, decoder, refused),
         refused=refused,

@@ -7,7 +7,8 @@ from fastapi import FastAPI
 from fastapi.openapi.utils import get_openapi
 from msgspec import Struct
 
-from gigawatch.records import Event, GpuHealth, GpuWindow, Inventory, NodeWindow, ServingWindow
+from gigawatch.records import Event, GpuHealth, GpuWindow, Inventory, MeterWindow, NodeWindow, ServingWindow
+from gigawatch.topology.findings import Finding
 from gigawatch.wire import BATCHES, JSON, MSGPACK, Outcome, Receipt
 
 INGEST_PATH = "/api/v1/batches"
@@ -18,7 +19,7 @@ A numbered batch (spool_id and seq) that was stored before is answered as a dupl
 field named; the rest of its batch is stored. A relay sends many batches as {BATCHES} and is answered with one outcome
 for each, in order."""
 REFERENCE = "#/components/schemas/{name}"
-BATCH_ITEMS = (Inventory, GpuWindow, NodeWindow, ServingWindow, Event, GpuHealth)
+BATCH_ITEMS = (Inventory, GpuWindow, NodeWindow, ServingWindow, MeterWindow, Event, GpuHealth)
 
 
 class Problem(Struct, frozen=True, kw_only=True, omit_defaults=True):
@@ -29,6 +30,8 @@ class Problem(Struct, frozen=True, kw_only=True, omit_defaults=True):
     """clock: the node's clock is off. gap: batches are missing before this one."""
     expected_seq: int | None = None
     """The batch number that the server waits for."""
+    findings: list[Finding] = []
+    """Everything that is wrong with a topology."""
 
 
 class Greeting(Struct, frozen=True, kw_only=True):
@@ -43,12 +46,17 @@ class Greeting(Struct, frozen=True, kw_only=True):
 _documented: list[type[Struct]] = [Problem, Receipt, Outcome, *BATCH_ITEMS]
 
 
+def documented(record: type[Struct]) -> dict[str, str]:
+    """A reference to a record's schema, which is put into the document."""
+    if record not in _documented:
+        _documented.append(record)
+    return {"$ref": REFERENCE.format(name=record.__name__)}
+
+
 def answers(kind: Any, *others: int) -> dict[int | str, dict[str, Any]]:
     """OpenAPI's `responses` of a route that answers this record, or a list of it."""
     record = get_args(kind)[0] if get_args(kind) else kind
-    if record not in _documented:
-        _documented.append(record)
-    reference = {"$ref": REFERENCE.format(name=record.__name__)}
+    reference = documented(record)
     schema = {"type": "array", "items": reference} if get_args(kind) else reference
     problem = {"content": {JSON: {"schema": {"$ref": REFERENCE.format(name="Problem")}}}}
     words = {401: "No good token", 403: "The token's role may not do this", 404: "There is no such thing",
@@ -82,6 +90,7 @@ def batch_schema() -> dict[str, Any]:
             "gpu_windows": items(GpuWindow),
             "node_windows": items(NodeWindow),
             "serving_windows": items(ServingWindow),
+            "meter_windows": items(MeterWindow),
             "events": items(Event),
             "health": items(GpuHealth),
         },

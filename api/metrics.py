@@ -21,6 +21,7 @@ COUNTERS: Mapping[str, tuple[str, str]] = {
     "gpu_windows": ("gpu_windows", "GPU windows stored"),
     "node_windows": ("node_windows", "Node windows stored"),
     "serving_windows": ("serving_windows", "Serving windows stored"),
+    "meter_windows": ("meter_windows", "Meter windows stored"),
     "duplicates": ("duplicates", "Batches that were stored before"),
     "refused": ("refused_items", "Items that were not stored, since something in them is wrong"),
     "transactions": ("transactions", "Transactions committed"),

@@ -1,8 +1,8 @@
 """Reads: each route is one named read of gigawatch.readings, as JSON."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from datetime import UTC, datetime, timedelta
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 import msgspec
 from fastapi import APIRouter, Depends, Query, Request
@@ -12,7 +12,8 @@ from starlette.responses import Response
 
 from api.access import require
 from api.documents import answers
-from gigawatch import readings, token_readings
+from gigawatch import facility_readings, readings, token_readings
+from gigawatch.facility_readings import FacilityGroup, HealthState, ReconciledGroup, Step
 from gigawatch.readings import GpuOrder, GroupBy, NodeOrder, NodeState, Where
 from gigawatch.token_readings import Boundary, Of, TokenGroup
 
@@ -56,8 +57,12 @@ def _span(
     start: Annotated[datetime | None, Query(description="First moment; default an hour before stop")] = None,
     stop: Annotated[datetime | None, Query(description="Moment after the last; default now")] = None,
 ) -> Span:
+    return _between(start, stop, DEFAULT_PERIOD)
+
+
+def _between(start: datetime | None, stop: datetime | None, default: timedelta) -> Span:
     end = _utc(stop) if stop is not None else datetime.now(UTC)
-    begin = _utc(start) if start is not None else end - DEFAULT_PERIOD
+    begin = _utc(start) if start is not None else end - default
     if not begin < end:
         raise HTTPException(422, f"start = {begin.isoformat()} is not before stop = {end.isoformat()}: swap them")
     if end - begin > LONGEST_PERIOD:
@@ -278,6 +283,11 @@ class Weighed(msgspec.Struct, frozen=True):
     boundary: Boundary
     deployment: str | None
 
+    @property
+    def of(self) -> Of:
+        """The part of what is served."""
+        return Of(site=self.where.site, gpu_model=self.where.gpu_model, deployment=self.deployment)
+
 
 def _weighed(
     span: SpanQuery,
@@ -382,6 +392,42 @@ def energy_per_token(
     )
 
 
+@router.get("/token-cost", responses=answers(list[token_readings.TokenCost]))
+def token_cost(
+    request: Request,
+    asked: WeighedQuery,
+    price_per_gpu_hour: Annotated[
+        float | None, Query(ge=0, le=1e6, description="What an hour of a GPU costs, in any currency")
+    ] = None,
+) -> Response:
+    """What the energy, and at a price of a GPU-hour the GPUs, of a million generated tokens cost."""
+    return _read(
+        request,
+        lambda connection: token_readings.token_cost(
+            connection, asked.span.start, asked.span.stop, asked.step, asked.group_by, asked.boundary, asked.of,
+            price_per_gpu_hour,
+        ),
+    )  # fmt: skip
+
+
+@router.get("/token-carbon", responses=answers(list[token_readings.TokenCarbon]))
+def token_carbon(
+    request: Request,
+    asked: WeighedQuery,
+    embodied_g_per_gpu_hour: Annotated[
+        float | None, Query(ge=0, le=1e6, description="Share of what making a GPU emitted, gCO2e for each of its hours")
+    ] = None,
+) -> Response:
+    """What a million generated tokens and a request emit, location-based and market-based apart."""
+    return _read(
+        request,
+        lambda connection: token_readings.token_carbon(
+            connection, asked.span.start, asked.span.stop, asked.step, asked.group_by, asked.boundary, asked.of,
+            embodied_g_per_gpu_hour,
+        ),
+    )  # fmt: skip
+
+
 @router.get("/serving", responses=answers(list[token_readings.Serving]))
 def serving(request: Request, asked: ServedQuery) -> Response:
     """What was served: tokens and requests per second, batch, and quantiles of latencies."""
@@ -416,6 +462,145 @@ def ramp_up(
     begin = _utc(since) if since is not None else datetime.now(UTC) - timedelta(days=1)
     of = Of(site=site, deployment=deployment)
     return _read(request, lambda connection: token_readings.ramp_ups(connection, begin, of, limit))
+
+
+def _span_of_hours(
+    start: Annotated[datetime | None, Query(description="First moment; default a day before stop")] = None,
+    stop: Annotated[datetime | None, Query(description="Moment after the last; default now")] = None,
+) -> Span:
+    return _between(start, stop, timedelta(days=1))
+
+
+SpanOfHours = Annotated[Span, Depends(_span_of_hours)]
+CalendarStep = Literal["hour", "day", "week", "month", "quarter", "year"]
+_STEPS: Mapping[CalendarStep, Step] = {
+    "hour": timedelta(hours=1), "day": timedelta(days=1), "week": timedelta(days=7), "month": "1 month",
+    "quarter": "3 months", "year": "1 year",
+}  # fmt: skip
+Category = Annotated[int | None, Query(ge=1, le=3, description="1 UPS output, 2 PDU output, 3 IT input; default all")]
+
+
+class OfFacility(msgspec.Struct, frozen=True):
+    """What is asked of the facility."""
+
+    span: Span
+    step: Step
+    group_by: FacilityGroup
+    site: str | None
+
+
+def _of_facility(
+    span: SpanOfHours,
+    step: Annotated[CalendarStep | None, Query(description="Length of a bin, UTC; default the whole period")] = None,
+    group_by: FacilityGroup = "fleet",
+    site: Site = None,
+) -> OfFacility:
+    length = None if step is None else _STEPS[step]
+    if isinstance(length, timedelta):
+        _bounded(span, length)
+    return OfFacility(span, length, group_by, site)
+
+
+FacilityQuery = Annotated[OfFacility, Depends(_of_facility)]
+
+
+@router.get("/pue", responses=answers(list[facility_readings.Pue]))
+def pue(request: Request, asked: FacilityQuery, category: Category = None) -> Response:
+    """PUE with its category, its name by period and its coverage; measured, or configured and said to be."""
+    return _read(
+        request,
+        lambda connection: facility_readings.pue(
+            connection, asked.span.start, asked.span.stop, asked.step, asked.group_by, asked.site, category
+        ),
+    )
+
+
+@router.get("/power-ratio", responses=answers(list[facility_readings.PowerRatio]))
+def power_ratio(request: Request, site: Site = None) -> Response:
+    """Power of each site over that of its IT at this moment: indicative, and no PUE."""
+    return _read(request, lambda connection: facility_readings.power_ratios_now(connection, site))
+
+
+@router.get("/facility", responses=answers(list[facility_readings.FacilityEnergy]))
+def facility(request: Request, asked: FacilityQuery) -> Response:
+    """What the facility's meters counted, by role."""
+    return _read(
+        request,
+        lambda connection: facility_readings.facility(
+            connection, asked.span.start, asked.span.stop, asked.step, asked.group_by, asked.site
+        ),
+    )
+
+
+@router.get("/water", responses=answers(list[facility_readings.Water]))
+def water(request: Request, asked: FacilityQuery) -> Response:
+    """WUE of all water and of drinking water, by category."""
+    return _read(
+        request,
+        lambda connection: facility_readings.water(
+            connection, asked.span.start, asked.span.stop, asked.step, asked.group_by, asked.site
+        ),
+    )
+
+
+@router.get("/heat", responses=answers(list[facility_readings.Heat]))
+def heat(request: Request, asked: FacilityQuery) -> Response:
+    """ERF, ERE, energy made on site (REF), and CER."""
+    return _read(
+        request,
+        lambda connection: facility_readings.heat(
+            connection, asked.span.start, asked.span.stop, asked.step, asked.group_by, asked.site
+        ),
+    )
+
+
+@router.get("/facility-carbon", responses=answers(list[facility_readings.FacilityCarbon]))
+def facility_carbon(request: Request, asked: FacilityQuery) -> Response:
+    """What the facility's energy emitted, and CUE, location-based and market-based apart; by fleet or site."""
+    if asked.group_by == "hall":
+        raise HTTPException(422, "group_by = hall: an intensity is of a whole site; ask for fleet or site")
+    return _read(
+        request,
+        lambda connection: facility_readings.facility_carbon(
+            connection, asked.span.start, asked.span.stop, asked.step, asked.group_by, asked.site
+        ),
+    )
+
+
+@router.get("/meters/health", responses=answers(list[facility_readings.MeterHealth]))
+def meter_health(request: Request, site: Site = None, state: HealthState | None = None) -> Response:
+    """Each meter, whether it is heard of, and whether what it says can be right; with state only those in it."""
+    return _read(request, lambda connection: facility_readings.meter_health(connection, site, state))
+
+
+@router.get("/capacity", responses=answers(list[facility_readings.Capacity]))
+def capacity(request: Request, span: SpanOfHours, site: Site = None) -> Response:
+    """Limits of feeds and budgets: what is drawn now, the peak of the period, headroom, and days to the limit."""
+    return _read(request, lambda connection: facility_readings.capacity(connection, span.start, span.stop, site))
+
+
+@router.get("/reconciliation", responses=answers(list[facility_readings.Reconciled]))
+def reconciliation(
+    request: Request, span: SpanOfHours, group_by: ReconciledGroup = "site", site: Site = None
+) -> Response:
+    """What each level from the GPUs to the grid measured, and what of it is unexplained; for up to 31 days."""
+    if span.stop - span.start > timedelta(days=31):
+        raise HTTPException(422, "start and stop are more than 31 days apart: ask for a shorter period")
+    return _read(
+        request,
+        lambda connection: facility_readings.reconciliation(connection, span.start, span.stop, group_by, site),
+    )
+
+
+@router.get("/eu-eed", responses=answers(list[facility_readings.EuIndicator]))
+def eu_eed(
+    request: Request,
+    site: Annotated[str, Query(max_length=200)],
+    year: Annotated[int, Query(ge=2023, le=2100, description="Reporting year")],
+    category: Category = None,
+) -> Response:
+    """The figures of a site's yearly report under Delegated Regulation (EU) 2024/1364, and what is missing for it."""
+    return _read(request, lambda connection: facility_readings.eu_eed(connection, site, year, category) or None)
 
 
 @router.get("/tariffs", responses=answers(list[readings.Tariff]))
@@ -491,3 +676,15 @@ def _node(node_id: int) -> int:
     if not 1 <= node_id < 2**31:
         raise HTTPException(404, "There is no such thing")
     return node_id
+
+
+@router.get("/topology", responses=answers(list[facility_readings.SiteTopology]))
+def topology(request: Request, site: Site = None) -> Response:
+    """Topologies in force: halls, racks, meters and what they feed, as they were declared."""
+    return _read(request, lambda connection: facility_readings.topologies(connection, site))
+
+
+@router.get("/meters", responses=answers(list[facility_readings.MeterNow]))
+def meters(request: Request, site: Site = None, limit: Limit = 1_000, offset: Offset = 0) -> Response:
+    """Meters of the facility: what each counts, what it feeds, and when it was last heard of."""
+    return _read(request, lambda connection: facility_readings.meters(connection, site, limit, offset))

@@ -20,6 +20,21 @@ MOST_ROWS = 20_000
 """Rows deleted in one transaction, so that it is short and the table can be cleaned between."""
 
 
+LONGEST = timedelta(days=36_525)
+WINDOWS_MARGIN, HOURS_MARGIN = timedelta(hours=1), timedelta(days=1)
+"""What of windows, and of meters' hours, is removed within so long is no longer taken: it must be folded before."""
+
+
+def taken(kept_d: float | None, margin: timedelta) -> timedelta:
+    """How old a window may be to be taken.
+
+    Args:
+        kept_d: for how many days what comes of it is kept; None: for ever.
+        margin: how much younger it must be.
+    """
+    return LONGEST if kept_d is None else max(timedelta(days=kept_d) - margin, timedelta(hours=1))
+
+
 def retain(engine: Engine, kept: Retention, now: datetime) -> str:
     """Remove what is older than is kept; what was removed, in words."""
     bounds = [
@@ -32,11 +47,15 @@ def retain(engine: Engine, kept: Retention, now: datetime) -> str:
         *((f"{group}_1d", kept.days_d, None) for group in ("deployment", "serving", "latency")),
         *((table, kept.days_d, None) for table in ("gpu_1d", "node_1d", "rack_1d", "site_1d")),
         *((table, kept.events_d, None) for table in ("event", "gpu_health")),
+        ("meter_window", kept.windows_d, "meter_1h"),
+        *((f"{group}_1h", kept.hours_d, "facility_1d") for group in ("meter", "facility", "facility_ratio")),
+        *((f"{group}_1d", kept.days_d, None) for group in ("meter", "facility", "facility_ratio")),
     ]
     removed = []
     with engine.connect() as connection:
         marks = connection.execute(text("SELECT level, folded FROM gigawatch.rollup"))
         folded: dict[str, datetime] = {row.level: row.folded for row in marks}
+        folded |= _of_meters(connection, folded)
         chunked = hypertables(connection)
     for table in CHUNKED.keys() & chunked:
         removed += _fit_chunks(engine, table)
@@ -45,6 +64,8 @@ def retain(engine: Engine, kept: Retention, now: datetime) -> str:
             continue
         # What was not folded yet is nowhere else.
         before = min(now - timedelta(days=days), now if above is None else folded[above])
+        if above == "facility_1d":
+            before = before.replace(hour=0, minute=0, second=0, microsecond=0)
         if table in chunked:
             with engine.begin() as connection:
                 chunks = _drop_chunks(connection, table, before)
@@ -55,6 +76,22 @@ def retain(engine: Engine, kept: Retention, now: datetime) -> str:
             if rows:
                 removed.append(f"removed {rows} rows of {table}")
     return ", ".join(removed) if removed else "nothing to remove"
+
+
+def _of_meters(connection: Connection, folded: dict[str, datetime]) -> dict[str, datetime]:
+    """Before when meters' windows and hours are needed no more: what waits to be folded may be long ago, by an import.
+
+    Hours go by whole days, since days of sites are made anew from them.
+    """
+    if "meter_1h" not in folded:
+        return {}
+    found = {}
+    for level, of in (("meter_1h", ["meter_1h"]), ("facility_1d", ["meter_1h", "facility_1d"])):
+        waiting = connection.scalar(
+            text("SELECT min(time) FROM gigawatch.rollup_dirty WHERE level = ANY (:levels)"), {"levels": of}
+        )
+        found[level] = folded["meter_1h"] if waiting is None else min(folded["meter_1h"], waiting)
+    return found
 
 
 def chunk_interval(nodes: int, row_s: int, row_bytes: int) -> timedelta:

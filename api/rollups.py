@@ -22,6 +22,7 @@ from psycopg import IsolationLevel
 
 from api.deployment_rollups import DeploymentFolder, floor
 from api.deployment_sql import assigned_sql
+from api.meter_rollups import MeterFolder
 from api.rollup_sql import (
     MARKED,
     MOST_BUCKETS,
@@ -64,6 +65,7 @@ class Folder:
         self._connection = connection
         self._tell = tell
         self._deployments = DeploymentFolder(connection, tell)
+        self._meters = MeterFolder(connection, tell, self._closing, self._uncompressing)
         connection.isolation_level = IsolationLevel.REPEATABLE_READ
         # Sums over a few thousand buckets fit; plans are for index look-ups, whatever the statistics say at the moment.
         # A step of late data may have to unpack all that it changes, however many rows are compressed with it; where
@@ -80,6 +82,12 @@ class Folder:
             now: the time.
             stopping: asked between steps.
         """
+        buckets = self._fold_nodes(now, stopping)
+        if not stopping():
+            self._meters.run(now - SETTLED, stopping)
+        return buckets
+
+    def _fold_nodes(self, now: datetime, stopping: Callable[[], bool]) -> int:
         buckets = 0
         before = floor(now - SETTLED, LEVELS["1m"])
         for level, width in LEVELS.items():
@@ -105,10 +113,15 @@ class Folder:
         """Close buckets that end by then; None: there is nothing to fold yet."""
         if level != "1m":
             return self._set_closed(level, until)
-        # Taken before the transaction, whose snapshot must have all that was committed without marks.
+        with self._closing():
+            return self._set_closed(level, until)
+
+    @contextmanager
+    def _closing(self) -> Iterator[None]:
+        """Let no transaction write windows meanwhile; ours begin within, with all that was committed without marks."""
         self._connection.execute("SELECT pg_advisory_lock(%s)", [CLOSE_LOCK])
         try:
-            return self._set_closed(level, until)
+            yield
         finally:
             self._connection.execute("SELECT pg_advisory_unlock(%s)", [CLOSE_LOCK])
 

@@ -15,10 +15,10 @@ from psycopg.types.json import Jsonb
 from sqlalchemy import Engine
 from sqlalchemy.dialects import postgresql
 
-from api import copying
+from api import copying, deployments, meters
 from api.copying import NodeGrid
 from api.decode import Parcel, refuse
-from api.deployments import Deployments, check
+from api.retention import LONGEST
 from api.rollup_sql import THROTTLED
 from api.rollups import CLOSE_LOCK
 from api.rows import DTYPES, GpuRows, NodeRows, Rows, gpu_rows, node_rows
@@ -61,6 +61,20 @@ class ForeignSpool(Exception):
 Outcome = Receipt | SequenceGap | ForeignSpool
 
 
+class _Before:
+    """A parcel as it was before a transaction that may be undone."""
+
+    def __init__(self, parcel: Parcel) -> None:
+        self._parcel = parcel
+        self._refused = list(parcel.refused)
+        self._meters = list(parcel.meter_places), list(parcel.meter_windows)
+
+    def restore(self) -> None:
+        """Make it so again."""
+        self._parcel.refused = list(self._refused)
+        self._parcel.meter_places, self._parcel.meter_windows = list(self._meters[0]), list(self._meters[1])
+
+
 class _Conflict(Exception):
     """Rows are there already: parcels must be stored one by one."""
 
@@ -79,13 +93,16 @@ class Store:
     Args:
         engine: of the store's owner.
         keep: how old a window may be to be taken: as long as windows are kept.
+        keep_hours: the same of a meter's window: as long as hours are kept.
     """
 
-    def __init__(self, engine: Engine, keep: timedelta) -> None:
+    def __init__(self, engine: Engine, keep: timedelta, keep_hours: timedelta = LONGEST) -> None:
         self._engine = engine
         self._keep = keep
+        self._keep_hours = keep_hours
         self._nodes: dict[str, _Node] = {}
-        self._deployments = Deployments()
+        self._deployments = deployments.Deployments()
+        self._meters = meters.Meters()
         self._connection: psycopg.Connection[Any] | None = None
 
     def store(self, parcels: Sequence[Parcel]) -> list[Outcome]:
@@ -97,32 +114,36 @@ class Store:
             psycopg.OperationalError, sqlalchemy.exc.OperationalError: the database is out of reach; nothing
                 was stored as far as we know.
         """
-        earliest = datetime.now(UTC) - self._keep
+        kept = self._kept()
         for parcel in parcels:
-            check(parcel, earliest)
-        refused = [list(parcel.refused) for parcel in parcels]
+            deployments.check(parcel, kept.windows)
+            meters.check(parcel, kept.hours)
+        before = [_Before(parcel) for parcel in parcels]
         try:
             return self._transact(parcels, careful=False)
         except (_Conflict, psycopg.DataError, psycopg.IntegrityError) as error:
             log.info("storing %d batches one by one: %s", len(parcels), error)
-        for parcel, before in zip(parcels, refused, strict=True):
-            parcel.refused = before
+        for it in before:
+            it.restore()
         return [self._store_alone(parcel) for parcel in parcels]
 
+    def _kept(self) -> meters.Kept:
+        now = datetime.now(UTC)
+        return meters.Kept(now - self._keep, now - self._keep_hours)
+
     def _store_alone(self, parcel: Parcel) -> Outcome:
-        refused = list(parcel.refused)
+        before = _Before(parcel)
         for _ in range(MOST_TRIES - 1):
             try:
                 return self._transact([parcel], careful=True)[0]
             except psycopg.errors.UniqueViolation:
                 # Another process stored a row of this node between our look and our write.
-                parcel.refused = list(refused)
+                before.restore()
         return self._transact([parcel], careful=True)[0]
 
     def _transact(self, parcels: Sequence[Parcel], *, careful: bool) -> list[Outcome]:
         connection = self._connect()
-        earliest = datetime.now(UTC) - self._keep
-        transaction = _Transaction(connection, self._nodes, self._deployments, earliest, careful)
+        transaction = _Transaction(connection, self._nodes, self._deployments, self._meters, self._kept(), careful)
         try:
             outcomes = transaction.run(parcels)
             connection.commit()
@@ -131,6 +152,7 @@ class Store:
             for machine_id in transaction.learnt:
                 self._nodes.pop(machine_id, None)
             self._deployments.forget()
+            self._meters.forget()
             self.close()
             raise
         return outcomes
@@ -161,14 +183,16 @@ class _Transaction:
         self,
         connection: "psycopg.Connection[Any]",
         nodes: dict[str, _Node],
-        deployments: Deployments,
-        earliest: datetime,
+        served: deployments.Deployments,
+        metered: meters.Meters,
+        kept: meters.Kept,
         careful: bool,
     ) -> None:
         self._connection = connection
         self._nodes = nodes
-        self._deployments = deployments
-        self._earliest = earliest
+        self._deployments = served
+        self._meters = metered
+        self._kept = kept
         self._careful = careful
         self.learnt: set[str] = set()
         """Machines whose entry in nodes is of this transaction."""
@@ -376,14 +400,16 @@ class _Transaction:
 
     def _write(self, parcels: Sequence[Parcel]) -> list[Receipt]:
         """Write the parcels' rows; a receipt for each."""
-        gpus = gpu_rows(parcels, self._earliest)
-        nodes = node_rows(parcels, self._earliest)
-        served = any(parcel.serving_windows for parcel in parcels)
+        gpus = gpu_rows(parcels, self._kept.windows)
+        nodes = node_rows(parcels, self._kept.windows)
+        served = any(parcel.serving_windows or parcel.meter_windows for parcel in parcels)
         closed_ms = self._closed_ms() if gpus.rows.count or nodes.rows.count or served else 0
         node_ids = np.array([self._nodes[parcel.batch.machine_id].node_id for parcel in parcels], np.int32)
         stored = self._write_gpu_windows(parcels, gpus, node_ids, closed_ms)
         stored_nodes = self._write_node_windows(parcels, nodes, node_ids, closed_ms)
         stored_serving = self._write_serving_windows(parcels, node_ids, closed_ms)
+        closed = meters.closed_until(self._connection) if any(it.meter_windows for it in parcels) else None
+        stored_meters = self._meters.write(self._connection, parcels, node_ids.tolist(), self._kept, closed)
         self._write_events(parcels)
         self._write_health(parcels)
         now = datetime.now(UTC)
@@ -392,13 +418,14 @@ class _Transaction:
                 gpu_windows=gpu_windows,
                 node_windows=node_windows,
                 serving_windows=serving_windows,
+                meter_windows=meter_windows,
                 events=len(parcel.events),
                 health=len(parcel.health),
                 refused=parcel.refused,
                 server_time=now,
             )
-            for parcel, gpu_windows, node_windows, serving_windows in zip(
-                parcels, stored, stored_nodes, stored_serving, strict=True
+            for parcel, gpu_windows, node_windows, serving_windows, meter_windows in zip(
+                parcels, stored, stored_nodes, stored_serving, stored_meters, strict=True
             )
         ]
 

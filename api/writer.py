@@ -51,11 +51,14 @@ class Writer:
         gather_s: how long to wait for more once a parcel is there.
         most_bytes: of batches that wait to be stored; beyond it requests are turned away, so that memory stays bounded.
         keep: how old a window may be to be taken.
+        keep_hours: the same of a meter's window.
         counts: where to count what is done.
     """
 
-    def __init__(self, engine: Engine, gather_s: float, most_bytes: int, keep: timedelta, counts: Counts) -> None:
-        self._store = Store(engine, keep)
+    def __init__(
+        self, engine: Engine, gather_s: float, most_bytes: int, keep: timedelta, keep_hours: timedelta, counts: Counts
+    ) -> None:
+        self._store = Store(engine, keep, keep_hours)
         self._gather_s = gather_s
         self._most_bytes = most_bytes
         self._waiting_bytes = 0
@@ -157,6 +160,7 @@ class Writer:
         self.counts.add("gpu_windows", sum(it.gpu_windows for it in receipts))
         self.counts.add("node_windows", sum(it.node_windows for it in receipts))
         self.counts.add("serving_windows", sum(it.serving_windows for it in receipts))
+        self.counts.add("meter_windows", sum(it.meter_windows for it in receipts))
         self.counts.add("refused", sum(refusal.count for it in receipts for refusal in it.refused))
 
     def _fail(self, gathered: Sequence[_Waiting], error: Exception) -> None:

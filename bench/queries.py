@@ -24,15 +24,18 @@ from inspect import getmembers, isfunction
 from pathlib import Path
 from typing import Any
 
+import msgspec
+import psycopg
 import sqlalchemy
 from msgspec import Struct
 from plotly.io.json import to_json_plotly
 from sqlalchemy import Connection, Engine, event, text
 
+from bench.loader import cpu_s
 from bench.stored import Depth, filled, freshen
 from dashboard import live, recent, theme, view
 from dashboard.app import PAGES, build
-from gigawatch import database, readings
+from gigawatch import database, readings, token_readings
 from gigawatch.embedded import EmbeddedServer, installations
 from gigawatch.settings import Settings, Store
 from migrations.run import migrate
@@ -41,6 +44,7 @@ from tests.servers import running_api
 PAGE_MS, QUESTION_MS = 300.0, 20.0
 """Limits: of a page at 75,000 nodes, of a question to 6,000 GPUs."""
 TIMEOUT_S = 30
+PAGE = "page: "
 SMALL_NODES = 750
 HOUR = timedelta(hours=1)
 FOLDING = timedelta(seconds=40)
@@ -130,16 +134,21 @@ class Took(Struct, frozen=True):
     sql_ms: list[float]
     size: str
     trouble: str = ""
+    cpu_ms: list[float] = []
+    """Of this process and the store's that answers it: on a shared machine what to compare by."""
 
     def row(self) -> str:
         """As a line of a table."""
         if self.trouble:
             over = "" if self.limit_ms is None else "**above**"
-            return f"| {self.name} | {self.trouble} | | | | {over} |"
+            return f"| {self.name} | {self.trouble} | | | | | {over} |"
         p95_ms = quantile(self.all_ms, 0.95)
         over = "" if self.limit_ms is None else "**above**" if p95_ms > self.limit_ms else "within"
         sql = f"{quantile(self.sql_ms, 0.5):.1f}" if self.sql_ms else ""
-        return f"| {self.name} | {quantile(self.all_ms, 0.5):.1f} | {p95_ms:.1f} | {sql} | {self.size} | {over} |"
+        cpu = f"{quantile(self.cpu_ms, 0.5):.0f}" if self.cpu_ms else ""
+        return (
+            f"| {self.name} | {quantile(self.all_ms, 0.5):.1f} | {p95_ms:.1f} | {sql} | {cpu} | {self.size} | {over} |"
+        )
 
 
 def quantile(values: Sequence[float], share: float) -> float:
@@ -149,7 +158,7 @@ def quantile(values: Sequence[float], share: float) -> float:
 
 
 class Read(Struct, frozen=True):
-    """One call of a function of gigawatch.readings."""
+    """One call of a function of gigawatch.readings or token_readings."""
 
     name: str
     took_ms: float
@@ -162,11 +171,12 @@ def noted(reads: list[Read]) -> Iterator[None]:
 
     The functions are new ones each time: what the dashboard keeps of earlier reads is kept by function.
     """
-    functions = {
-        name: function
-        for name, function in getmembers(readings, isfunction)
+    functions = [
+        (module, name, function)
+        for module in (readings, token_readings)
+        for name, function in getmembers(module, isfunction)
         if next(iter(function.__code__.co_varnames), "") == "connection" and not name.startswith("_")
-    }
+    ]
     under_way: list[str] = []
 
     def timed(name: str, function: Callable[..., Any]) -> Callable[..., Any]:
@@ -184,13 +194,13 @@ def noted(reads: list[Read]) -> Iterator[None]:
 
         return read
 
-    for name, function in functions.items():
-        setattr(readings, name, timed(name, function))
+    for module, name, function in functions:
+        setattr(module, name, timed(name, function))
     try:
         yield
     finally:
-        for name, function in functions.items():
-            setattr(readings, name, function)
+        for module, name, function in functions:
+            setattr(module, name, function)
 
 
 class Timed:
@@ -220,13 +230,19 @@ class Timed:
             self._sql_s, began_s = 0.0, time.perf_counter()
             try:
                 with self._engine.connect() as connection, noted(reads):
+                    store = connection.connection.driver_connection
+                    assert isinstance(store, psycopg.Connection)
+                    pids = [os.getpid(), store.info.backend_pid]
+                    used_s = -cpu_s(pids)
                     size = work(connection)
+                    used_s += cpu_s(pids)
             except sqlalchemy.exc.DBAPIError as error:
                 last = f", after {', '.join(it.name for it in reads)}" if reads else ""
                 return [Took(name, limit_ms, [], [], "", str(error.orig).partition("\n")[0] + last)]
             if place:
                 took.all_ms.append((time.perf_counter() - began_s) * 1_000)
                 took.sql_ms.append(self._sql_s * 1_000)
+                took.cpu_ms.append(used_s * 1_000)
                 all_reads.append(reads)
         # As often as the same read is made for a page, by its place among its reads.
         of_each = zip(*all_reads, strict=False)
@@ -234,7 +250,7 @@ class Timed:
             Took(f"– {each[0].name}", None, [it.took_ms for it in each], [], f"{each[0].rows:,} rows")
             for each in of_each
         ]
-        return [Took(name, limit_ms, took.all_ms, took.sql_ms, size), *parts]
+        return [msgspec.structs.replace(took, size=size), *parts]
 
 
 def page(path: str, query: str, now: datetime) -> Callable[[Connection], str]:
@@ -279,7 +295,7 @@ def values_of(connection: Connection, end: datetime) -> dict[str, Any]:
 
 def pages(values: dict[str, Any], gpu_uuid: str) -> dict[str, tuple[str, str]]:
     """Path and query of each page, as people open them."""
-    site, rack, node = values["site"], values["rack"], values["node_id"]
+    site, rack, node, end = values["site"], values["rack"], values["node_id"], values["end"]
     return {
         "fleet": ("/", ""),
         "fleet, 24 h": ("/", "?range=24h"),
@@ -299,8 +315,31 @@ def pages(values: dict[str, Any], gpu_uuid: str) -> dict[str, tuple[str, str]]:
         "load swings, 24 h": ("/swings", "?range=24h"),
         "store": ("/store", ""),
         "energy per token": ("/tokens", ""),
+        "energy per token, it": ("/tokens", "?boundary=it"),
+        "energy per token, facility": ("/tokens", "?boundary=facility"),
+        "energy per token by model, facility": ("/tokens", "?by=model&boundary=facility"),
+        "energy per token by site": ("/tokens", "?by=site"),
+        "energy per token by GPU model": ("/tokens", "?by=gpu_model"),
+        "energy per token of a site": ("/tokens", f"?site={site}"),
+        "energy per token, 15 min": ("/tokens", "?range=15m"),
+        "energy per token, 6 h": ("/tokens", "?range=6h"),
         "energy per token, 24 h": ("/tokens", "?range=24h"),
-        "energy per token, a deployment": ("/tokens", "?deployment=deployment-7"),
+        "energy per token, 24 h, facility": ("/tokens", "?range=24h&boundary=facility"),
+        "energy per token, 30 d": ("/tokens", "?range=30d"),
+        "energy per token, an hour against another": (
+            "/tokens",
+            f"?against_from={end - 25 * HOUR:%Y-%m-%dT%H:%MZ}&against_to={end - 24 * HOUR:%Y-%m-%dT%H:%MZ}",
+        ),
+        "energy per token of a deployment": ("/tokens", "?deployment=deployment-7"),
+        "energy per token of a deployment, 24 h, facility": (
+            "/tokens",
+            "?deployment=deployment-7&range=24h&boundary=facility",
+        ),
+        "energy per token of a deployment, 30 d": ("/tokens", "?deployment=deployment-7&range=30d"),
+        "energy per token of a deployment against another, facility": (
+            "/tokens",
+            "?deployment=deployment-7&against=deployment-8&boundary=facility",
+        ),
     }
 
 
@@ -318,7 +357,7 @@ def opened(folder: Path, times: int) -> Iterator[tuple[Engine, str, dict[str, Ca
             uuid = connection.scalar(text("SELECT gpu_uuid FROM report.gpus WHERE node_id = :node_id LIMIT 1"), values)
             values["gpu_uuid"] = str(uuid)
         works = {
-            f"page: {name}": page(path, query, mark + FOLDING)
+            f"{PAGE}{name}": page(path, query, mark + FOLDING)
             for name, (path, query) in pages(values, str(uuid)).items()
         }
         works |= {name: question(sql, values) for name, sql in (QUESTIONS | SMALL_QUESTIONS).items()}
@@ -329,8 +368,8 @@ def opened(folder: Path, times: int) -> Iterator[tuple[Engine, str, dict[str, Ca
         owner.dispose()
 
 
-def ask(folder: Path, times: int, small: bool) -> list[Took]:
-    """All questions to a store in a folder."""
+def ask(folder: Path, times: int, small: bool, only: str = "") -> list[Took]:
+    """All questions to a store in a folder, or those whose name begins so."""
     found: list[Took] = []
 
     def add(more: list[Took]) -> None:
@@ -343,21 +382,21 @@ def ask(folder: Path, times: int, small: bool) -> list[Took]:
             if name in SMALL_QUESTIONS:
                 limit_ms: float | None = QUESTION_MS
             else:
-                limit_ms = PAGE_MS if name.startswith("page: ") else None
-            if small != (name in SMALL_QUESTIONS):
+                limit_ms = PAGE_MS if name.startswith(PAGE) else None
+            if small != (name in SMALL_QUESTIONS) or not name.removeprefix(PAGE).startswith(only):
                 continue
             if not small:
                 freshen(owner)
             # As the dashboard does when it has started: its modules are not searched for garbage while it answers.
             gc.freeze()
             add(timed.measure(name, limit_ms, work))
-        if not small:
+        if not small and not only:
             freshen(owner)
             add(ask_api(owner, url, times, folder / "api.log"))
         with owner.connect() as connection:
             nodes = connection.scalar(text("SELECT count(*) FROM gigawatch.node"))
             print(f"{database.capabilities(connection)}; {nodes:,} nodes; {folder_gib(folder):.1f} GiB")
-            if not small:
+            if not small and not only:
                 print_not_asked(connection)
     return found
 
@@ -407,7 +446,7 @@ def explain(folder: Path, name: str) -> None:
     """Print the plans of a page or question as they ran, of each statement of 1 ms or more, those of functions too."""
     with opened(folder, 1) as (owner, _, works, _):
         freshen(owner)
-        chosen = [it for it in works if name in (it, it.removeprefix("page: "))]
+        chosen = [it for it in works if name in (it, it.removeprefix(PAGE))]
         if not chosen:
             sys.exit(f"There is no {name!r}. There are: {', '.join(works)}")
         with owner.connect() as connection:
@@ -435,12 +474,13 @@ def main() -> None:
     parser.add_argument("--nodes", type=int, default=75_000)
     parser.add_argument("--times", type=int, default=20, help="how often each is asked")
     parser.add_argument("--store", type=Path, help="a folder that `python -m bench.stored` filled, to be kept")
+    parser.add_argument("--only", metavar="NAME", default="", help="of --store, what begins so, and no more")
     parser.add_argument("--json", action="store_true", help="all times as JSON")
     parser.add_argument("--explain", metavar="NAME", help="of --store, the plans of a page or question, and no more")
     options = parser.parse_args()
+    if options.store is None and (options.explain is not None or options.only):
+        parser.error("--explain and --only need --store")
     if options.explain is not None:
-        if options.store is None:
-            parser.error("--explain needs --store")
         explain(options.store, options.explain)
         return
     folder = Path(tempfile.mkdtemp(prefix="gigawatch-bench-"))
@@ -449,17 +489,18 @@ def main() -> None:
         large = options.store or folder / "large"
         if options.store is None:
             filled(large, options.nodes, Depth())
-        found = ask(large, options.times, small=False)
-        filled(folder / "small", SMALL_NODES, Depth(minutes=60, hours=24, all_minutes=60, all_hours=4))
-        found += ask(folder / "small", options.times, small=True)
+        found = ask(large, options.times, small=False, only=options.only)
+        if not options.only:
+            filled(folder / "small", SMALL_NODES, Depth(minutes=60, hours=24, all_minutes=60, all_hours=4))
+            found += ask(folder / "small", options.times, small=True)
     finally:
         shutil.rmtree(folder, ignore_errors=True)
     if options.json:
         print(json.dumps([{"name": it.name, "ms": it.all_ms, "sql_ms": it.sql_ms, "trouble": it.trouble}
                           for it in found], indent=1))  # fmt: skip
     else:
-        print("| | median, ms | p95, ms | of that SQL, median | gives | limit |")
-        print("| --- | ---: | ---: | ---: | ---: | --- |")
+        print("| | median, ms | p95, ms | of that SQL, median | CPU, median | gives | limit |")
+        print("| --- | ---: | ---: | ---: | ---: | ---: | --- |")
         for it in found:
             print(it.row())
         above = [it.name for it in found if "above" in it.row()]

@@ -13,7 +13,7 @@ from prometheus_client.openmetrics import parser as openmetrics_parser
 from prometheus_client.parser import text_string_to_metric_families
 from prometheus_client.samples import Sample
 
-from collector import body
+from collector import answers
 from gigawatch import __version__
 from gigawatch.errors import ExitCode, GigawatchError
 from gigawatch.units import BYTES_PER_MIB
@@ -72,7 +72,7 @@ def fetch(pool: urllib3.PoolManager, url: str, limit_s: float, advice: Advice) -
     """What the endpoint says now.
 
     Args:
-        pool: with the headers that let us in, if it wants any.
+        pool: of answers.connections(), with the headers that let us in if it wants any.
         url: of the metrics.
         limit_s: how long the whole answer may take, s.
         advice: for errors.
@@ -161,7 +161,7 @@ def _check(url: str, response: urllib3.BaseHTTPResponse, advice: Advice) -> None
     """Refuse an answer that cannot be metrics, by what its head says."""
     status = response.status
     if status == 200:
-        if coding := response.headers.get("Content-Encoding"):
+        if (coding := response.headers.get("Content-Encoding", "identity")) != "identity":
             raise GigawatchError(
                 f"{url} answers in the coding {coding}, which was not asked for",
                 "Name the address of what serves the metrics, not of a proxy before it.",
@@ -185,14 +185,14 @@ def _check(url: str, response: urllib3.BaseHTTPResponse, advice: Advice) -> None
 def _read(url: str, response: urllib3.BaseHTTPResponse, deadline_s: float, limit_s: float, advice: Advice) -> bytes:
     """The body, within the limits of time and size."""
     try:
-        return body.read(response, deadline_s, MOST_BYTES)
-    except body.TooLong:
+        return answers.body(response, deadline_s, MOST_BYTES)
+    except answers.TooLong:
         raise GigawatchError(
             f"{url} answers more than {MOST_BYTES // BYTES_PER_MIB} MiB",
             "Nothing that is read here has that many metrics: name its own address.",
             ExitCode.DATA,
         ) from None
-    except body.TooSlow:
+    except answers.TooSlow:
         raise GigawatchError(
             f"{url} does not end its answer within {limit_s:g} s", advice.slow, ExitCode.UNREACHABLE
         ) from None

@@ -1,8 +1,6 @@
 """Feeds a recorded power trace through the window code and the API, so that real recordings can be looked at."""
 
-import csv
 import hashlib
-import math
 from collections.abc import Iterator
 from datetime import UTC, datetime
 from itertools import pairwise
@@ -10,6 +8,7 @@ from pathlib import Path
 
 from msgspec import Struct
 
+from collector import table
 from collector.client import Client, utc_now
 from collector.sources.nvml import GpuReading
 from collector.windows import GpuFolder, from_ms
@@ -91,34 +90,18 @@ def replay(
 def _read(path: Path, column: str | None) -> tuple[str, list[tuple[float, float]]]:
     """The column's name, and its points as (seconds, watts)."""
     points: list[tuple[float, float]] = []
-    try:
-        with path.open(newline="", encoding="utf-8-sig") as file:
-            lines = csv.reader(file, strict=True)
-            header = [name.strip() for name in next(lines, [])]
-            column = _choose(path, header, column)
-            time_place, power_place = header.index("t_s"), header.index(column)
-            for cells in lines:
-                if not cells:
-                    continue
-                if len(cells) != len(header):
-                    raise _broken(
-                        path,
-                        lines.line_num,
-                        f"{len(cells)} cells, and the header has {len(header)}",
-                    )
-                t_s = _number(path, lines.line_num, "t_s", cells[time_place])
-                power_w = _number(path, lines.line_num, column, cells[power_place])
-                if not 0 <= power_w <= GREATEST_POWER_W:
-                    raise _broken(path, lines.line_num, f"{column} = {power_w:g} W is impossible")
-                if points and t_s < points[-1][0]:
-                    raise _broken(
-                        path,
-                        lines.line_num,
-                        f"t_s = {t_s:g} is before {points[-1][0]:g}, the line above",
-                    )
-                points.append((t_s, power_w))
-    except (UnicodeDecodeError, csv.Error) as error:
-        raise GigawatchError(f"{path} is not CSV in UTF-8: {error}", "Save it as plain CSV.", ExitCode.DATA) from error
+    lines = table.lines(path)
+    _, header = next(lines)
+    column = _choose(path, header, column)
+    time_place, power_place = header.index("t_s"), header.index(column)
+    for line, cells in lines:
+        t_s = table.number(path, line, "t_s", cells[time_place])
+        power_w = table.number(path, line, column, cells[power_place])
+        if not 0 <= power_w <= GREATEST_POWER_W:
+            raise table.broken(path, line, f"{column} = {power_w:g} W is impossible")
+        if points and t_s < points[-1][0]:
+            raise table.broken(path, line, f"t_s = {t_s:g} is before {points[-1][0]:g}, the line above")
+        points.append((t_s, power_w))
     if len(points) < 2:
         raise GigawatchError(f"{path} has {len(points)} readings", "An energy needs two.", ExitCode.DATA)
     return column, points
@@ -139,20 +122,6 @@ def _choose(path: Path, header: list[str], column: str | None) -> str:
             ExitCode.DATA,
         )
     return column or (PREFERRED if PREFERRED in powers else powers[0])
-
-
-def _number(path: Path, line: int, name: str, text: str) -> float:
-    try:
-        value = float(text)
-    except ValueError:
-        value = math.nan
-    if not math.isfinite(value):
-        raise _broken(path, line, f"{name} = {text[:40]!r} is not a number")
-    return value
-
-
-def _broken(path: Path, line: int, problem: str) -> GigawatchError:
-    return GigawatchError(f"{path}, line {line}: {problem}", "Mend the line or leave it out.", ExitCode.DATA)
 
 
 def _begin(start: str | None, points: list[tuple[float, float]]) -> int:

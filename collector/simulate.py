@@ -19,8 +19,11 @@ from collector.client import Client
 from collector.simulated import faults, fleet
 from collector.simulated.faults import MINUTE_S
 from collector.simulated.fleet import Node
+from collector.simulated.metrics import MetricsServer
 from collector.simulated.processes import Processes, figures, summed
+from collector.simulated.requests import Requests, recorded, synthetic
 from collector.simulated.sending import Pace, Simulation, Totals, connect
+from collector.simulated.serving import served_by
 from collector.simulated.traffic import Plan, Tally
 from gigawatch import settings
 from gigawatch.errors import GigawatchError
@@ -144,6 +147,14 @@ class Progress:
 @click.option("--processes", type=click.IntRange(1, 256), help="Prepared: processes that send. [default: 1]")
 @click.option("--connections", type=click.IntRange(1, 1_000), help="Prepared: of each process. [default: 32]")
 @click.option("--compress/--no-compress", default=None, help="Prepared: zstd, as agents do. [default: compress]")
+@click.option(
+    "--requests",
+    "requests_file",
+    type=click.Path(exists=True, dir_okay=False, path_type=Path),
+    help="Detailed: a CSV file of requests as the Azure LLM inference traces are, in place of such as one of them had.",
+)
+@click.option("--metrics-host", help="Detailed: address to serve the engines' metrics on. [default: 127.0.0.1]")
+@click.option("--metrics-port", type=click.IntRange(0, 65_535), help="Detailed: its port. [default: any that is free]")
 @click.option("--json", "as_json", is_flag=True, help="Print what was sent as JSON at the end.")
 @click.pass_context
 def simulate(
@@ -164,11 +175,15 @@ def simulate(
     processes: int | None,
     connections: int | None,
     compress: bool | None,
+    requests_file: Path | None,
+    metrics_host: str | None,
+    metrics_port: int | None,
     as_json: bool,
 ) -> None:
     """Send the data of a simulated fleet to an API, marked as simulated.
 
-    First a history in windows of a minute, then live windows as time passes, until Ctrl-C or SIGTERM.
+    First a history in windows of a minute, then live windows as time passes, until Ctrl-C or SIGTERM. Inference engines
+    serve their metrics as vLLM does, under an address that is told at the start: `gigawatch engines probe` reads them.
     Great fleets are prepared: some nodes are modelled, and all others copy what those measured.
     Durations are written as 90s, 15m, 24h, 7d. docs/simulate.md says what is modelled and what is not.
     """
@@ -179,11 +194,12 @@ def simulate(
         if megawatts
         else fleet.of_nodes(nodes or 16, seed=seed, gpus_per_node=gpus_per_node)
     )
-    has_options = not {relay_size, processes, connections, compress} <= {None}
-    if is_prepared is None:
-        is_prepared = has_options or len(machines) > LARGEST_DETAILED
-    elif has_options and not is_prepared:
-        raise click.UsageError("--relay-size, --processes, --connections and --compress need --prepared.")
+    is_prepared = _is_prepared(
+        is_prepared,
+        len(machines),
+        for_prepared={relay_size, processes, connections, compress},
+        for_detailed={requests_file, metrics_host, metrics_port},
+    )
     if history_s is None:
         history_s = DEFAULT_HISTORY_S if speed > 1 or not is_prepared else 0
     if history_s % MINUTE_S:
@@ -216,7 +232,11 @@ def simulate(
         )
         totals, more = _send_prepared(machines, plan, int(history_s), speed, for_s)
     else:
-        totals, more = _send_detailed(machines, agent, seed, amount, int(history_s), window_s, speed, for_s)
+        with MetricsServer(metrics_host or "127.0.0.1", metrics_port or 0).serving() as metrics:
+            requests = recorded(requests_file) if requests_file else synthetic(seed)
+            totals, more = _send_detailed(
+                machines, agent, seed, amount, int(history_s), window_s, speed, for_s, requests, metrics
+            )
     sent |= {"took_s": round(time.monotonic() - began_s, 3), **more}
     if as_json:
         click.echo(json.dumps(sent))
@@ -234,6 +254,17 @@ def simulate(
         )
 
 
+def _is_prepared(asked: bool | None, nodes: int, *, for_prepared: set[object], for_detailed: set[object]) -> bool:
+    """Whether the fleet is prepared: as asked, else by options that only one of the modes has, else by its size."""
+    if asked is None:
+        asked = for_prepared != {None} or (nodes > LARGEST_DETAILED and for_detailed == {None})
+    if for_prepared != {None} and not asked:
+        raise click.UsageError("--relay-size, --processes, --connections and --compress need --prepared.")
+    if for_detailed != {None} and asked:
+        raise click.UsageError("--requests, --metrics-host and --metrics-port need --detailed: others have no engines.")
+    return asked
+
+
 def _send_detailed(
     machines: list[Node],
     agent: Agent,
@@ -243,12 +274,16 @@ def _send_detailed(
     window_s: int,
     speed: float,
     for_s: float | None,
+    requests: Requests,
+    metrics: MetricsServer,
 ) -> tuple[Totals, dict[str, Any]]:
     """Model every node. What was sent, and for the summary."""
     client = Client(agent)
     now_s = int(time.time()) // MINUTE_S * MINUTE_S
     struck = faults.plan(machines, amount, seed=seed, now_s=now_s, history_s=history_s)
-    simulation = Simulation(machines, struck, client, seed=seed)
+    simulation = Simulation(machines, struck, client, seed=seed, requests=requests, metrics=metrics)
+    if engines := sum(served_by(node) is not None for node in machines):
+        click.echo(f"The metrics of {engines} simulated engines are at {metrics.url}", err=True)
     began_s = time.monotonic()
     history_took_s = None
     with _stopping():

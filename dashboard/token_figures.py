@@ -171,7 +171,11 @@ def trade_off(rows: Sequence[Row], boundary: Boundary, wait: Wait, links: Callab
             text=[row.label for row in chosen] if "text" in mode else None,
             textposition="top center", textfont={"size": 11, "color": theme.text},
             line={"color": colour, "width": 1.4, "shape": "hv", "dash": "dot"},
-            marker={"color": colour, "symbol": symbol, "opacity": 0.85, "line": {"width": 1, "color": theme.surface},
+            marker={"color": colour, "opacity": 0.85,
+                    # Hollow where it is not to be relied upon.
+                    "symbol": [f"{symbol}-open" if row.doubts else symbol for row in chosen],
+                    "line": {"width": [2 if row.doubts else 1 for row in chosen],
+                             "color": [colour if row.doubts else theme.surface for row in chosen]},
                     "size": [short(8 + 20 * (_batch(row) / most) ** 0.5) for row in chosen]},
             customdata=[links(row) for row in chosen],
             hovertext=[

@@ -9,12 +9,14 @@ from msgspec import Struct
 from dashboard.plots import GOOD_COVERAGE
 from dashboard.view import TokenOrder, Wait, floor
 from gigawatch.readings import Carbon, Cost
-from gigawatch.token_readings import EnergyPerToken, Idle, Serving
+from gigawatch.token_readings import EnergyPerToken, Idle, Latency, Serving
 from gigawatch.units import JOULES_PER_KWH
 
 STEADY_VARIATION = 0.1
 """Beyond it, energy per token moves so much within the period that its mean says little."""
 MILLION = 1_000_000
+LATENCIES: tuple[Latency, ...] = ("time_to_first_token", "inter_token_latency")
+"""Those that are shown; each is a third of the time that all take."""
 
 
 class Row(Struct, frozen=True, kw_only=True):
@@ -117,6 +119,7 @@ def join(
 _ORDERS: Mapping[TokenOrder, Callable[[Row], float | None]] = {
     "tokens": lambda row: row.energy.generated_tokens_per_s,
     "j_per_token": lambda row: row.energy.j_per_generated_token,
+    "variation": lambda row: row.energy.variation,
     "tokens_per_s_per_mw": lambda row: row.energy.tokens_per_s_per_mw,
     "cost": lambda row: row.costs[0][1] if row.costs else None,
     "carbon": lambda row: row.carbon_kg,

@@ -20,8 +20,8 @@ Heat = Literal["power", "temperature", "utilisation"]
 By = Literal["deployment", "model", "gpu_model", "site"]
 Wait = Literal["p50", "p95"]
 TokenOrder = Literal[
-    "label", "tokens", "j_per_token", "tokens_per_s_per_mw", "cost", "carbon", "ttft_p50", "ttft_p95", "itl", "batch",
-    "idle", "gpus", "coverage",
+    "label", "tokens", "j_per_token", "variation", "tokens_per_s_per_mw", "cost", "carbon", "ttft_p50", "ttft_p95",
+    "itl", "batch", "idle", "gpus", "coverage",
 ]  # fmt: skip
 
 RANGES: dict[Range, tuple[str, timedelta]] = {
@@ -256,9 +256,10 @@ def today(now: datetime) -> Period:
     return Period(start, max(latest, start + timedelta(seconds=10)), timedelta(hours=1))
 
 
-_EPOCH = datetime(2000, 1, 1, tzinfo=UTC)
+EPOCH = datetime(2000, 1, 1, tzinfo=UTC)
+"""Where bins begin; the figures of deployments are known up to there where there are none yet."""
 
 
 def floor(time: datetime, step: timedelta) -> datetime:
     """The start of the bin that a time is in, as date_bin() of the views does it."""
-    return _EPOCH + (time - _EPOCH) // step * step
+    return EPOCH + (time - EPOCH) // step * step

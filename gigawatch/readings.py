@@ -21,6 +21,8 @@ NodeState = Literal["reporting", "gpus_missing", "clock_off", "silent"]
 NodeOrder = Literal[
     "place", "hostname", "state", "gpu_model", "reporting", "power", "utilisation", "temperature", "throttled", "silent"
 ]
+Method = Literal["location", "market"]
+"""Of accounting for carbon."""
 Load = Literal["power", "temperature", "utilisation"]
 STEPS_S = (10, 20, 30, 60, 120, 300, 600, 900, 1_800, 3_600, 7_200, 14_400, 43_200, 86_400)
 MOST_ROWS = 1_000_000
@@ -404,7 +406,7 @@ class GridIntensity(Struct, frozen=True, kw_only=True):
 
     import_id: int
     site: str
-    method: Literal["location", "market"]
+    method: Method
     instrument: str | None
     """What was bought, for method market."""
     start: datetime
@@ -470,6 +472,8 @@ class Cost(Struct, frozen=True, kw_only=True):
     """Part of the GPUs' energy that is known at the boundary, 0 to 1."""
     modelled_share: float | None
     """Part of the energy that is modelled by other nodes' meters, 0 to 1."""
+    measured_pue_share: float | None
+    """At boundary facility: part of the energy with a PUE measured that day, 0 to 1; of the rest it is configured."""
 
 
 class Carbon(Struct, frozen=True, kw_only=True):
@@ -478,7 +482,7 @@ class Carbon(Struct, frozen=True, kw_only=True):
     time: datetime
     label: str
     boundary: Boundary
-    method: Literal["location", "market"]
+    method: Method
     instrument: str | None
     carbon_kg: float | None
     """CO2 equivalent, kg; None: none of the group's energy has an intensity."""
@@ -493,6 +497,7 @@ class Carbon(Struct, frozen=True, kw_only=True):
     counter_share: float | None
     boundary_coverage: float | None
     modelled_share: float | None
+    measured_pue_share: float | None
 
 
 class StoreRollup(Struct, frozen=True, kw_only=True):
@@ -1043,11 +1048,16 @@ def cost(
     group_by: TokenGroup = "fleet",
     boundary: Boundary = "gpu",
     deployment: str | None = None,
+    *,
+    assigned: bool = False,
 ) -> list[Cost]:
-    """What the energy of a part of the fleet cost, in all or by step (whole hours); of where, site and model count."""
+    """What the energy of a part of the fleet cost, in all or by step (whole hours); of where, site and model count.
+
+    With assigned it is the energy of GPUs that are assigned to a deployment alone.
+    """
     columns = "currency, cost::double precision, priced_energy_j, price_coverage"
     return _weighed(connection, Cost, f"{columns} FROM report.cost", start, stop, step, where, group_by, boundary,
-                    deployment)  # fmt: skip
+                    deployment, assigned=assigned)  # fmt: skip
 
 
 def carbon(
@@ -1059,11 +1069,14 @@ def carbon(
     group_by: TokenGroup = "fleet",
     boundary: Boundary = "gpu",
     deployment: str | None = None,
+    *,
+    assigned: bool = False,
+    method: Method | None = None,
 ) -> list[Carbon]:
-    """What the energy of a part of the fleet emitted, by each method, in all or by step, as cost()."""
+    """What the energy of a part of the fleet emitted, by one method or each, in all or by step, as cost()."""
     columns = "method, instrument, carbon_kg::double precision, accounted_energy_j, intensity_coverage, estimated_share"
     return _weighed(connection, Carbon, f"{columns} FROM report.carbon", start, stop, step, where, group_by, boundary,
-                    deployment)  # fmt: skip
+                    deployment, assigned=assigned, after=", CAST(:method AS text)", method=method)  # fmt: skip
 
 
 def _weighed(
@@ -1077,15 +1090,19 @@ def _weighed(
     group_by: TokenGroup,
     boundary: Boundary,
     deployment: str | None,
+    *,
+    assigned: bool,
+    after: str = "",
+    **values: Any,
 ) -> list[T]:
     return _all(
         connection,
         kind,
         f"""
         SELECT time, label, boundary, energy_j, split_share, coverage, counter_share, boundary_coverage, modelled_share,
-            {columns_from}(
+            measured_pue_share, {columns_from}(
                 :start, :stop, :step, :group_by, CAST(:site AS text), CAST(:gpu_model AS text), :boundary,
-                CAST(:deployment AS text))""",
+                CAST(:deployment AS text), :assigned{after})""",
         where,
         start=start,
         stop=stop,
@@ -1093,6 +1110,8 @@ def _weighed(
         group_by=group_by,
         boundary=boundary,
         deployment=deployment,
+        assigned=assigned,
+        **values,
     )
 
 

@@ -34,12 +34,12 @@ from sqlalchemy import (
     func,
     text,
 )
-from sqlalchemy.dialects.postgresql import ARRAY, JSONB, ExcludeConstraint
+from sqlalchemy.dialects.postgresql import ARRAY, JSON, JSONB, ExcludeConstraint
 from sqlalchemy.schema import SchemaItem
 
 from gigawatch.errors import ExitCode, GigawatchError
 
-REVISION = "0007"
+REVISION = "0008"
 """The newest file in migrations/versions/."""
 
 metadata = MetaData(
@@ -658,6 +658,8 @@ meter = Table(
     Column("breaker_ma", BigInteger, comment="Rating of its breaker, mA"),
     Column("contract_mw", BigInteger, comment="Most power by contract, mW"),
     Column("fuel_j_per_l", BigInteger, comment="Energy of a litre of fuel, J"),
+    Column("potable", Boolean, comment="Of a water meter, whether it is drinking water; absent where nobody said"),
+    Column("backup", Boolean, nullable=False, server_default="false", comment="Whether it is a backup generator's"),
     Column("since", Time, comment="Figures want it from this moment on; absent: always"),
     Column("until", Time, comment="Up to this moment; absent: for ever"),
     Column("simulated", Boolean, nullable=False, server_default="false", comment="Whether its data are simulated"),
@@ -666,6 +668,8 @@ meter = Table(
     UniqueConstraint("site_id", "name"),
     CheckConstraint(f"role IN {METER_ROLES}", name="role"),
     CheckConstraint("feed IN ('A', 'B')", name="feed"),
+    # Written with its windows.
+    postgresql_with={"fillfactor": 50},
     comment="A meter of a site's facility",
 )
 
@@ -739,7 +743,8 @@ topology = Table(
     Column("applied", Time, nullable=False, server_default=func.now(), comment="When it came into force"),
     Column("source", Text, nullable=False, comment="The file's name"),
     Column("sha256", Text, nullable=False, comment="Of the file"),
-    Column("document", JSONB, nullable=False, comment="The site as it was declared"),
+    # In the order in which it was written, which JSONB forgets.
+    Column("document", JSON, nullable=False, comment="The site as it was declared"),
     comment="Each site's halls, racks and meters as they were declared, the newest in force",
 )
 
@@ -906,6 +911,7 @@ def _deployment_rollup(level: str) -> Table:
         UniqueConstraint(
             "time", "deployment_id", "site_id", "gpu_model", "whole", name=f"deployment_{level}_bucket_key"
         ),
+        Index(f"deployment_{level}_deployment_id_time_idx", "deployment_id", "time"),
         comment=f"What deployments used in {level}: the sums of assigned_1m",
     )
 
@@ -928,6 +934,7 @@ def _serving_rollup(level: str) -> Table:
             "whole",
             name=f"serving_{level}_bucket_key",
         ),
+        Index(f"serving_{level}_deployment_id_time_idx", "deployment_id", "time"),
         comment=f"What deployments served in {level}: the sums of serving_window",
     )
 
@@ -953,6 +960,7 @@ def _latency_rollup(level: str) -> Table:
             "bounds_id",
             name=f"latency_{level}_bucket_key",
         ),
+        Index(f"latency_{level}_deployment_id_time_idx", "deployment_id", "time"),
         comment=f"Latencies that deployments' users felt in {level}: the sums of serving_window",
     )
 
@@ -965,6 +973,109 @@ site_rollups = {level: _group_rollup("site", level) for level in LEVELS}
 deployment_rollups = {level: _deployment_rollup(level) for level in LEVELS}
 serving_rollups = {level: _serving_rollup(level) for level in LEVELS}
 latency_rollups = {level: _latency_rollup(level) for level in LEVELS}
+
+
+def _meter_rollup(level: str) -> Table:
+    """What one meter counted in a bucket: sums and extremes, never means."""
+    return Table(
+        f"meter_{level}",
+        metadata,
+        Column("time", Time, nullable=False, comment="Start of the bucket"),
+        Column("meter_id", Integer, nullable=False),
+        Column("covered_ms", BigInteger, nullable=False, comment="Time with windows, ms"),
+        Column("energy_mj", BigInteger, comment="Electricity, or of a heat meter heat, mJ"),
+        Column("energy_ms", BigInteger, nullable=False, comment="Time for which that is known, ms"),
+        Column("energy_interpolated_mj", BigInteger, nullable=False, comment="Part interpolated over gaps, mJ"),
+        Column("energy_integrated_mj", BigInteger, nullable=False, comment="Part integrated from polled power, mJ"),
+        Column("energy_estimated_mj", BigInteger, nullable=False, comment="Part estimated over a new register, mJ"),
+        Column("polled_mj", BigInteger, comment="Polled power times time, mJ; below 0 it flowed the other way"),
+        Column("polled_ms", BigInteger, nullable=False, comment="Time with that, ms"),
+        Column("power_min_mw", BigInteger, comment="Least polled power, mW"),
+        Column("power_max_mw", BigInteger, comment="Greatest polled power, mW"),
+        Column("current_max_ma", BigInteger, comment="Greatest current of a phase, mA"),
+        Column("volume_ml", BigInteger, comment="Water or fuel, mL"),
+        Column("volume_ms", BigInteger, nullable=False, comment="Time for which that is known, ms"),
+        Column("temp_mc_ms", BigInteger, comment="Temperature times time, thousandths of 1 °C times ms"),
+        Column("temp_ms", BigInteger, nullable=False, comment="Time with that, ms"),
+        Column("readings_taken", Integer, nullable=False, comment="Readings taken"),
+        Column("readings_expected", Integer, comment="Readings due; absent: it is a sum of others"),
+        Column("rejected_readings", BigInteger, nullable=False, comment="Readings refused as impossible"),
+        Column("stuck_h", SmallInteger, nullable=False, comment="Hours in which neither power nor register changed"),
+        Column("reversed_h", SmallInteger, nullable=False, comment="Hours in which power flowed the other way"),
+        Index(f"meter_{level}_meter_id_time_idx", "meter_id", "time", unique=True),
+        Index(f"meter_{level}_time_idx", "time", postgresql_using="brin", postgresql_with={"pages_per_range": 32}),
+        comment=f"What one meter counted in {level}: folded windows",
+    )
+
+
+def _of_part() -> list[Column[Any]]:
+    return [
+        Column("time", Time, nullable=False, comment="Start of the bucket"),
+        Column("site_id", Integer, nullable=False),
+        Column("hall_id", Integer, comment="Absent: of the whole site"),
+    ]
+
+
+def _facility_rollup(level: str) -> Table:
+    """What the meters of one role counted in a bucket, each energy once."""
+    return Table(
+        f"facility_{level}",
+        metadata,
+        *_of_part(),
+        Column("role", Text, nullable=False, comment="What they count"),
+        Column("meters", SmallInteger, nullable=False, comment="Meters whose values are wanted: the most"),
+        Column("wanted_ms", BigInteger, nullable=False, comment="Meter-time that is wanted, ms"),
+        Column("energy_mj", BigInteger, comment="Energy, of fuel that of its volume, mJ"),
+        Column("energy_ms", BigInteger, nullable=False, comment="Meter-time for which that is known, ms"),
+        Column("energy_interpolated_mj", BigInteger, nullable=False, comment="Part interpolated over gaps, mJ"),
+        Column("energy_integrated_mj", BigInteger, nullable=False, comment="Part integrated from polled power, mJ"),
+        Column("energy_estimated_mj", BigInteger, nullable=False, comment="Part estimated over a new register, mJ"),
+        Column("volume_ml", BigInteger, comment="Water or fuel, mL"),
+        Column("volume_ms", BigInteger, nullable=False, comment="Meter-time for which that is known, ms"),
+        Column("temp_mc_ms", BigInteger, comment="Temperature times time, thousandths of 1 °C times ms"),
+        Column("temp_ms", BigInteger, nullable=False, comment="Meter-time with that, ms"),
+        UniqueConstraint(
+            "time", "site_id", "hall_id", "role", name=f"facility_{level}_bucket_key",
+            postgresql_nulls_not_distinct=True,
+        ),
+        comment=f"What the meters of one role in a hall, or of none, counted in {level}: the sums of meter_{level}",
+    )  # fmt: skip
+
+
+FIGURES = ("pue", "wue", "wue_potable", "erf", "ref", "cer")
+"""Ratios of the facility: E_DC and E_IT, water and E_IT, drinking water and E_IT, reused heat and E_DC, energy made on
+site and E_DC, heat removed and the energy of cooling."""
+
+
+def _ratio_rollup(level: str) -> Table:
+    """Both sums of a ratio over the hours of a bucket in which all meters that it wants are known."""
+    return Table(
+        f"facility_ratio_{level}",
+        metadata,
+        *_of_part(),
+        Column("figure", Text, nullable=False, comment=", ".join(FIGURES)),
+        Column("category", SmallInteger, comment="Where E_IT is metered: 1 UPS output, 2 PDU output, 3 IT input"),
+        Column("numerator", BigInteger, nullable=False, comment="Energy, mJ; of wue water, mL"),
+        Column("denominator", BigInteger, nullable=False, comment="Energy, mJ"),
+        Column("hours", SmallInteger, nullable=False, comment="Hours that are in both"),
+        Column("missing_h", SmallInteger, nullable=False, comment="Hours in neither, since a meter was not known"),
+        Column("faulty_h", SmallInteger, nullable=False, comment="Hours in neither, since a meter cannot be right"),
+        Column("numerator_meters", SmallInteger, nullable=False, comment="Meters of the numerator: the most"),
+        Column("denominator_meters", SmallInteger, nullable=False, comment="Meters of the denominator: the most"),
+        UniqueConstraint(
+            "time", "site_id", "hall_id", "figure", "category", name=f"facility_ratio_{level}_bucket_key",
+            postgresql_nulls_not_distinct=True,
+        ),
+        Index(f"facility_ratio_{level}_figure_time_idx", "figure", "time"),
+        CheckConstraint(f"figure IN {FIGURES}", name="figure"),
+        comment=f"Both sums of each ratio of a site, or a hall, in {level}",
+    )  # fmt: skip
+
+
+METER_LEVELS = ("1h", "1d")
+meter_rollups = {level: _meter_rollup(level) for level in METER_LEVELS}
+facility_rollups = {level: _facility_rollup(level) for level in METER_LEVELS}
+ratio_rollups = {level: _ratio_rollup(level) for level in METER_LEVELS}
 
 site_second = Table(
     "site_second",
@@ -980,7 +1091,9 @@ site_second = Table(
 rollup = Table(
     "rollup",
     metadata,
-    Column("level", Text, primary_key=True, comment="1m, 1h or 1d, and the same of deployments: deployment_1m, …"),
+    Column(
+        "level", Text, primary_key=True, comment="1m, 1h or 1d, the same of deployments: deployment_1m, …; meter_1h"
+    ),
     Column("closed", Time, nullable=False, comment="Buckets before it take windows by way of rollup_dirty alone"),
     Column("folded", Time, nullable=False, comment="Buckets before it are folded"),
     Column("node_id", Integer, nullable=False, comment="Nodes before it are folded in the bucket `folded` as well"),
@@ -994,10 +1107,12 @@ rollup_dirty = Table(
         "level",
         Text,
         nullable=False,
-        comment="1m, 1h or 1d; 1s for a node window that site_second lacks; deployment_1m, …",
+        comment="1m, 1h or 1d; 1s for a node window that site_second lacks; deployment_1m, …; meter_1h, facility_1d",
     ),
     Column("time", Time, nullable=False, comment="Start of the bucket, or of the window"),
-    Column("node_id", Integer, nullable=False, comment="The node; at levels of deployments the deployment"),
+    Column(
+        "node_id", Integer, nullable=False, comment="The node, or the deployment, of meter_1h the meter, else the site"
+    ),
     Index("rollup_dirty_level_time_idx", "level", "time"),
     comment="What came after its bucket was closed, to be folded again",
 )
@@ -1024,7 +1139,8 @@ hypertables: Mapping[str, str] = {
     "node_1h": "30 days",
     "serving_window": "1 day",
     "assigned_1m": "1 day",
-    "meter_window": "7 days",
+    "meter_window": "1 day",
+    "meter_1h": "30 days",
 }
 """Facts that become hypertables where TimescaleDB is there, with their first chunk interval."""
 

@@ -11,6 +11,7 @@ T = TypeVar("T")
 Boundary = Literal["gpu", "it", "facility"]
 BOUNDARIES: tuple[Boundary, ...] = ("gpu", "it", "facility")
 TokenGroup = Literal["fleet", "site", "gpu_model", "deployment", "model"]
+Latency = Literal["time_to_first_token", "inter_token_latency", "end_to_end_latency"]
 
 
 class Of(Struct, frozen=True, kw_only=True):
@@ -60,6 +61,8 @@ class EnergyPerToken(Struct, frozen=True, kw_only=True):
     gpu_s_per_generated_token: float | None
     """GPU-time for each generated token, s."""
     gpu_s_per_request: float | None
+    measured_pue_share: float | None
+    """At boundary facility: part of the energy with a PUE measured that day, 0 to 1; of the rest it is configured."""
 
 
 class Serving(Struct, frozen=True, kw_only=True):
@@ -170,7 +173,7 @@ def energy_per_token(
     """Energy per token by group, bin and boundary; without a boundary at all three."""
     return _grouped(
         connection, EnergyPerToken, "report.energy_per_token", start, stop, step, group_by, of,
-        extra="CAST(:boundary AS text), ", boundary=boundary,
+        before="CAST(:boundary AS text), ", boundary=boundary,
     )  # fmt: skip
 
 
@@ -181,9 +184,13 @@ def serving(
     step: timedelta | None = None,
     group_by: TokenGroup = "fleet",
     of: Of = EVERYTHING,
+    latencies: tuple[Latency, ...] | None = None,
 ) -> list[Serving]:
-    """What was served by group and bin."""
-    return _grouped(connection, Serving, "report.serving", start, stop, step, group_by, of)
+    """What was served by group and bin; with some latencies or, which takes longest, all."""
+    return _grouped(
+        connection, Serving, "report.serving", start, stop, step, group_by, of,
+        after=", CAST(:latencies AS text[])", latencies=None if latencies is None else list(latencies),
+    )  # fmt: skip
 
 
 def idle(
@@ -211,7 +218,7 @@ def token_cost(
     """What a million generated tokens cost; step is of whole hours."""
     return _grouped(
         connection, TokenCost, "report.token_cost", start, stop, step, group_by, of,
-        extra="CAST(:boundary AS text), CAST(:price AS numeric), ", boundary=boundary, price=price_per_gpu_hour,
+        before="CAST(:boundary AS text), CAST(:price AS numeric), ", boundary=boundary, price=price_per_gpu_hour,
     )  # fmt: skip
 
 
@@ -228,7 +235,7 @@ def token_carbon(
     """What a million generated tokens emit; step is of whole hours."""
     return _grouped(
         connection, TokenCarbon, "report.token_carbon", start, stop, step, group_by, of,
-        extra="CAST(:boundary AS text), CAST(:embodied AS numeric), ", boundary=boundary,
+        before="CAST(:boundary AS text), CAST(:embodied AS numeric), ", boundary=boundary,
         embodied=embodied_g_per_gpu_hour,
     )  # fmt: skip
 
@@ -273,13 +280,14 @@ def _grouped(
     step: timedelta | None,
     group_by: TokenGroup,
     of: Of,
-    extra: str = "",
+    before: str = "",
+    after: str = "",
     **values: Any,
 ) -> list[T]:
     rows = connection.execute(
         text(
-            f"SELECT * FROM {function}(:start, :stop, CAST(:step AS interval), :group_by, {extra}"
-            " CAST(:site AS text), CAST(:gpu_model AS text), CAST(:deployment AS text))"
+            f"SELECT * FROM {function}(:start, :stop, CAST(:step AS interval), :group_by, {before}"
+            f" CAST(:site AS text), CAST(:gpu_model AS text), CAST(:deployment AS text){after})"
         ),
         {
             "start": start,

@@ -16,8 +16,10 @@ from types import FrameType
 
 import click
 from sqlalchemy import Engine, text
+from sqlalchemy.exc import SQLAlchemyError
 
 from gigawatch import database, settings, tokens
+from gigawatch.demo import pricing_verbs, unpriced_sites
 from gigawatch.embedded import EmbeddedServer
 from gigawatch.errors import ExitCode, GigawatchError
 from gigawatch.ports import require_free
@@ -39,6 +41,11 @@ PR_SET_PDEATHSIG = 1
     is_flag=True,
     help="Add a simulated fleet and its facility, in a data directory of its own, open to this machine.",
 )
+@click.option(
+    "--requests",
+    type=click.Path(exists=True, dir_okay=False),
+    help="With --demo: a CSV file of recorded requests for its engines, as `gigawatch simulate --requests` takes it.",
+)
 @click.option("--data-dir", help="Folder of the embedded database and the spool.")
 @click.option("--database-url", help="Use this PostgreSQL or TimescaleDB in place of the embedded one.")
 @click.option("--port", type=int, help="Port of the dashboard; default 8601.")
@@ -48,6 +55,7 @@ def up(
     config: Path | None,
     /,
     demo: bool,
+    requests: str | None,
     data_dir: str | None,
     database_url: str | None,
     port: int | None,
@@ -61,6 +69,8 @@ def up(
 
     Ctrl-C stops it; the data stay in the data directory.
     """
+    if requests and not demo:
+        raise click.UsageError("--requests is for the simulated fleet of --demo.")
     flags = {
         "store.data_dir": data_dir,
         "store.database_url": database_url,
@@ -81,8 +91,8 @@ def up(
                 url = stack.enter_context(EmbeddedServer(folder)).url
             parts = _Parts(config, loaded, folder, url)
             stack.callback(parts.stop)
-            parts.start(demo=demo)
-            parts.watch()
+            parts.start(demo=demo, requests=requests)
+            parts.watch(demo=demo)
         except KeyboardInterrupt:
             click.echo("\nStopping …")
     click.echo("Stopped.")
@@ -161,15 +171,19 @@ class _Parts:
             "GIGAWATCH_AGENT__SERVER_URL": f"http://127.0.0.1:{loaded.server.port}",
         }
         self._parts: list[_Part] = []
-        self._facility: Path | None = None
-        """What a simulated facility writes, if there is one."""
+        self._facility = folder / "facility"
+        """What the demo's facility writes."""
         self._gateways: set[Path] = set()
         """Configurations of agents that read its meters."""
+        self._priced: set[str] = set()
 
-    def start(self, *, demo: bool) -> None:
+    def start(self, *, demo: bool, requests: str | None) -> None:
         """Start everything, and say where it is."""
         self._folder.mkdir(parents=True, exist_ok=True)
-        self._run("migrate")
+        status = self._run("migrate")
+        if status != 0:
+            # It has said itself what is wrong.
+            raise SystemExit(status)
         agent_token = self._token("agent")
         self._environment["GIGAWATCH_AGENT__TOKEN_FILE"] = str(agent_token)
         self._add("serve")
@@ -188,8 +202,8 @@ class _Parts:
             )
         if demo:
             history = self._missing_history()
-            self._add("simulate", "--history", history)
-            self._facility = self._folder / "facility"
+            options = ("--requests", requests) if requests else ()
+            self._add("simulate", "--history", history, *options)
             for path in self._facility.glob(GATEWAYS):
                 path.unlink()
             self._add("simulate-facility", "--data-dir", str(self._facility), "--history", history)
@@ -200,13 +214,25 @@ class _Parts:
         click.echo(f"The API is at http://127.0.0.1:{self._settings.server.port}/docs")
         click.echo("Ctrl-C stops everything.\n")
 
-    def watch(self) -> None:
+    def watch(self, *, demo: bool) -> None:
         """Start again what fails, for ever."""
         while True:
             time.sleep(0.5)
             for part in self._parts:
                 part.mend()
-            self._read_facility()
+            if demo:
+                self._price()
+                self._read_facility()
+
+    def _price(self) -> None:
+        """Give prices, carbon intensities and PUE to what came of the demo's sites, so that tokens have a cost."""
+        # Without the database it goes on when that is back.
+        with suppress(SQLAlchemyError):
+            for site in unpriced_sites(self._engine):
+                if site not in self._priced:
+                    self._priced.add(site)
+                    for verb in pricing_verbs(site, self._folder):
+                        self._run(*verb)
 
     def stop(self) -> None:
         """Stop the parts, the last started first."""
@@ -223,21 +249,21 @@ class _Parts:
         part.start()
 
     def _read_facility(self) -> None:
-        """Start an agent for each site of the simulated facility, once its meters answer."""
-        for path in sorted(self._facility.glob(GATEWAYS)) if self._facility else ():
-            if path not in self._gateways:
-                self._gateways.add(path)
-                # The folder of its spool goes before the one that all other parts have by the environment.
-                self._append("collect", ["--config", str(path), "collect", "--data-dir", str(path.parent)])
+        """Place the simulated facility's meters, and start an agent for each site, once they answer."""
+        new = sorted(set(self._facility.glob(GATEWAYS)) - self._gateways)
+        if new:
+            self._run("topology", "apply", str(self._facility / "topology.yaml"))
+        for path in new:
+            self._gateways.add(path)
+            # The folder of its spool goes before the one that all other parts have by the environment.
+            self._append("collect", ["--config", str(path), "collect", "--data-dir", str(path.parent)])
 
-    def _run(self, name: str) -> None:
-        done = subprocess.run(
-            [sys.executable, "-m", "gigawatch", *self._arguments, name],
+    def _run(self, *arguments: str) -> int:
+        """Run a verb to its end, and give its exit code."""
+        return subprocess.run(
+            [sys.executable, "-m", "gigawatch", *self._arguments, *arguments],
             env=self._environment, stdout=subprocess.DEVNULL, check=False,
-        )  # fmt: skip
-        if done.returncode != 0:
-            # It has said itself what is wrong.
-            raise SystemExit(done.returncode)
+        ).returncode  # fmt: skip
 
     def _await(self, address: str, name: str) -> None:
         deadline = time.monotonic() + READY_TIMEOUT_S

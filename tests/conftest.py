@@ -3,6 +3,7 @@
 import itertools
 import os
 import shutil
+import signal
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
@@ -14,6 +15,9 @@ from sqlalchemy import Engine
 from gigawatch import database
 from gigawatch.embedded import SUPERUSER, EmbeddedServer, installations
 from migrations.run import migrate
+
+# A shell's background job ignores Ctrl-C, and so would all that the tests start and interrupt.
+signal.signal(signal.SIGINT, signal.default_int_handler)
 
 LEVELS = ("embedded", "timescaledb")
 _numbers = itertools.count()

@@ -101,7 +101,7 @@ def import_tariff(
     FILE is CSV with columns start, stop and price_per_kwh (or price_per_mwh), an export of day-ahead prices from
     ENTSO-E's Transparency Platform, or a time-of-use schedule in TOML; - is standard input.
     """
-    found = files.prices(_read(file), currency=currency, time_zone=time_zone)
+    found = files.prices(read_file(file), currency=currency, time_zone=time_zone)
     _take(config, store.price(found.currency or ""), found, **given)
 
 
@@ -147,7 +147,7 @@ def import_intensity(
     FILE is CSV with columns start, stop and g_per_kwh, or an export of Electricity Maps; - is standard input.
     """
     kind = store.intensity(method, instrument)
-    _take(config, kind, files.intensities(_read(file), emissions=emissions, time_zone=time_zone), **given)
+    _take(config, kind, files.intensities(read_file(file), emissions=emissions, time_zone=time_zone), **given)
 
 
 list_and_remove(intensity, "grid_intensity", readings.intensity_imports, "carbon intensities")
@@ -188,13 +188,18 @@ def import_pue(config: Path | None, /, file: BinaryIO, time_zone: str | None, **
 
     FILE is CSV with columns start, stop and pue; - is standard input.
     """
-    _take(config, store.CONFIGURED_PUE, files.pues(_read(file), time_zone=time_zone), **given)
+    _take(config, store.CONFIGURED_PUE, files.pues(read_file(file), time_zone=time_zone), **given)
 
 
 list_and_remove(pue, "configured_pue", readings.pue_imports, "configured PUE")
 
 
-def _read(file: BinaryIO) -> bytes:
+def read_file(file: BinaryIO) -> bytes:
+    """What a file holds.
+
+    Raises:
+        GigawatchError: it is too large.
+    """
     body = file.read(MOST_BYTES + 1)
     if len(body) > MOST_BYTES:
         raise unfit(f"The file is larger than {MOST_BYTES} bytes", "Split it by year.")

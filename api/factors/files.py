@@ -203,12 +203,12 @@ def _intervals(table: Table, layout: Layout, zone: ZoneInfo | None) -> tuple[lis
     cells = table.column(layout.value)
     values = tables.numbers(cells, layout.value_name, table.delimiter)
     known = max((i for i, value in enumerate(values) if value is not None), default=-1) + 1
-    times = _times(table, layout, zone)
+    spans = times(table, layout, zone)
     estimated = [False] * len(values)
     if layout.estimated_at is not None:
         estimated = [_truth(cell) for cell in table.column(layout.estimated_at)]
     found = []
-    for cell, value, time, guess in zip(cells[:known], values, times, estimated, strict=False):
+    for cell, value, time, guess in zip(cells[:known], values, spans, estimated, strict=False):
         if time is None and value is not None:
             raise unfit(f"Line {cell.line}: a local time that clocks skip has a value", "Is the time zone right?")
         # What has no value is a hole, which in_order() names.
@@ -217,7 +217,7 @@ def _intervals(table: Table, layout: Layout, zone: ZoneInfo | None) -> tuple[lis
     return found, len(values) - known
 
 
-def _times(table: Table, layout: Layout, zone: ZoneInfo | None) -> list[tuple[datetime, datetime] | None]:
+def times(table: Table, layout: Layout, zone: ZoneInfo | None) -> list[tuple[datetime, datetime] | None]:
     """Start and stop of each row; None where clocks skip it."""
     clock = Clock(zone)
     spans = []

@@ -127,7 +127,7 @@ def take(
     for name, words in (("source", source), ("version", version), *kind.constants.items()):
         if words is not None and not 0 < len(words) <= MOST_TEXT:
             raise unfit(f"{name} has {len(words)} characters", f"Write 1 to {MOST_TEXT}.")
-    site_id = _site(connection, site)
+    site_id = site_number(connection, site)
     first, beyond = factors.intervals[0].start, factors.intervals[-1].stop
     present = {"site_id": site_id, "first": first, "beyond": beyond}
     taken = _overlaps(connection, kind, present)
@@ -180,7 +180,7 @@ def remove(connection: Connection, table: FactorTable, import_id: int) -> Remove
     return Removed(import_id=import_id, retired=retired)
 
 
-def _site(connection: Connection, name: str) -> int:
+def site_number(connection: Connection, name: str) -> int:
     """The site's number; its imports now wait for this one to end."""
     found = connection.scalar(
         text("SELECT site_id FROM gigawatch.site WHERE name = :name FOR NO KEY UPDATE"), {"name": name}

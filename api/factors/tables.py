@@ -53,8 +53,16 @@ def decode(body: bytes) -> str:
         raise unfit(f"The file is not text in UTF-8 (line {line})", "Save it as “CSV UTF-8”.") from error
 
 
-def read(text: str, recognise: Callable[[list[str]], T | None]) -> tuple[Table, T]:
+PLAIN = "docs/tariffs.md lists them; the plain one has columns start, stop, and price_per_kwh, g_per_kwh or pue."
+
+
+def read(text: str, recognise: Callable[[list[str]], T | None], known: str = PLAIN) -> tuple[Table, T]:
     """The table, and what recognise() says of its header's names (in small letters, single spaces).
+
+    Args:
+        text: of the file.
+        recognise: gives None for a header that it does not know.
+        known: which there are, in words, for the error.
 
     Raises:
         GigawatchError: no separator gives a header that is recognised, or the file is not CSV.
@@ -63,9 +71,13 @@ def read(text: str, recognise: Callable[[list[str]], T | None]) -> tuple[Table, 
     for delimiter in DELIMITERS:
         try:
             header = next(csv.reader([first.strip("\r")], delimiter=delimiter, strict=True), [])
-            found = recognise([" ".join(name.lower().split()) for name in header])
-            if found is None:
-                continue
+        except csv.Error:
+            # Quotes that end where this is no separator.
+            continue
+        found = recognise([" ".join(name.lower().split()) for name in header])
+        if found is None:
+            continue
+        try:
             rows = list(_rows(text, delimiter))
         except csv.Error as error:
             raise unfit(f"The file is not CSV: {error}", "Is it whole, and are its quotes closed?") from error
@@ -80,7 +92,7 @@ def read(text: str, recognise: Callable[[list[str]], T | None]) -> tuple[Table, 
         return Table(delimiter, rows[1:]), found
     raise unfit(
         f"The file's first line is not the header of a known format: {first[:200]!r}",
-        "docs/tariffs.md lists them; the plain one has columns start, stop, and price_per_kwh, g_per_kwh or pue.",
+        known,
     )
 
 

@@ -143,8 +143,8 @@ class Endpoint:
                 "engine_changed",
                 self._at_ms,
                 Severity.WARNING,
-                f"Another process answers at {self._address} that was running before: several behind one address cannot"
-                " be told apart, and what they count in between is lost",
+                f"Counters of the engine at {self._address} are not those of the reading before, and nothing restarted:"
+                " several processes behind one address cannot be told apart, and what they count in between is lost",
             )
 
     def _event(self, kind: str, at_ms: int, severity: Severity, message: str) -> None:

@@ -22,7 +22,7 @@ class Change(Enum):
     RESET = "reset"
     """Counters began anew."""
     OTHER = "other"
-    """Another process answered, that was running before: what it counted meanwhile is not known."""
+    """Another process answered, that was running before, or other ranks: what was counted meanwhile is not known."""
 
 
 class Growth(Struct, frozen=True):
@@ -35,9 +35,9 @@ class Growth(Struct, frozen=True):
 class Counters:
     """Counters of one endpoint.
 
-    A counter that is new began at zero since the reading before; one that fell began anew at zero. A process that
-    started since the reading before began all of its counters anew. A counter that is away for a while is compared with
-    what it was when it was last there.
+    A counter that is new began at zero since the reading before; one that fell began anew at zero, unless fewer ranks
+    tell it than before: the one that was ahead is gone. A process that started since the reading before began all of
+    its counters anew. A counter that is away for a while is compared with what it was when it was last there.
     """
 
     def __init__(self) -> None:
@@ -55,6 +55,11 @@ class Counters:
                 change = Change.RESET if restarted else Change.OTHER
         if change is not Change.NONE:
             self._values.clear()
+        if before is not None and any(
+            value < self._values.get(series, 0) and reading.repeats[series] < before.repeats.get(series, 0)
+            for series, value in reading.counters.items()
+        ):
+            change = Change.OTHER
         grown: Counter[Series] = Counter()
         for series, value in reading.counters.items():
             # Taken out and put in again, it is the last to be forgotten.

@@ -4,9 +4,9 @@ import time
 from collections import Counter
 from collections.abc import Mapping
 
-import urllib3
 from msgspec import Struct
 
+from collector.answers import connections
 from collector.engines.address import complete
 from collector.engines.catalogue import GAUGES, LATENCIES, Engine, named
 from collector.engines.exposition import fetch, parse
@@ -85,7 +85,7 @@ def probe(url: str, engine_name: str | None = None, seconds: float = 0.0) -> Rep
         GigawatchError: it does not answer, or not with metrics of a known engine.
     """
     url = complete(url, named(engine_name).path if engine_name else "/metrics")
-    pool = urllib3.PoolManager(retries=False)
+    pool = connections()
     counters = Counters()
     answer = fetch(pool, url)
     exposition = parse(url, answer)

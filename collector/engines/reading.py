@@ -43,6 +43,8 @@ class Reading(Struct, frozen=True):
     """Counts since some start. Of a histogram, each bucket's own count."""
     models: dict[Series, str | None]
     """Of which model each counter is; None where the engine names none."""
+    repeats: dict[Series, int]
+    """By how many ranks each counter is told."""
     gauges: dict[str | None, dict[str, int]]
     """By model: running and waiting requests, and the use of the KV cache in per mille."""
     unknown_labels: frozenset[str] = frozenset()
@@ -95,6 +97,7 @@ def read(exposition: Exposition, engine: Engine) -> Reading:
     repeating = frozenset({"le", *engine.repeated_by})
     counters: dict[Series, int] = {}
     models: dict[Series, str | None] = {}
+    repeats: Counter[Series] = Counter()
     gauges: dict[str | None, dict[str, int]] = {}
     for figure, (source, samples) in found.items():
         if len(named) > 1:
@@ -107,6 +110,7 @@ def read(exposition: Exposition, engine: Engine) -> Reading:
             labels = frozenset(it for it in sample.labels.items() if it[0] not in repeating)
             series = Series(figure, source.metric, labels, bound_us)
             models[series] = _model(sample, engine) or sole
+            repeats[series] += 1
             # Ranks that repeat a count may be a step apart: the greatest of them never falls.
             once[series] = max(value, once.get(series, 0))
         if figure not in GAUGES:
@@ -122,6 +126,7 @@ def read(exposition: Exposition, engine: Engine) -> Reading:
         sources={figure: source for figure, (source, _) in found.items()},
         counters=counters,
         models=models,
+        repeats=repeats,
         gauges=gauges,
         unknown_labels=frozenset(
             label for _, samples in found.values() for sample in samples for label in sample.labels

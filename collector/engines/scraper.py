@@ -9,9 +9,9 @@ import time
 from collections import Counter
 from queue import Empty, SimpleQueue
 
-import urllib3
 from msgspec import Struct
 
+from collector.answers import connections
 from collector.engines.address import endpoint_of, metrics_url
 from collector.engines.catalogue import Engine, named
 from collector.engines.endpoint import Endpoint
@@ -36,8 +36,8 @@ class Outcome(Struct, frozen=True):
     """Why there is no reading."""
 
 
-class Scraper(threading.Thread):
-    """Reads one endpoint at multiples of its interval in UTC, so that readings lie on the ends of windows.
+class Reader:
+    """Reads one endpoint, by the engine that it is found to be.
 
     Args:
         settings: of the engine.
@@ -47,28 +47,22 @@ class Scraper(threading.Thread):
     """
 
     def __init__(self, settings: Settings) -> None:
-        super().__init__(name=f"engine {settings.deployment}", daemon=True)
         self.settings = settings
-        self.outcomes: SimpleQueue[Outcome] = SimpleQueue()
-        self._engine: Engine | None = named(settings.engine) if settings.engine else None
         self.url = metrics_url(settings)
-        self._pool = urllib3.PoolManager(maxsize=1, retries=False)
-        self._ending = threading.Event()
+        self._engine: Engine | None = named(settings.engine) if settings.engine else None
+        self._pool = connections()
 
-    def run(self) -> None:
-        """Read until told to stop."""
-        interval_s = self.settings.interval_s
-        while not self._ending.wait(interval_s - time.time() % interval_s):
-            try:
-                self.outcomes.put(self._read())
-            except GigawatchError as error:
-                log.debug("%s", error.problem)
-                self.outcomes.put(Outcome(time.monotonic(), problem=error.problem))
+    def read(self) -> Outcome:
+        """What it says now, or why it says nothing."""
+        try:
+            return self._read()
+        except GigawatchError as error:
+            log.debug("%s", error.problem)
+            return Outcome(time.monotonic(), problem=error.problem)
+
+    def close(self) -> None:
+        """Close the connection."""
         self._pool.clear()
-
-    def stop(self) -> None:
-        """End soon; a reading under way is left to itself."""
-        self._ending.set()
 
     def _read(self) -> Outcome:
         answer = fetch(self._pool, self.url)
@@ -81,6 +75,31 @@ class Scraper(threading.Thread):
             # Another engine took its place: it is recognised anew.
             self._engine = None
         return Outcome(answer.at_s, engine.name, reading)
+
+
+class Scraper(threading.Thread):
+    """Reads one endpoint at multiples of its interval in UTC, so that readings lie on the ends of windows.
+
+    Args:
+        reader: of the endpoint.
+    """
+
+    def __init__(self, reader: Reader) -> None:
+        super().__init__(name=f"engine {reader.settings.deployment}", daemon=True)
+        self.outcomes: SimpleQueue[Outcome] = SimpleQueue()
+        self._reader = reader
+        self._ending = threading.Event()
+
+    def run(self) -> None:
+        """Read until told to stop."""
+        interval_s = self._reader.settings.interval_s
+        while not self._ending.wait(interval_s - time.time() % interval_s):
+            self.outcomes.put(self._reader.read())
+        self._reader.close()
+
+    def stop(self) -> None:
+        """End soon; a reading under way is left to itself."""
+        self._ending.set()
 
 
 class Engines:
@@ -96,14 +115,15 @@ class Engines:
     """
 
     def __init__(self, settings: tuple[Settings, ...], window_ms: int, now_ms: int) -> None:
-        self._scrapers = [Scraper(it) for it in settings]
-        for url, times in Counter(scraper.url for scraper in self._scrapers).items():
+        readers = [Reader(it) for it in settings]
+        for url, times in Counter(reader.url for reader in readers).items():
             if times > 1:
                 raise GigawatchError(
                     f"[[engines]] name {url} {times} times",
                     "Its tokens would be counted as often: leave one of them.",
                     ExitCode.CONFIGURATION,
                 )
+        self._scrapers = [Scraper(it) for it in readers]
         self._endpoints = [Endpoint(it, endpoint_of(it), window_ms, now_ms) for it in settings]
 
     def start(self) -> None:

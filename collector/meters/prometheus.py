@@ -1,7 +1,6 @@
 """Reads meters whose figures somebody serves in Prometheus' format: exporters of SNMP, of IPMI, of RAPL."""
 
-import urllib3
-
+from collector.answers import connections
 from collector.exposition import Advice, Exposition, fetch, parse
 from collector.meters.access import certificates, http_basic, login
 from collector.meters.maps import Figure, PrometheusMap, PrometheusValue, Raw, Refused, fill, reading
@@ -42,7 +41,7 @@ class PrometheusDriver:
         self._words = map_.words(settings.index)
         known = login(settings)
         headers = http_basic(*known) if known else {}
-        self._pool = urllib3.PoolManager(maxsize=1, retries=False, headers=headers, ca_certs=certificates(settings))
+        self._pool = connections(headers=headers, ca_certs=certificates(settings))
         self._metrics = tuple({value.metric for values in map_.readings.values() for value in values})
 
     def read(self) -> Reading:

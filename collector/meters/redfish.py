@@ -12,7 +12,7 @@ from urllib.parse import quote
 
 import urllib3
 
-from collector import body
+from collector.answers import TooLong, TooSlow, body, connections
 from collector.meters.access import certificates, http_basic, login, place
 from collector.meters.document import decode, find, scalar
 from collector.meters.maps import Figure, Raw, RedfishMap, RedfishValue, Refused, fill, reading
@@ -66,7 +66,7 @@ class RedfishDriver:
         words = map_.words({**settings.index, **dict.fromkeys(self._missing, "")})
         self._words = {word: quote(str(it), safe="") for word, it in words.items()}
         self._login = login(settings)
-        self._pool = urllib3.PoolManager(maxsize=1, retries=False, ca_certs=certificates(settings))
+        self._pool = connections(ca_certs=certificates(settings))
         self._headers: dict[str, str] | None = None
         """What lets us in; None: we have not logged in."""
         self._session: str | None = None
@@ -189,7 +189,7 @@ class RedfishDriver:
                 retries=False, timeout=urllib3.Timeout(total=limit_s),
             )  # fmt: skip
             try:
-                told = body.read(response, deadline_s, MOST_BYTES)
+                told = body(response, deadline_s, MOST_BYTES)
             except BaseException:
                 # What is left of it must not be taken for the next answer.
                 response.close()
@@ -202,13 +202,13 @@ class RedfishDriver:
                 " be one that the certificate names.",
                 ExitCode.CONFIGURATION,
             ) from None
-        except body.TooLong:
+        except TooLong:
             raise MeterProblem(
                 f"{self._url}{path} answers more than {MOST_BYTES // BYTES_PER_MIB} MiB",
                 "No Redfish resource is that long: check the address.",
                 ExitCode.DATA,
             ) from None
-        except (urllib3.exceptions.HTTPError, body.TooSlow, ValueError) as error:
+        except (urllib3.exceptions.HTTPError, TooSlow, ValueError) as error:
             raise self._unreachable(error) from None
         if not 200 <= response.status < 300:
             raise _Status(response.status)
@@ -216,7 +216,7 @@ class RedfishDriver:
 
     def _unreachable(self, error: Exception) -> MeterProblem:
         refused = isinstance(error, urllib3.exceptions.NewConnectionError)
-        if isinstance(error, urllib3.exceptions.TimeoutError | body.TooSlow) and not refused:
+        if isinstance(error, urllib3.exceptions.TimeoutError | TooSlow) and not refused:
             return MeterProblem(
                 f"{self._url} does not answer within {self._settings.timeout_s:g} s",
                 "Management controllers are slow: a greater timeout_s and interval_s may help. A firewall that drops"

@@ -6,6 +6,7 @@ from msgspec import Struct
 
 from collector.simulated.chance import digest, uniform
 from collector.simulated.fleet import Node
+from collector.simulated.serving import served_by
 
 Amount = Literal["none", "few", "many"]
 MINUTE_S = 60
@@ -32,6 +33,8 @@ class Faults(Struct, kw_only=True):
     """A GPU with an uncorrectable memory error, and when."""
     corrected: int | None = None
     """A GPU with corrected memory errors at a steady rate."""
+    restarts: bool = False
+    """The process of its engine ends every few hours, and is started again."""
     now_s: float
     """When the history ends: what comes and goes is placed about it."""
 
@@ -47,6 +50,10 @@ class Faults(Struct, kw_only=True):
     def is_braked(self, time_s: float) -> bool:
         """Whether the power brake is pulled: six minutes of every six hours, next in twenty minutes."""
         return self.brake and 0 <= (time_s - self.now_s - 20 * MINUTE_S) % (6 * HOUR_S) < 6 * MINUTE_S
+
+    def is_restarted(self, time_s: float, length_s: float) -> bool:
+        """Whether the engine is started anew in this time: every six hours, next in ten minutes, between readings."""
+        return self.restarts and (self.now_s + 10 * MINUTE_S + 17 - time_s) % (6 * HOUR_S) < length_s
 
 
 def plan(fleet: list[Node], amount: Amount, *, seed: int, now_s: int, history_s: int) -> list[Faults]:
@@ -76,9 +83,8 @@ def plan(fleet: list[Node], amount: Amount, *, seed: int, now_s: int, history_s:
         hot = training[turn % len(training)]
         faults[hot.number].hot = (_gpu(hot, seed, "hot"), before(5))
         braked = training[(turn + 1) % len(training)]
-        for node in fleet:
-            if (node.site, node.rack) == (braked.site, braked.rack):
-                faults[node.number].brake = True
+        for node in (it for it in fleet if (it.site, it.rack) == (braked.site, braked.rack)):
+            faults[node.number].brake = True
         for offset, kind in enumerate(("silent", "lost", "cut", "uncorrected", "corrected", "clock")):
             node = others[(turn * 6 + offset) % len(others)]
             gpu = _gpu(node, seed, kind)
@@ -95,6 +101,9 @@ def plan(fleet: list[Node], amount: Amount, *, seed: int, now_s: int, history_s:
                 struck.corrected = gpu
             elif kind == "clock":
                 struck.clock_ahead_s = 3.0
+        serving = [node for node in others if served_by(node) and faults[node.number].silent_from_s is None]
+        if serving:
+            faults[serving[turn % len(serving)].number].restarts = True
     return faults
 
 

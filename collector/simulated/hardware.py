@@ -40,6 +40,11 @@ class GpuModel(Struct, frozen=True, kw_only=True):
     dram_idle_w: int
     dram_max_w: int
 
+    def wanted_w(self, draw: float, mem: float) -> float:
+        """Power that work would draw were there no limit, by its share of the way from waiting to the peak."""
+        floor_w = self.loaded_w if mem else self.idle_w
+        return floor_w + (self.peak_w - floor_w) * draw
+
 
 H100 = GpuModel(
     name="NVIDIA H100 80GB HBM3",

@@ -5,6 +5,7 @@ exact integral of the power reported tick by tick, and a node's total is the exa
 """
 
 import math
+from collections.abc import Callable
 from datetime import UTC, datetime
 
 import msgspec
@@ -12,10 +13,10 @@ from msgspec import Struct
 
 from collector.simulated import hardware
 from collector.simulated.chance import WHITE, digest, normal, uniform
+from collector.simulated.deployment import Deployment, Tick
 from collector.simulated.faults import MINUTE_S, Faults
 from collector.simulated.fleet import Node
 from collector.simulated.load import HOUR_S, IDLE, Load, day_curve, work_of
-from collector.simulated.serving import Deployment, served_by
 from gigawatch import __version__
 from gigawatch.records import (
     EnergyMethod,
@@ -100,9 +101,7 @@ class SimulatedGpu:
         powers_mw = []
         for number, (util, draw, mem) in enumerate(ticks.loads):
             noise = WHITE[(place + number) % 4_096]
-            floor_w = model.loaded_w if mem else model.idle_w
-            wanted_w = floor_w + (model.peak_w - floor_w) * draw * self._draw
-            wanted_w *= 1 + 0.012 * noise
+            wanted_w = model.wanted_w(draw * self._draw, mem) * (1 + 0.012 * noise)
             allowed_w = min(brake_w, heat_allows_w)
             clock_mhz = model.sm_max_mhz if mem else model.sm_idle_mhz
             if util == 0:
@@ -178,14 +177,13 @@ class SimulatedNode:
         node: as it was bought and placed.
         faults: what goes wrong with it.
         seed: the fleet's.
-        serving: whether it serves a deployment, where such GPUs were measured.
     """
 
-    def __init__(self, node: Node, faults: Faults, seed: int, *, serving: bool = False) -> None:
+    def __init__(self, node: Node, faults: Faults, seed: int) -> None:
         self.node = node
         self.faults = faults
-        served = served_by(node) if serving else None
-        self._deployment = None if served is None else Deployment(served, len(node.gpu_uuids))
+        self.deployment: Deployment | None = None
+        """What it serves."""
         self._work = work_of(node, seed)
         hot = faults.hot
         self._gpus = [
@@ -260,16 +258,22 @@ class SimulatedNode:
         lost = self.faults.lost
         present = [gpu for index, gpu in enumerate(self._gpus) if lost is None or lost[0] != index or start_s < lost[1]]
         gpu_windows = [gpu.run(ticks, node_mw) for gpu in present]
-        serving_windows = []
-        if self._deployment is not None:
-            serves = (self._deployment.assignment,)
+        if self.deployment is not None:
+            serves = (self.deployment.assignment,)
             gpu_windows = [msgspec.structs.replace(it, serves=serves) for it in gpu_windows]
-            energy_mj = sum(it.energy_mj or 0 for it in gpu_windows)
-            length_ms = length_s * MILLISECONDS_PER_SECOND
-            serving_windows.append(self._deployment.window(ticks.start, length_ms, ticks.loads, energy_mj))
+            self.deployment.feed(
+                Tick(
+                    start_s=time_s,
+                    length_s=tick_s,
+                    load=load,
+                    gpus=len(present),
+                    energy_j=power_mw * tick_s / MILLIWATTS_PER_WATT,
+                    restarts=self.faults.is_restarted(time_s, tick_s),
+                )
+                for time_s, load, power_mw in zip(times, ticks.loads, node_mw, strict=True)
+            )
         return Parcel(
             gpu_windows=gpu_windows,
-            serving_windows=serving_windows,
             node_windows=[self._node_window(ticks, node_mw, len(present))],
             events=self._events(start_s, length_s),
             health=[
@@ -278,6 +282,29 @@ class SimulatedNode:
                 if gpu in present and (health := self._health_of(index, start_s, ticks.loads[-1]))
             ],
         )
+
+    def read(self, at_s: int) -> None:
+        """Have its agent read its engine as of this moment, with no endpoint between."""
+        if self.deployment is not None:
+            self.deployment.read(at_s)
+
+    def scrape(self, clock: Callable[[], float]) -> None:
+        """Have its agent read its engine's endpoint now."""
+        if self.deployment is not None:
+            self.deployment.scrape(clock)
+
+    def served(self, until_s: float) -> Parcel:
+        """What its agent has learned of its engine, of windows that are over."""
+        if self.deployment is None:
+            return Parcel()
+        windows, events = self.deployment.close(until_s)
+        return Parcel(serving_windows=windows, events=events)
+
+    def metrics(self, now_s: float) -> bytes | None:
+        """What the endpoint of its engine answers; None while it is off, or serves nothing."""
+        if self.deployment is None or self.faults.is_silent(now_s):
+            return None
+        return self.deployment.metrics(now_s)
 
     def _node_window(self, ticks: _Ticks, node_mw: list[int], gpus_read: int) -> NodeWindow:
         model, tick_s, gpus = self.node.model, ticks.tick_s, len(self._gpus)

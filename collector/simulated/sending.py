@@ -6,14 +6,20 @@ import time
 from collections import deque
 from collections.abc import Callable
 from datetime import timedelta
+from itertools import count
 
 from msgspec import Struct
 
 from collector.client import BatchRefused, Client, SequenceGap, ServerUnreachable, utc_now
+from collector.simulated.deployment import ENDPOINT, Deployment
 from collector.simulated.faults import Faults
 from collector.simulated.fleet import Node
 from collector.simulated.machine import Parcel, SimulatedNode
+from collector.simulated.metrics import MetricsServer
+from collector.simulated.requests import Requests, synthetic
+from collector.simulated.serving import served_by
 from gigawatch.errors import ExitCode, GigawatchError
+from gigawatch.settings import Engine
 from gigawatch.wire import Batch, Receipt, encode
 
 log = logging.getLogger(__name__)
@@ -22,6 +28,12 @@ HISTORY_WINDOW_S = 60
 HISTORY_TICK_S = 5
 HISTORY_BATCH_S = 4 * 3_600
 LIVE_TICK_S = 1
+SCRAPE_EVERY_S = 5
+"""As agents do, where windows are not shorter."""
+HISTORY_REQUESTS_PER_S = 5.0
+"""Requests to an engine that are modelled one by one: docs/simulate.md says what that costs."""
+LIVE_REQUESTS_PER_S = 10_000.0
+"""The same in a second of the clock, to all engines together: less than a tenth of a core."""
 MAX_PARCEL_ROWS = 5_000
 """GPU windows that are gathered into one batch while the server is away."""
 MAX_PARCELS = 20
@@ -104,8 +116,11 @@ class Pace(Struct, frozen=True, kw_only=True):
             start_s: start of the window.
             share: the node's place in the fleet, 0 to 1: the nodes are spread over the window after.
         """
-        due_s = start_s + self.window_s * (1 + SPREAD * share)
-        return max(due_s, self.began_s + (due_s - self.origin_s) / self.speed) if self.speed > 1 else due_s
+        return self.clock_s(start_s + self.window_s * (1 + SPREAD * share))
+
+    def clock_s(self, fleet_s: float) -> float:
+        """What the clock says when it is so late for the fleet."""
+        return max(fleet_s, self.began_s + (fleet_s - self.origin_s) / self.speed) if self.speed > 1 else fleet_s
 
 
 class Outbox:
@@ -220,6 +235,8 @@ class Simulation:
         faults: what goes wrong with each of them.
         client: the API.
         seed: the fleet's.
+        requests: what comes to its engines; by default such as a recorded hour had.
+        metrics: serves what its engines count, to the agents too; without it they read with no endpoint between.
         clock: s since 1970 UTC.
         sleep: waits for so many s.
     """
@@ -231,6 +248,8 @@ class Simulation:
         client: Client,
         *,
         seed: int,
+        requests: Requests | None = None,
+        metrics: MetricsServer | None = None,
         clock: Callable[[], float] = time.time,
         sleep: Callable[[float], None] = time.sleep,
     ) -> None:
@@ -239,8 +258,10 @@ class Simulation:
         self._clock = clock
         self._sleep = sleep
         self._retry = Retry(clock)
+        self._requests = requests or synthetic(seed)
+        self._metrics = metrics
         members = [
-            (SimulatedNode(node, of_node, seed, serving=True), Outbox(node, of_node, self.totals))
+            (SimulatedNode(node, of_node, seed), Outbox(node, of_node, self.totals))
             for node, of_node in zip(fleet, faults, strict=True)
         ]
         # A node that is off by now goes first: it counts as silent a minute after its last batch.
@@ -259,10 +280,13 @@ class Simulation:
             end_s: end of the history, a full minute.
             progress: told the share done (0 to 1) and the GPU windows stored.
         """
+        self._observe(start_s, HISTORY_WINDOW_S, HISTORY_WINDOW_S, HISTORY_REQUESTS_PER_S)
         for number, (node, outbox) in enumerate(self._members):
             for batch_s in range(start_s, end_s, HISTORY_BATCH_S):
                 for window_s in range(batch_s, min(batch_s + HISTORY_BATCH_S, end_s), HISTORY_WINDOW_S):
                     if parcel := node.window(window_s, HISTORY_WINDOW_S, HISTORY_TICK_S):
+                        node.read(window_s + HISTORY_WINDOW_S)
+                        parcel.add(node.served(window_s + HISTORY_WINDOW_S))
                         outbox.put(parcel)
                 while outbox:
                     self._wait_until(self._retry.not_before_s)
@@ -280,18 +304,60 @@ class Simulation:
             stop_s: when to stop.
         """
         pace = Pace(origin_s=start_s, began_s=self._clock(), window_s=window_s, speed=speed)
-        while True:
-            for number, (node, outbox) in enumerate(self._members):
-                due_s = pace.due_s(start_s, number / len(self._members))
-                if max(due_s, self._clock()) >= stop_s:
-                    self._wait_until(stop_s)
-                    return
+        every_s = min(window_s, SCRAPE_EVERY_S)
+        engines = sum(served_by(node.node) is not None for node, _ in self._members)
+        self._observe(start_s, window_s, every_s, LIVE_REQUESTS_PER_S / speed / max(1, engines))
+        scrapes = count(start_s + every_s, every_s)
+        scrape_s = next(scrapes)
+
+        def passes(until_s: float) -> bool:
+            """Wait until the clock says so, reading the engines meanwhile; whether there is time left."""
+            nonlocal scrape_s
+            while (due_s := pace.clock_s(scrape_s)) <= min(until_s, stop_s):
                 self._wait_until(due_s)
-                if parcel := node.window(start_s, window_s, LIVE_TICK_S):
+                self._scrape(scrape_s, every_s)
+                scrape_s = next(scrapes)
+            self._wait_until(min(until_s, stop_s))
+            return max(until_s, self._clock()) < stop_s
+
+        parcels: list[Parcel | None] = []
+        while passes(pace.clock_s(start_s)):
+            # What a node does is known as the window begins: its engine goes on with it while it lasts.
+            before, parcels = parcels, [node.window(start_s, window_s, LIVE_TICK_S) for node, _ in self._members]
+            for number, (parcel, (node, outbox)) in enumerate(zip(before, self._members, strict=False)):
+                if not passes(pace.due_s(start_s - window_s, number / len(self._members))):
+                    return
+                if parcel:
+                    parcel.add(node.served(scrape_s))
                     outbox.put(parcel)
-                if not node.faults.is_cut_off(start_s):
+                if not node.faults.is_cut_off(start_s - window_s):
                     self._send_all(outbox)
             start_s += window_s
+
+    def _observe(self, at_s: int, window_s: int, every_s: int, requests_per_s: float) -> None:
+        """Have the agents read their engines from now on."""
+        for node, _ in self._members:
+            served = served_by(node.node)
+            if served is None:
+                continue
+            if node.deployment is None:
+                node.deployment = Deployment(node.node, served, self._requests, at_s)
+            name = node.node.hostname
+            url = self._metrics.url_of(name) if self._metrics else f"http://{ENDPOINT}/metrics"
+            settings = Engine(url=url, deployment=served.name, interval_s=every_s)
+            node.deployment.observe(settings, window_s, at_s, requests_per_s)
+        if self._metrics:
+            self._metrics.clock = self._clock
+            serving = [node for node, _ in self._members if node.deployment is not None]
+            self._metrics.engines = {it.node.hostname: it.metrics for it in serving}
+
+    def _scrape(self, at_s: int, every_s: int) -> None:
+        """Have the agents read their engines, over HTTP where the fleet's time is the clock's."""
+        for node in (node for node, _ in self._members if not node.faults.is_silent(at_s)):
+            if self._metrics and self._clock() < at_s + every_s:
+                node.scrape(self._clock)
+            else:
+                node.read(at_s)
 
     def _send_all(self, outbox: Outbox) -> None:
         while outbox and self._clock() >= self._retry.not_before_s:

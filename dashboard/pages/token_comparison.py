@@ -91,7 +91,9 @@ def _serving(connection: Connection, start: datetime, stop: datetime, of: Of) ->
     if of.deployment is None:
         return None
     # As the table asks, so that it is read once.
-    found = recent.read_folded(token_readings.serving, connection, start, stop, None, "deployment", of)
+    found = recent.read_folded(
+        token_readings.serving, connection, start, stop, None, "deployment", of, token_rows.LATENCIES
+    )
     return next(iter(found), None)
 
 

@@ -59,6 +59,14 @@ def render(connection: Connection, asked: View, theme: Theme, now: datetime) -> 
             dcc.Link("All deployments", href=f"/tokens{view.query(asked, deployment=None)}", className="button"),
         )
     until = recent.read(token_readings.tokens_until, connection)
+    if until == view.EPOCH:
+        return components.message(
+            "No figures yet",
+            html.P("Deployments are known, and their first figures are on their way: they come about 80 s after the end"
+                   " of the first minute, and a few minutes later where there is much to be folded first."),
+            html.P("If none come, gigawatch serve does not run, or not with server.scheduler on."),
+            dcc.Link("How far folding is", href="/store", className="button"),
+        )  # fmt: skip
     period = view.token_period(asked, until, 1 if asked.deployment else len(names))
     found = _read(connection, asked, period, until, 1 if asked.deployment else len(names))
     return html.Div(
@@ -122,13 +130,16 @@ def _read(connection: Connection, asked: View, period: Period, until: datetime, 
         trend=read(token_readings.energy_per_token, start, stop, step, "fleet", asked.boundary, of),
         rows=token_rows.join(
             read(token_readings.energy_per_token, start, stop, None, asked.by, asked.boundary, of),
-            read(token_readings.serving, start, stop, None, asked.by, of),
+            read(token_readings.serving, start, stop, None, asked.by, of, token_rows.LATENCIES),
             read(token_readings.idle, start, stop, None, asked.by, of),
-            read(readings.cost, *weighed) if priced else [],
-            read(readings.carbon, *weighed) if priced else [],
+            # Of assigned GPUs alone: at what price others draw power is nothing to tokens.
+            read(readings.cost, *weighed, assigned=True) if priced else [],
+            read(readings.carbon, *weighed, assigned=True, method="location") if priced else [],
         ),
         priced=priced,
-        serving=read(token_readings.serving, start, stop, step, "fleet", of) if asked.deployment else [],
+        serving=read(token_readings.serving, start, stop, step, "fleet", of, ("time_to_first_token",))
+        if asked.deployment
+        else [],
         idle=idle,
         idle_costs=token_rows.idle_costs(
             idle, read(readings.cost, start, stop, bin_of_price, where, "site", "gpu", asked.deployment), bin_of_price
@@ -137,8 +148,8 @@ def _read(connection: Connection, asked: View, period: Period, until: datetime, 
     )
 
 
-def _shared(connection: Connection, what: Callable[..., T], *args: Any) -> T:
-    return recent.read_folded(what, connection, *args)
+def _shared(connection: Connection, what: Callable[..., T], *args: Any, **given: Any) -> T:
+    return recent.read_folded(what, connection, *args, **given)
 
 
 def _title(asked: View, period: Period, until: datetime, now: datetime, found: _Found) -> html.Div:
@@ -287,7 +298,7 @@ def _trade_off(rows: list[Row], asked: View, theme: Theme) -> html.Section:
     return panel(
         "Energy against waiting",
         chart(drawn, "tokens-trade-off"),
-        note="area: batch; a click leads there",
+        note="area: batch; hollow: doubtful; a click leads there",
         control=choice("Time to first token", {it: view.query(asked, ttft=it) for it in waits}, asked.ttft),
     )
 
@@ -298,7 +309,9 @@ def _about_idle(found: _Found) -> str:
         return ""
     said = f"Provisioned idle: GPUs that were assigned while nothing ran, {quantities.work(split.provisioned_idle_j)}"
     for part in (it for it in found.idle_costs if it.energy_j):
-        said += f", of which {quantities.work(part.energy_j)} cost {quantities.money(part.cost, part.currency)}"
+        priced = quantities.work(part.energy_j)
+        which = "which" if priced == quantities.work(split.provisioned_idle_j) else f"of which {priced}"
+        said += f", {which} cost {quantities.money(part.cost, part.currency)}"
     if split.provisioned_idle_j and not found.idle_costs:
         said += "; no price is known for it"
     if split.unobserved_j:

@@ -2,45 +2,42 @@
 -- Definition: sums of the buckets that make up the period: days, then hours and minutes at its edges, as far as they are
 -- folded (about 80 s after a minute's end).
 -- Missing data: a bucket without a deployment has no row. GPUs that nothing is heard of are in expected_ms alone.
--- needs: expanded, factors
--- The buckets that make a period up: of each level the whole ones, the coarsest first, that steps are made of.
-CREATE FUNCTION expanded.deployment_parts(start timestamptz, stop timestamptz, step interval)
-RETURNS TABLE (level text, first timestamptz, beyond timestamptz)
+-- needs: expanded, factors, facility_parts
+-- The buckets that make a period up: of days, hours and minutes, as far as steps are made of them, the whole ones that no
+-- coarser ones cover. Of each level two spans [from, to), before and after what is covered; where there is none, both infinity.
+-- As an array, so that statements have their times as constants: with others they were planned to read whole tables.
+CREATE FUNCTION expanded.deployment_spans(start timestamptz, stop timestamptz, step interval) RETURNS timestamptz[]
 LANGUAGE plpgsql STABLE PARALLEL SAFE
 AS $$
 DECLARE
     origin constant timestamptz := '2000-01-01Z';
-    firsts timestamptz[] := ARRAY[start];
-    beyonds timestamptz[] := ARRAY[stop];
-    rest_firsts timestamptz[];
-    rest_beyonds timestamptz[];
-    it record;
+    none constant timestamptz[] := '{{infinity,infinity}}';
+    spans timestamptz[] := '{}';
+    covered_first timestamptz;
+    covered_beyond timestamptz;
     low timestamptz;
     high timestamptz;
+    it record;
 BEGIN
-    FOR it IN SELECT l.place, l.name, l.length FROM expanded.level AS l WHERE l.name <> 'raw' ORDER BY l.place LOOP
-        CONTINUE WHEN step IS NOT NULL AND mod(extract(epoch FROM step), extract(epoch FROM it.length)) <> 0;
-        rest_firsts := '{}';
-        rest_beyonds := '{}';
-        FOR piece IN 1 .. cardinality(firsts) LOOP
-            low := date_bin(it.length, firsts[piece], origin);
-            low := CASE WHEN low < firsts[piece] THEN low + it.length ELSE low END;
-            high := least(beyonds[piece], expanded.folded('deployment_' || it.name));
-            -- What is not folded has no bucket, and no beginning of one.
-            high := CASE WHEN isfinite(high) THEN date_bin(it.length, high, origin) ELSE high END;
-            IF low < high THEN
-                level := it.name; first := low; beyond := high;
-                RETURN NEXT;
-                rest_firsts := rest_firsts || firsts[piece] || high;
-                rest_beyonds := rest_beyonds || low || beyonds[piece];
-            ELSE
-                rest_firsts := rest_firsts || firsts[piece];
-                rest_beyonds := rest_beyonds || beyonds[piece];
-            END IF;
-        END LOOP;
-        firsts := rest_firsts;
-        beyonds := rest_beyonds;
+    FOR it IN SELECT l.name, l.length FROM expanded.level AS l WHERE l.name <> 'raw' ORDER BY l.place LOOP
+        low := date_bin(it.length, start, origin);
+        low := CASE WHEN low < start THEN low + it.length ELSE low END;
+        high := least(stop, expanded.folded('deployment_' || it.name));
+        -- What is not folded has no bucket, and no beginning of one.
+        high := CASE WHEN isfinite(high) THEN date_bin(it.length, high, origin) ELSE high END;
+        IF low >= high OR mod(extract(epoch FROM step), extract(epoch FROM it.length)) <> 0 THEN
+            spans := spans || none || none;
+            CONTINUE;
+        END IF;
+        covered_first := coalesce(covered_first, high);
+        covered_beyond := coalesce(covered_beyond, high);
+        spans := spans
+            || CASE WHEN low < covered_first THEN ARRAY[[low, covered_first]] ELSE none END
+            || CASE WHEN covered_beyond < high THEN ARRAY[[covered_beyond, high]] ELSE none END;
+        covered_first := least(covered_first, low);
+        covered_beyond := greatest(covered_beyond, high);
     END LOOP;
+    RETURN spans;
 END
 $$;
 
@@ -49,6 +46,9 @@ CREATE FUNCTION expanded.deployments_until() RETURNS timestamptz LANGUAGE sql ST
 BEGIN ATOMIC
     SELECT greatest(expanded.folded('deployment_1m'), '2000-01-01Z');
 END;
+
+-- A sum of so few that a bigint holds it, as of one bucket: faster than sum(), which gives a numeric.
+CREATE AGGREGATE expanded.total(bigint) (SFUNC = int8pl, STYPE = bigint, COMBINEFUNC = int8pl, PARALLEL = SAFE);
 
 CREATE FUNCTION expanded.check_grouping(group_by text) RETURNS void LANGUAGE plpgsql IMMUTABLE PARALLEL SAFE
 AS $$
@@ -81,172 +81,130 @@ BEGIN ATOMIC
     END;
 END;
 
--- The buckets of a period, of deployments, engines, latencies and sites. Each part is planned for the times asked and the level
--- that it is of: one plan for all of them would read all that there is.
+-- The buckets of a period, of deployments, engines, latencies and sites. These functions, and those of SQL below, are taken apart
+-- into the statements that ask them, so that no rows are kept in between and what is not asked for is not worked out.
 DO $$
 DECLARE
     kind text;
 BEGIN
-    FOREACH kind IN ARRAY ARRAY['deployment', 'serving', 'latency'] LOOP
-        EXECUTE format($definition$
-            CREATE FUNCTION expanded.%1$s_buckets(start timestamptz, stop timestamptz, step interval, in_deployment text)
-            RETURNS SETOF expanded.%1$s_bucket
-            LANGUAGE plpgsql STABLE PARALLEL SAFE ROWS 10000 SET plan_cache_mode = force_custom_plan
-            AS $body$
-            DECLARE
-                ids integer[] := (
-                    SELECT array_agg(d.deployment_id) FROM gigawatch.deployment AS d WHERE d.name = in_deployment
-                );
-                part record;
-            BEGIN
-                FOR part IN SELECT * FROM expanded.deployment_parts(start, stop, step) LOOP
-                    RETURN QUERY SELECT b.* FROM expanded.%1$s_bucket AS b
-                    WHERE b.level = part.level AND b.time >= part.first AND b.time < part.beyond
-                        AND (in_deployment IS NULL OR b.deployment_id = ANY (ids));
-                END LOOP;
-            END
-            $body$ $definition$, kind);
+    FOREACH kind IN ARRAY ARRAY['deployment', 'serving', 'latency', 'site'] LOOP
+        EXECUTE format(
+            'CREATE FUNCTION expanded.%1$s_buckets(spans timestamptz[]) RETURNS SETOF expanded.%1$s_bucket'
+            ' LANGUAGE sql STABLE PARALLEL SAFE BEGIN ATOMIC SELECT b.* FROM expanded.%1$s_bucket AS b WHERE %2$s; END',
+            kind,
+            (SELECT string_agg(
+                format(
+                    'b.level = %1$L AND ((b.time >= spans[%2$s][1] AND b.time < spans[%2$s][2])'
+                    ' OR (b.time >= spans[%3$s][1] AND b.time < spans[%3$s][2]))',
+                    of.level, 2 * of.place - 1, 2 * of.place),
+                ' OR ' ORDER BY of.place)
+            FROM unnest(ARRAY['1d', '1h', '1m']) WITH ORDINALITY AS of (level, place))
+        );
     END LOOP;
 END $$;
 
-CREATE FUNCTION expanded.site_buckets(start timestamptz, stop timestamptz, step interval)
-RETURNS TABLE (level text, "time" timestamptz, site_id integer, gpu_model text, energy_mj bigint, host_mj bigint, host_ms bigint)
-LANGUAGE plpgsql STABLE PARALLEL SAFE ROWS 1000 SET plan_cache_mode = force_custom_plan
-AS $$
-#variable_conflict use_column
-DECLARE
-    part record;
-BEGIN
-    FOR part IN SELECT * FROM expanded.deployment_parts(start, stop, step) LOOP
-        RETURN QUERY SELECT b.level, b.time, b.site_id, b.gpu_model, b.energy_mj, b.host_mj, b.host_ms
-        FROM expanded.site_bucket AS b
-        WHERE b.level = part.level AND b.time >= part.first AND b.time < part.beyond;
-    END LOOP;
-END
-$$;
-
 -- Deployments with what they are called in a grouping. Nobody measures how models on one engine share its energy: a
 -- deployment that served several in the period is of all of them together.
-CREATE FUNCTION expanded.deployment_names(start timestamptz, stop timestamptz, group_by text, in_deployment text)
+CREATE FUNCTION expanded.deployment_names(spans timestamptz[], group_by text, in_deployment text)
 RETURNS TABLE (deployment_id integer, name text, role text, model text)
-LANGUAGE plpgsql STABLE PARALLEL SAFE ROWS 500 SET plan_cache_mode = force_custom_plan
-AS $$
-#variable_conflict use_column
-BEGIN
-    IF group_by <> 'model' THEN
-        RETURN QUERY SELECT d.deployment_id, d.name, d.role, NULL::text FROM gigawatch.deployment AS d
-        WHERE in_deployment IS NULL OR d.name = in_deployment;
-        RETURN;
-    END IF;
-    RETURN QUERY
-    WITH served AS MATERIALIZED (
-        SELECT d.name, string_agg(DISTINCT b.model, ' + ' ORDER BY b.model) AS model
-        FROM (
-            SELECT DISTINCT it.deployment_id, it.model FROM expanded.serving_buckets(start, stop, NULL, in_deployment) AS it
-            WHERE it.model <> ''
-        ) AS b
-        JOIN gigawatch.deployment AS d USING (deployment_id)
-        GROUP BY d.name
-    )
+LANGUAGE sql STABLE PARALLEL SAFE
+BEGIN ATOMIC
     SELECT d.deployment_id, d.name, d.role, served.model
-    FROM gigawatch.deployment AS d LEFT JOIN served USING (name)
+    FROM gigawatch.deployment AS d
+    LEFT JOIN (
+        SELECT of.name, string_agg(DISTINCT b.model, ' + ' ORDER BY b.model) AS model
+        FROM (
+            SELECT DISTINCT it.deployment_id, it.model FROM expanded.serving_buckets(spans) AS it
+            WHERE it.model <> '' AND (in_deployment IS NULL OR it.deployment_id
+                = ANY (ARRAY(SELECT d.deployment_id FROM gigawatch.deployment AS d WHERE d.name = in_deployment)))
+        ) AS b
+        JOIN gigawatch.deployment AS of USING (deployment_id)
+        GROUP BY of.name
+    ) AS served ON group_by = 'model' AND served.name = d.name
     WHERE in_deployment IS NULL OR d.name = in_deployment;
-END
-$$;
+END;
 
 -- What hosts use beside their GPUs, by GPU model, as far as they are metered: mW for each GPU.
-CREATE FUNCTION expanded.host_power(start timestamptz, stop timestamptz) RETURNS TABLE (gpu_model text, mw numeric)
-LANGUAGE sql STABLE PARALLEL SAFE ROWS 10
+CREATE FUNCTION expanded.host_power(spans timestamptz[]) RETURNS TABLE (gpu_model text, mw numeric)
+LANGUAGE sql STABLE PARALLEL SAFE
 BEGIN ATOMIC
     SELECT b.gpu_model, sum(b.host_mj) * 1000 / sum(b.host_ms)
-    FROM expanded.site_buckets(start, stop, NULL) AS b
+    FROM expanded.site_buckets(spans) AS b
     GROUP BY b.gpu_model
     HAVING sum(b.host_ms) > 0;
 END;
 
 -- Energy by bucket at one boundary: mj is NULL where it is not known there, since neither the hosts nor others with the same GPUs
 -- are metered, or the site has no PUE at that time. whole_mj is what the parts by method are parts of: the energy at boundary gpu
--- or it. modelled_mj is what was split among deployments that share GPUs, and what was taken from others' hosts.
+-- or it. modelled_mj is what was split among deployments that share GPUs, and what was taken from others' hosts. The PUE is
+-- that which was measured of the site and day, at the category nearest to the IT equipment (pue_measured), else the one configured.
 CREATE FUNCTION expanded.used_by_deployments(
-    start timestamptz, stop timestamptz, step interval, group_by text, boundary text, in_site text, in_gpu_model text,
-    in_deployment text
+    spans timestamptz[], host_spans timestamptz[], boundary text, in_site text, in_gpu_model text, in_deployment text
 ) RETURNS TABLE (
-    level text, "time" timestamptz, bin timestamptz, label text, name text, role text, deployment_id integer,
-    site_id integer, gpu_model text, whole boolean, gpus integer, gpus_silent integer, expected_ms bigint, energy_ms bigint,
-    gpu_mj bigint, interpolated_mj bigint, integrated_mj bigint, modelled_mj bigint, observed_mj bigint, active_mj bigint,
-    whole_mj bigint, mj bigint
+    level text, "time" timestamptz, deployment_id integer, site_id integer, gpu_model text, whole boolean, gpus integer,
+    gpus_silent integer, expected_ms bigint, energy_ms bigint, gpu_mj bigint, interpolated_mj bigint, integrated_mj bigint,
+    modelled_mj bigint, observed_mj bigint, active_mj bigint, whole_mj bigint, mj bigint, pue_measured boolean
 )
-LANGUAGE plpgsql STABLE PARALLEL SAFE ROWS 10000 SET plan_cache_mode = force_custom_plan
-AS $$
-#variable_conflict use_column
-BEGIN
-    PERFORM expanded.check_grouping(group_by);
-    PERFORM expanded.check_boundary(boundary);
-    RETURN QUERY
-    WITH hosts AS MATERIALIZED (
-        SELECT * FROM expanded.host_power(start, stop) WHERE boundary <> 'gpu'
-    ), pues AS MATERIALIZED (
-        SELECT f.site_id, f.first, f.beyond, f.value FROM expanded.factor AS f
-        WHERE boundary = 'facility' AND f.kind = 'pue' AND f.first < stop AND f.beyond > start
-    )
-    SELECT b.level, b.time, CASE WHEN step IS NULL THEN start ELSE date_bin(step, b.time, '2000-01-01Z') END,
-        expanded.serving_label(group_by, site.name, b.gpu_model, d.name, d.model), d.name, d.role, b.deployment_id,
-        b.site_id, b.gpu_model, b.whole, b.gpus, b.gpus_silent, b.expected_ms, b.energy_ms, b.energy_mj,
-        b.energy_interpolated_mj, b.energy_integrated_mj + b.energy_estimated_mj,
+LANGUAGE sql STABLE PARALLEL SAFE
+BEGIN ATOMIC
+    SELECT b.level, b.time, b.deployment_id, b.site_id, b.gpu_model, b.whole, b.gpus, b.gpus_silent, b.expected_ms,
+        b.energy_ms, b.energy_mj, b.energy_interpolated_mj, b.energy_integrated_mj + b.energy_estimated_mj,
         b.energy_shared_mj + CASE WHEN boundary = 'gpu' THEN 0 ELSE host.modelled_mj END, b.observed_mj, b.active_mj,
         CASE WHEN boundary = 'gpu' THEN b.energy_mj ELSE it.mj END,
-        CASE boundary WHEN 'gpu' THEN b.energy_mj WHEN 'it' THEN it.mj ELSE (it.mj * pues.value)::bigint END
-    FROM expanded.deployment_buckets(start, stop, step, in_deployment) AS b
-    JOIN expanded.deployment_names(start, stop, group_by, in_deployment) AS d USING (deployment_id)
-    JOIN gigawatch.site USING (site_id)
-    LEFT JOIN hosts ON hosts.gpu_model = b.gpu_model
-    LEFT JOIN pues ON pues.site_id = b.site_id AND b.time >= pues.first AND b.time < pues.beyond
+        CASE boundary WHEN 'gpu' THEN b.energy_mj WHEN 'it' THEN it.mj ELSE (it.mj * coalesce(measured.value, pue.value))::bigint END,
+        measured.value IS NOT NULL
+    FROM expanded.deployment_buckets(spans) AS b
+    -- At boundary gpu nothing of it is asked for, and it is left out.
+    LEFT JOIN expanded.host_power(host_spans) AS hosts ON hosts.gpu_model = b.gpu_model
+    LEFT JOIN expanded.measured_pue(host_spans) AS measured ON boundary = 'facility' AND measured.site_id = b.site_id
+        AND measured.day = date_bin('1 day', b.time, '2000-01-01Z')
+    LEFT JOIN expanded.factor AS pue ON boundary = 'facility' AND pue.kind = 'pue' AND pue.site_id = b.site_id
+        AND b.time >= pue.first AND b.time < pue.beyond
     CROSS JOIN LATERAL (
         SELECT CASE WHEN b.energy_ms <= b.host_ms THEN 0 ELSE ((b.energy_ms - b.host_ms) * hosts.mw / 1000)::bigint END
             AS modelled_mj
     ) AS host
     CROSS JOIN LATERAL (SELECT b.energy_mj + b.host_mj + host.modelled_mj AS mj) AS it
-    WHERE (in_site IS NULL OR site.name = in_site) AND (in_gpu_model IS NULL OR b.gpu_model = in_gpu_model);
-END
-$$;
+    WHERE (in_site IS NULL OR b.site_id = (SELECT site.site_id FROM gigawatch.site WHERE site.name = in_site))
+        AND (in_gpu_model IS NULL OR b.gpu_model = in_gpu_model)
+        AND (in_deployment IS NULL OR b.deployment_id
+            = ANY (ARRAY(SELECT d.deployment_id FROM gigawatch.deployment AS d WHERE d.name = in_deployment)));
+END;
 
 -- Tokens and requests by bucket.
 CREATE FUNCTION expanded.served_by_deployments(
-    start timestamptz, stop timestamptz, step interval, group_by text, in_site text, in_gpu_model text, in_deployment text
+    spans timestamptz[], in_site text, in_gpu_model text, in_deployment text
 ) RETURNS TABLE (
-    level text, "time" timestamptz, bin timestamptz, label text, name text, role text, deployment_id integer,
+    level text, "time" timestamptz, deployment_id integer, site_id integer, gpu_model text, role text, name text,
     whole boolean, covered_ms bigint, observed_ms bigint, scrapes_taken bigint, scrapes_expected bigint,
     prompt_tokens bigint, cached_tokens bigint, generated_tokens bigint, requests_finished bigint,
     running_request_ms bigint, waiting_request_ms bigint, active_ms bigint, running_requests_max bigint,
     kv_cache_use_max_pm smallint
 )
-LANGUAGE plpgsql STABLE PARALLEL SAFE ROWS 10000 SET plan_cache_mode = force_custom_plan
-AS $$
-#variable_conflict use_column
-BEGIN
-    PERFORM expanded.check_grouping(group_by);
-    RETURN QUERY
+LANGUAGE sql STABLE PARALLEL SAFE
+BEGIN ATOMIC
     -- Where prefill and decode run apart, both may count the same tokens: prompts are the prefill's, answers the decode's.
-    SELECT b.level, b.time, CASE WHEN step IS NULL THEN start ELSE date_bin(step, b.time, '2000-01-01Z') END,
-        expanded.serving_label(group_by, site.name, b.gpu_model, d.name, d.model), d.name, d.role, b.deployment_id,
+    SELECT b.level, b.time, b.deployment_id, b.site_id, b.gpu_model, d.role, d.name,
         b.whole, b.covered_ms, b.observed_ms, b.scrapes_taken::bigint, b.scrapes_expected::bigint,
         CASE WHEN d.role <> 'decode' THEN b.prompt_tokens END, CASE WHEN d.role <> 'decode' THEN b.cached_tokens END,
         CASE WHEN d.role <> 'prefill' THEN b.generated_tokens END,
         CASE WHEN d.role <> 'prefill' THEN b.requests_finished END,
         b.running_request_ms, b.waiting_request_ms, b.active_ms, b.running_requests_max, b.kv_cache_use_max_pm
-    FROM expanded.serving_buckets(start, stop, step, in_deployment) AS b
-    JOIN expanded.deployment_names(start, stop, group_by, in_deployment) AS d USING (deployment_id)
-    JOIN gigawatch.site USING (site_id)
-    WHERE (in_site IS NULL OR site.name = in_site) AND (in_gpu_model IS NULL OR b.gpu_model = in_gpu_model);
-END
-$$;
+    FROM expanded.serving_buckets(spans) AS b
+    JOIN gigawatch.deployment AS d USING (deployment_id)
+    WHERE (in_site IS NULL OR b.site_id = (SELECT site.site_id FROM gigawatch.site WHERE site.name = in_site))
+        AND (in_gpu_model IS NULL OR b.gpu_model = in_gpu_model)
+        AND (in_deployment IS NULL OR b.deployment_id
+            = ANY (ARRAY(SELECT d.deployment_id FROM gigawatch.deployment AS d WHERE d.name = in_deployment)));
+END;
 
 -- Latencies' quantiles, s: by histograms added up, with linear interpolation within a bucket. Above the last bound it is that
 -- bound, as Prometheus has it. Of histograms with other bounds, each bound says how many were at most that.
 CREATE FUNCTION expanded.latency_quantiles(
-    start timestamptz, stop timestamptz, step interval, group_by text, in_site text, in_gpu_model text, in_deployment text
+    start timestamptz, stop timestamptz, step interval, group_by text, in_site text, in_gpu_model text, in_deployment text,
+    in_latencies text[]
 ) RETURNS TABLE (
-    bin timestamptz, label text, latency text, count numeric, p50_s double precision, p95_s double precision,
+    bin timestamptz, label text, latency text, count double precision, p50_s double precision, p95_s double precision,
     p99_s double precision
 )
 LANGUAGE plpgsql STABLE PARALLEL SAFE SET plan_cache_mode = force_custom_plan
@@ -256,46 +214,55 @@ DECLARE
     buckets integer := (SELECT coalesce(max(cardinality(bounds.bounds_us)), 0) + 1 FROM gigawatch.latency_bounds AS bounds);
 BEGIN
     PERFORM expanded.check_grouping(group_by);
-    -- Summed bucket by bucket, as many sums as the longest histogram has: rows of a bucket each took ten times as long.
+    -- Summed bucket by bucket, as many sums as the longest histogram has: rows of a bucket each took ten times as long. Doubles
+    -- hold the sums exactly, and take less memory.
     RETURN QUERY EXECUTE format($query$
-    WITH buckets AS (
+    WITH histograms AS (
         SELECT CASE WHEN $3 IS NULL THEN $1 ELSE date_bin($3, b.time, '2000-01-01Z') END AS bin,
             expanded.serving_label($4, site.name, b.gpu_model, d.name, d.model) AS label, b.latency, b.bounds_id,
             ARRAY[%s] AS counts
-        FROM expanded.latency_buckets($1, $2, $3, $7) AS b
-        JOIN expanded.deployment_names($1, $2, $4, $7) AS d USING (deployment_id)
-        JOIN gigawatch.site USING (site_id)
-        WHERE ($5 IS NULL OR site.name = $5) AND ($6 IS NULL OR b.gpu_model = $6)
+        FROM expanded.latency_buckets($9) AS b
+        JOIN expanded.deployment_names($10, $4, $7) AS d USING (deployment_id)
+        LEFT JOIN gigawatch.site USING (site_id)
+        WHERE ($5 IS NULL OR b.site_id = (SELECT it.site_id FROM gigawatch.site AS it WHERE it.name = $5))
+            AND ($6 IS NULL OR b.gpu_model = $6)
+            AND ($7 IS NULL OR b.deployment_id
+                = ANY (ARRAY(SELECT it.deployment_id FROM gigawatch.deployment AS it WHERE it.name = $7)))
+            AND ($8 IS NULL OR b.latency = ANY ($8))
             -- A prefill engine's first token is what users wait for, a decode engine's are those that follow.
             AND NOT (d.role = 'decode' AND b.latency = 'time_to_first_token')
             AND NOT (d.role = 'prefill' AND b.latency <> 'time_to_first_token')
         GROUP BY 1, 2, 3, 4
+    ), numbered AS MATERIALIZED (
+        SELECT h.*, dense_rank() OVER (ORDER BY h.bin, h.label, h.latency) AS id FROM histograms AS h
     ), bounded AS (
-        SELECT b.bin, b.label, b.latency, bounds.bounds_us[count.place] AS bound_us, sum(count.of_bucket) AS of_bucket
-        FROM buckets AS b
+        SELECT n.id, bounds.bounds_us[count.place] AS bound_us, sum(count.of_bucket) AS of_bucket
+        FROM numbered AS n
         JOIN gigawatch.latency_bounds AS bounds USING (bounds_id)
-        CROSS JOIN LATERAL unnest(b.counts) WITH ORDINALITY AS count (of_bucket, place)
+        CROSS JOIN LATERAL unnest(n.counts) WITH ORDINALITY AS count (of_bucket, place)
         WHERE count.of_bucket IS NOT NULL
-        GROUP BY 1, 2, 3, 4
+        GROUP BY 1, 2
     ), summed AS (
-        SELECT b.*, sum(b.of_bucket) OVER upto AS upto, sum(b.of_bucket) OVER (PARTITION BY b.bin, b.label, b.latency) AS total,
+        SELECT b.*, sum(b.of_bucket) OVER upto AS upto, sum(b.of_bucket) OVER (PARTITION BY b.id) AS total,
             coalesce(lag(b.bound_us) OVER upto, 0) AS lower_us
         FROM bounded AS b
-        WINDOW upto AS (PARTITION BY b.bin, b.label, b.latency ORDER BY b.bound_us NULLS LAST)
+        WINDOW upto AS (PARTITION BY b.id ORDER BY b.bound_us NULLS LAST)
     ), placed AS (
-        SELECT s.bin, s.label, s.latency, s.total, q.quantile,
-            min((s.lower_us + (coalesce(s.bound_us, s.lower_us) - s.lower_us)
-                * greatest(0, q.quantile * s.total - (s.upto - s.of_bucket)) / s.of_bucket) / 1000000) AS value_s
-        FROM summed AS s CROSS JOIN (VALUES (0.5), (0.95), (0.99)) AS q (quantile)
-        WHERE s.of_bucket > 0 AND s.upto >= q.quantile * s.total
-        GROUP BY 1, 2, 3, 4, 5
+        -- Of each quantile the bucket that it lies in.
+        SELECT s.id, s.total, q.quantile, (s.lower_us + (coalesce(s.bound_us, s.lower_us) - s.lower_us)
+            * (q.quantile * s.total - (s.upto - s.of_bucket)) / s.of_bucket) / 1000000 AS value_s
+        FROM summed AS s CROSS JOIN (VALUES (0.5::double precision), (0.95), (0.99)) AS q (quantile)
+        WHERE s.of_bucket > 0 AND s.upto >= q.quantile * s.total AND s.upto - s.of_bucket < q.quantile * s.total
     )
-    SELECT p.bin, p.label, p.latency, p.total,
-        (min(p.value_s) FILTER (WHERE p.quantile = 0.5))::double precision,
-        (min(p.value_s) FILTER (WHERE p.quantile = 0.95))::double precision,
-        (min(p.value_s) FILTER (WHERE p.quantile = 0.99))::double precision
-    FROM placed AS p
-    GROUP BY 1, 2, 3, 4$query$, (SELECT string_agg(format('sum(b.counts[%s])', place), ', ') FROM generate_series(1, buckets) AS place))
-    USING start, stop, step, group_by, in_site, in_gpu_model, in_deployment;
+    SELECT n.bin, n.label, n.latency, p.total, p.p50_s, p.p95_s, p.p99_s
+    FROM (SELECT DISTINCT it.id, it.bin, it.label, it.latency FROM numbered AS it) AS n
+    JOIN (
+        SELECT it.id, max(it.total) AS total, max(it.value_s) FILTER (WHERE it.quantile = 0.5) AS p50_s,
+            max(it.value_s) FILTER (WHERE it.quantile = 0.95) AS p95_s,
+            max(it.value_s) FILTER (WHERE it.quantile = 0.99) AS p99_s
+        FROM placed AS it GROUP BY 1
+    ) AS p USING (id)$query$, (SELECT string_agg(format('sum(b.counts[%s]::double precision)', place), ', ') FROM generate_series(1, buckets) AS place))
+    USING start, stop, step, group_by, in_site, in_gpu_model, in_deployment, in_latencies,
+        expanded.deployment_spans(start, stop, step), expanded.deployment_spans(start, stop, NULL);
 END
 $$;

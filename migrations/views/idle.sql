@@ -20,29 +20,54 @@ CREATE FUNCTION report.idle(
 LANGUAGE plpgsql STABLE PARALLEL SAFE SECURITY DEFINER SET search_path = pg_catalog SET plan_cache_mode = force_custom_plan
 AS $$
 #variable_conflict use_column
+DECLARE
+    spans timestamptz[] := expanded.deployment_spans(start, stop, step);
+    whole_spans timestamptz[] := expanded.deployment_spans(start, stop, NULL);
 BEGIN
+    PERFORM expanded.check_grouping(group_by);
     RETURN QUERY
-    WITH of_deployment AS MATERIALIZED (
-        SELECT u.bin, u.label, u.level, u.time, u.deployment_id, sum(u.gpu_mj) AS energy_mj,
-            sum(u.observed_mj) AS observed_mj, sum(u.active_mj) AS active_mj, sum(u.energy_ms) AS energy_ms,
-            sum(u.expected_ms) AS expected_ms
-        FROM expanded.used_by_deployments(start, stop, step, group_by, 'gpu', in_site, in_gpu_model, in_deployment) AS u
-        GROUP BY 1, 2, 3, 4, 5
+    WITH names AS MATERIALIZED (
+        SELECT * FROM expanded.deployment_names(whole_spans, group_by, in_deployment)
+    ), used AS NOT MATERIALIZED (
+        SELECT CASE WHEN step IS NULL THEN start ELSE date_bin(step, b.time, '2000-01-01Z') END AS bin,
+            expanded.serving_label(group_by, site.name, b.gpu_model, d.name, d.model) AS label, b.*
+        FROM expanded.used_by_deployments(spans, whole_spans, 'gpu', in_site, in_gpu_model, in_deployment) AS b
+        JOIN names AS d USING (deployment_id)
+        LEFT JOIN gigawatch.site USING (site_id)
+    ), partly AS MATERIALIZED (
+        SELECT DISTINCT u.deployment_id FROM used AS u WHERE u.gpu_mj <> u.observed_mj
     ), shared AS (
-        -- Of all GPUs of the deployment, of whatever group.
+        -- Of what was not observed of a deployment, as much was active as of the rest of it. Most deployments are observed in
+        -- full; only the others are looked at bucket by bucket. Of all GPUs of the deployment, of whatever group.
         SELECT o.*, sum(o.active_mj) OVER its / nullif(sum(o.observed_mj) OVER its, 0) AS active_share
-        FROM of_deployment AS o WINDOW its AS (PARTITION BY o.level, o.time, o.deployment_id)
-    ), assigned AS (
-        SELECT o.bin, o.label, sum(o.energy_mj) AS energy_mj, sum(o.energy_ms) AS energy_ms, sum(o.expected_ms) AS expected_ms,
-            sum(CASE WHEN o.energy_mj = o.observed_mj THEN o.active_mj
-                ELSE round(o.active_mj + (o.energy_mj - o.observed_mj) * coalesce(o.active_share, 0)) END) AS active_mj,
+        FROM (
+            SELECT u.bin, u.label, u.level, u.time, u.deployment_id, sum(u.gpu_mj) AS energy_mj,
+                sum(u.observed_mj) AS observed_mj, sum(u.active_mj) AS active_mj
+            FROM used AS u WHERE u.deployment_id IN (SELECT partly.deployment_id FROM partly)
+            GROUP BY 1, 2, 3, 4, 5
+        ) AS o
+        WINDOW its AS (PARTITION BY o.level, o.time, o.deployment_id)
+    ), unsure AS (
+        SELECT o.bin, o.label,
+            sum(CASE WHEN o.energy_mj = o.observed_mj THEN 0
+                ELSE round(o.active_mj + (o.energy_mj - o.observed_mj) * coalesce(o.active_share, 0)) - o.active_mj END)
+                AS active_mj,
             sum(CASE WHEN o.active_share IS NULL THEN o.energy_mj ELSE 0 END) AS unobserved_mj
         FROM shared AS o
         GROUP BY 1, 2
+    ), assigned AS (
+        SELECT s.bin, s.label, s.energy_mj, s.energy_ms, s.expected_ms, s.active_mj + coalesce(p.active_mj, 0) AS active_mj,
+            coalesce(p.unobserved_mj, 0) AS unobserved_mj
+        FROM (
+            SELECT u.bin, u.label, sum(u.gpu_mj) AS energy_mj, sum(u.energy_ms) AS energy_ms,
+                sum(u.expected_ms) AS expected_ms, sum(u.active_mj) AS active_mj
+            FROM used AS u GROUP BY 1, 2
+        ) AS s
+        LEFT JOIN unsure AS p USING (bin, label)
     ), metered AS (
         SELECT CASE WHEN step IS NULL THEN start ELSE date_bin(step, b.time, '2000-01-01Z') END AS bin,
             expanded.serving_label(group_by, site.name, b.gpu_model, NULL, NULL) AS label, sum(b.energy_mj) AS energy_mj
-        FROM expanded.site_buckets(start, stop, step) AS b
+        FROM expanded.site_buckets(spans) AS b
         JOIN gigawatch.site USING (site_id)
         WHERE group_by NOT IN ('deployment', 'model') AND in_deployment IS NULL
             AND (in_site IS NULL OR site.name = in_site) AND (in_gpu_model IS NULL OR b.gpu_model = in_gpu_model)

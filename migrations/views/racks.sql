@@ -1,6 +1,6 @@
 -- report.racks: what racks each site has.
--- Definition: one row per site and rack that a node ever named.
--- Missing data: a site none of whose nodes names a rack has one row, with NULL.
+-- Definition: one row per site and rack that a node or a topology ever named.
+-- Missing data: a site of which no rack was named has one row, with NULL.
 CREATE VIEW report.racks AS
 SELECT site.name AS site, rack.name AS rack
 FROM gigawatch.site

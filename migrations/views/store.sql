@@ -1,7 +1,8 @@
 -- report.store_rollups, report.store_tables, report.store_jobs: how the store itself is doing.
 -- Definition: lag_s is the time since the end of what a level is folded to, behind_s the part of it for which there
 -- are windows. Rows are what PostgreSQL last counted when it cleaned or analysed. Oldest and newest are those of up
--- to 500 nodes, of the 250 heard of first and the 250 heard of last: exact for small fleets, quick for large ones.
+-- to 500 nodes, of the 250 heard of first and the 250 heard of last, and of the 500 meters heard of last: exact for small fleets,
+-- quick for large ones.
 -- A hypertable's rows and bytes are those of its chunks together, compressed ones too; heap_bytes hold what is stored
 -- aside (TOAST), too. Only TimescaleDB's community edition compresses chunks.
 -- Missing data: a level that was never folded has NULL in closed, folded, lag_s and behind_s; a
@@ -67,6 +68,8 @@ WITH node AS MATERIALIZED (
     (SELECT node_id FROM gigawatch.node ORDER BY node_id LIMIT 250)
     UNION
     (SELECT node_id FROM gigawatch.node_now ORDER BY last_seen DESC LIMIT 250)
+), meter AS MATERIALIZED (
+    SELECT meter_id FROM gigawatch.meter ORDER BY last_seen DESC NULLS LAST LIMIT 500
 ), span (table_name, oldest, newest) AS (
     SELECT 'gpu_window', min(edge.first), max(edge.last)
     FROM node, LATERAL (
@@ -160,6 +163,29 @@ WITH node AS MATERIALIZED (
     SELECT 'latency_1h', min(f.time), max(f.time) FROM gigawatch.latency_1h AS f
     UNION ALL
     SELECT 'latency_1d', min(f.time), max(f.time) FROM gigawatch.latency_1d AS f
+    UNION ALL
+    SELECT 'meter_window', min(edge.first), max(edge.last)
+    FROM meter, LATERAL (
+        SELECT min(f.time) AS first, max(f.time) AS last FROM gigawatch.meter_window AS f WHERE f.meter_id = meter.meter_id
+    ) AS edge
+    UNION ALL
+    SELECT 'meter_1h', min(edge.first), max(edge.last)
+    FROM meter, LATERAL (
+        SELECT min(f.time) AS first, max(f.time) AS last FROM gigawatch.meter_1h AS f WHERE f.meter_id = meter.meter_id
+    ) AS edge
+    UNION ALL
+    SELECT 'meter_1d', min(edge.first), max(edge.last)
+    FROM meter, LATERAL (
+        SELECT min(f.time) AS first, max(f.time) AS last FROM gigawatch.meter_1d AS f WHERE f.meter_id = meter.meter_id
+    ) AS edge
+    UNION ALL
+    SELECT 'facility_1h', min(f.time), max(f.time) FROM gigawatch.facility_1h AS f
+    UNION ALL
+    SELECT 'facility_1d', min(f.time), max(f.time) FROM gigawatch.facility_1d AS f
+    UNION ALL
+    SELECT 'facility_ratio_1h', min(f.time), max(f.time) FROM gigawatch.facility_ratio_1h AS f
+    UNION ALL
+    SELECT 'facility_ratio_1d', min(f.time), max(f.time) FROM gigawatch.facility_ratio_1d AS f
     UNION ALL
     SELECT 'event', min(f.time), max(f.time) FROM gigawatch.event AS f
 ), part AS (

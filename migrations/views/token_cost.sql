@@ -1,8 +1,8 @@
 -- report.token_cost(), report.token_carbon(): what a million generated tokens cost and emit, by fleet, site, GPU model,
 -- deployment or model.
 -- Definition: energy_cost_per_million_tokens = (Σ over time of E(t) · tariff(t) / ΣE of the energy with a price) ·
--- j_per_generated_token, for a million: the price of a kWh is weighed by the group's own energy at its own times, and energy per
--- token is over the minutes in which both are known. gpu_cost_per_million_tokens = price_per_gpu_hour · GPU-hours for a million
+-- j_per_generated_token, for a million: the price of a kWh is weighed by the energy of the group's assigned GPUs at its own times,
+-- and energy per token is over the minutes in which both are known. gpu_cost_per_million_tokens = price_per_gpu_hour · GPU-hours for a million
 -- tokens, $/GPU-h ÷ (tokens/s/GPU · 3600) · 10^6. Carbon likewise, by each method; sci_g_per_request = (E · I + M) / R of the
 -- Green Software Foundation's SCI, with M = embodied_g_per_gpu_hour · GPU-hours. Source: METHODS of this project. Unit: the
 -- row's currency, that of the given price, kgCO2e, gCO2e.
@@ -35,7 +35,8 @@ BEGIN
         c.price_coverage, hours.per_million, hours.per_million * price_per_gpu_hour::double precision, e.coverage
     FROM report.energy_per_token(start, stop, step, group_by, in_boundary, in_site, in_gpu_model, in_deployment) AS e
     CROSS JOIN LATERAL (SELECT e.gpu_s_per_generated_token * 1000000 / 3600 AS per_million) AS hours
-    LEFT JOIN report.cost(start, stop, step, group_by, in_site, in_gpu_model, in_boundary, in_deployment) AS c
+    LEFT JOIN report.cost(start, stop, step, group_by, in_site, in_gpu_model, in_boundary, in_deployment,
+        in_assigned => true) AS c
         ON c.time = e.time AND c.label = e.label
     ORDER BY 1, 2, 4;
 END
@@ -70,7 +71,8 @@ BEGIN
         of_j.kg * e.j_per_request * 1000 + embodied_g_per_gpu_hour::double precision * e.gpu_s_per_request / 3600,
         c.intensity_coverage, e.coverage
     FROM report.energy_per_token(start, stop, step, group_by, in_boundary, in_site, in_gpu_model, in_deployment) AS e
-    JOIN report.carbon(start, stop, step, group_by, in_site, in_gpu_model, in_boundary, in_deployment) AS c
+    JOIN report.carbon(start, stop, step, group_by, in_site, in_gpu_model, in_boundary, in_deployment,
+        in_assigned => true) AS c
         ON c.time = e.time AND c.label = e.label
     CROSS JOIN LATERAL (SELECT c.carbon_kg::double precision / nullif(c.accounted_energy_j, 0) AS kg) AS of_j
     ORDER BY 1, 2, 4, 5;

@@ -1,6 +1,6 @@
 -- Energy times what a kWh costs or emits at that moment; for report.cost() and report.carbon() alone.
 -- Definition: Σ over time of energy · factor, by hour where the factor is one through the hour, else by minute. Energy is
--- that of the boundary: the GPUs' alone, with their hosts', or that times the site's PUE. The parts of a period add up to the whole. Unit: kWh times the factor's unit.
+-- that of the boundary: the GPUs' alone, with their hosts', or that times the site's PUE: as measured of the day, else as configured. The parts of a period add up to the whole. Unit: kWh times the factor's unit.
 -- Missing data: energy without a factor has no share in the amount, and lowers factor_coverage. Of an hour whose minutes
 -- are not all kept, or no longer, the energy is spread evenly over it: split_share says how much that is.
 -- needs: expanded, power, factors, deployments
@@ -41,41 +41,59 @@ BEGIN ATOMIC
             VALUES (date_bin('1 hour', start, '2000-01-01Z')), (date_bin('1 hour', stop, '2000-01-01Z'))
         ) AS edge (hour)
         WHERE edge.hour < stop AND (edge.hour < start OR edge.hour + interval '1 hour' > stop)
-    ), grid AS MATERIALIZED (
-        -- Where values change at quarters of an hour alone, minutes are summed to those first: a third of the time.
-        SELECT CASE
-            WHEN bool_and(date_bin('15 minutes', moment, '2000-01-01Z') = moment) THEN interval '15 minutes'
-            ELSE '1 minute'
-        END AS width
-        FROM (
-            SELECT f.first AS moment FROM factors AS f UNION ALL SELECT f.beyond FROM factors AS f
-            UNION ALL VALUES (start), (stop)
-        ) AS moments
     ), wanted AS MATERIALIZED (
         SELECT 0 AS deployment_id WHERE in_of = 'site'
         UNION ALL
         SELECT d.deployment_id FROM gigawatch.deployment AS d
         WHERE in_of = 'deployment' AND (in_deployment IS NULL OR d.name = in_deployment)
+    ), places AS MATERIALIZED (
+        SELECT site.site_id FROM gigawatch.site WHERE in_site IS NULL OR site.name = in_site
+    ), moments AS (
+        -- From which minutes of an hour on a factor is another, or it is in the period, or after it.
+        SELECT it.hour, array_agg(DISTINCT it.minute ORDER BY it.minute) AS minutes
+        FROM (
+            SELECT f.hour, f.first AS minute FROM factors AS f UNION SELECT f.hour, f.beyond FROM factors AS f
+            UNION
+            SELECT date_bin('1 hour', edge.minute, '2000-01-01Z'), edge.minute
+            FROM (VALUES (start), (stop)) AS given (moment)
+            CROSS JOIN LATERAL (
+                SELECT date_bin('1 minute', given.moment + interval '1 minute' - interval '1 us', '2000-01-01Z') AS minute
+            ) AS edge
+        ) AS it
+        GROUP BY it.hour
+    ), needed AS MATERIALIZED (
+        -- Hours of which minutes are wanted: in which a factor changes, at the edges, and those that are not folded. Minutes are
+        -- summed from one moment to the next: rows by the minute took three times as long.
+        SELECT it.hour, it.site_ids, it.hour || moments.minutes AS moments
+        FROM (
+            SELECT each.hour, array_agg(each.site_id) AS site_ids
+            FROM (
+                SELECT uneven.site_id, uneven.hour FROM uneven JOIN places USING (site_id)
+                UNION SELECT places.site_id, edges.hour FROM edges CROSS JOIN places
+                UNION SELECT places.site_id, late.hour FROM places CROSS JOIN generate_series(
+                    greatest(date_bin('1 hour', start, '2000-01-01Z'), expanded.folded_of(in_of, '1h')),
+                    least(stop, expanded.folded_of(in_of, '1m')) - interval '1 us', interval '1 hour') AS late (hour)
+            ) AS each
+            GROUP BY each.hour
+        ) AS it
+        LEFT JOIN moments USING (hour)
     ), finer AS (
         SELECT m.*
-        FROM (SELECT uneven.hour FROM uneven UNION SELECT edges.hour FROM edges) AS needed
-        CROSS JOIN grid
+        FROM needed
         CROSS JOIN LATERAL (
-            SELECT it.site_id, it.deployment_id, it.gpu_model, date_bin(grid.width, it.time, '2000-01-01Z') AS time,
+            SELECT it.site_id, it.deployment_id, it.gpu_model,
+                needed.moments[width_bucket(it.time, needed.moments)] AS time,
                 max(it.gpus) AS gpus, sum(it.energy_mj) AS energy_mj, sum(it.energy_ms) AS energy_ms,
                 sum(it.uncounted_mj) AS uncounted_mj, sum(it.host_mj) AS host_mj, sum(it.host_ms) AS host_ms
             FROM expanded.group_bucket AS it
             WHERE it.of = in_of AND it.level = '1m'
                 AND it.time >= needed.hour AND it.time < needed.hour + interval '1 hour'
+                AND it.time < expanded.folded_of(in_of, '1m') AND it.site_id = ANY (needed.site_ids)
+                AND (in_gpu_model IS NULL OR it.gpu_model = in_gpu_model)
+                AND (in_deployment IS NULL OR it.deployment_id
+                    = ANY (ARRAY(SELECT wanted.deployment_id FROM wanted)))
             GROUP BY 1, 2, 3, 4
         ) AS m
-        WHERE needed.hour < expanded.folded_of(in_of, '1h')
-        UNION ALL
-        SELECT m.site_id, m.deployment_id, m.gpu_model, m.time, m.gpus, m.energy_mj, m.energy_ms, m.uncounted_mj, m.host_mj,
-            m.host_ms
-        FROM expanded.group_bucket AS m
-        WHERE m.of = in_of AND m.level = '1m' AND m.time >= greatest(start, expanded.folded_of(in_of, '1h'))
-            AND m.time < least(stop, expanded.folded_of(in_of, '1m'))
         UNION ALL
         SELECT node.site_id, 0, gpu.model, date_bin('1 minute', b.time, '2000-01-01Z') AS bucket, count(DISTINCT b.gpu_id),
             coalesce(sum(b.energy_mj), 0), coalesce(sum(b.energy_ms), 0),
@@ -120,7 +138,9 @@ BEGIN ATOMIC
                 sum(it.host_ms) AS host_ms
             FROM expanded.group_bucket AS it
             JOIN wanted USING (deployment_id)
-            WHERE it.of = in_of AND it.level = '1h' AND it.time > start - interval '1 hour' AND it.time < stop
+            WHERE it.of = in_of AND it.level = '1h'
+                AND (in_deployment IS NULL OR it.deployment_id = ANY (ARRAY(SELECT wanted.deployment_id FROM wanted)))
+                AND it.time > start - interval '1 hour' AND it.time < stop
                 AND it.time < expanded.folded_of(in_of, '1h')
             GROUP BY 1, 2, 3, 4
         ) AS b
@@ -160,18 +180,22 @@ END;
 -- The pieces by group and bin, at a boundary: a row for each unit that some energy of it has a factor in, else one without.
 CREATE FUNCTION expanded.weighed_energy(
     start timestamptz, stop timestamptz, step interval, group_by text, in_kind text, in_site text, in_gpu_model text,
-    in_boundary text, in_deployment text
+    in_boundary text, in_deployment text, in_assigned boolean
 ) RETURNS TABLE (
     "time" timestamptz, label text, unit text, amount numeric, weighed_j double precision, energy_j double precision,
     factor_coverage double precision, estimated_share double precision, split_share double precision,
     coverage double precision, counter_share double precision, boundary_coverage double precision,
-    modelled_share double precision
+    modelled_share double precision, measured_pue_share double precision
 )
 LANGUAGE plpgsql STABLE PARALLEL SAFE SET plan_cache_mode = force_custom_plan
 AS $$
 #variable_conflict use_column
 DECLARE
-    chosen text := CASE WHEN group_by IN ('deployment', 'model') OR in_deployment IS NOT NULL THEN 'deployment' ELSE 'site' END;
+    chosen text := CASE
+        WHEN in_assigned OR in_deployment IS NOT NULL OR group_by IN ('deployment', 'model') THEN 'deployment'
+        ELSE 'site'
+    END;
+    whole_spans timestamptz[] := expanded.deployment_spans(start, stop, NULL);
 BEGIN
     PERFORM expanded.check_grouping(group_by);
     PERFORM expanded.check_boundary(in_boundary);
@@ -182,12 +206,14 @@ BEGIN
     WITH pieces AS MATERIALIZED (
         SELECT CASE WHEN step IS NULL THEN start ELSE date_bin(step, p.hour, '2000-01-01Z') END AS bin,
             expanded.serving_label(group_by, site.name, p.gpu_model, d.name, d.model) AS label, p.*,
-            CASE in_boundary WHEN 'gpu' THEN p.energy_mj WHEN 'it' THEN it.mj ELSE it.mj * pue.value END AS mj,
-            CASE in_boundary WHEN 'gpu' THEN 0 WHEN 'it' THEN host.modelled_mj ELSE host.modelled_mj * pue.value END AS modelled_mj
-        FROM expanded.energy_pieces(start, stop, in_kind, in_site, in_gpu_model, chosen, in_deployment, in_boundary = 'gpu') AS p
+            CASE in_boundary WHEN 'gpu' THEN p.energy_mj WHEN 'it' THEN it.mj ELSE it.mj * at.pue END AS mj,
+            CASE in_boundary WHEN 'gpu' THEN 0 WHEN 'it' THEN host.modelled_mj ELSE host.modelled_mj * at.pue END AS modelled_mj,
+            measured.value IS NOT NULL AS pue_measured
+        FROM expanded.energy_pieces(start, stop, in_kind, in_site, in_gpu_model, chosen, in_deployment,
+            in_boundary = 'gpu' AND chosen = 'site') AS p
         JOIN gigawatch.site USING (site_id)
-        LEFT JOIN expanded.deployment_names(start, stop, group_by, in_deployment) AS d USING (deployment_id)
-        LEFT JOIN expanded.host_power(start, stop) AS others ON in_boundary <> 'gpu' AND others.gpu_model = p.gpu_model
+        LEFT JOIN expanded.deployment_names(whole_spans, group_by, in_deployment) AS d USING (deployment_id)
+        LEFT JOIN expanded.host_power(whole_spans) AS others ON in_boundary <> 'gpu' AND others.gpu_model = p.gpu_model
         CROSS JOIN LATERAL (
             SELECT CASE WHEN p.energy_ms <= p.host_ms THEN 0 ELSE (p.energy_ms - p.host_ms) * others.mw / 1000 END AS modelled_mj
         ) AS host
@@ -195,6 +221,9 @@ BEGIN
         -- The PUE is that of the beginning of the hour.
         LEFT JOIN expanded.factor AS pue ON in_boundary = 'facility' AND pue.kind = 'pue' AND pue.site_id = p.site_id
             AND p.hour >= pue.first AND p.hour < pue.beyond
+        LEFT JOIN expanded.measured_pue(whole_spans) AS measured ON in_boundary = 'facility'
+            AND measured.site_id = p.site_id AND measured.day = date_bin('1 day', p.hour, '2000-01-01Z')
+        CROSS JOIN LATERAL (SELECT coalesce(measured.value, pue.value) AS pue) AS at
     ), members AS (
         SELECT most.label, sum(most.gpus) AS gpus FROM (
             SELECT p.label, max(p.gpus) AS gpus FROM pieces AS p GROUP BY p.label, p.site_id, p.deployment_id, p.gpu_model
@@ -205,7 +234,8 @@ BEGIN
     ), groups AS (
         SELECT p.bin, p.label, sum(p.energy_mj) AS gpu_mj, sum(p.mj) AS mj, sum(p.energy_ms) AS energy_ms,
             sum(p.energy_mj) FILTER (WHERE p.mj IS NOT NULL) AS known_mj, sum(p.modelled_mj) AS modelled_mj,
-            sum(p.uncounted_mj) AS uncounted_mj, sum(p.mj) FILTER (WHERE p.split) AS split_mj
+            sum(p.uncounted_mj) AS uncounted_mj, sum(p.mj) FILTER (WHERE p.split) AS split_mj,
+            sum(p.mj) FILTER (WHERE p.pue_measured) AS measured_pue_mj
         FROM pieces AS p GROUP BY 1, 2
     ), weighed AS (
         SELECT p.bin, p.label, p.unit, sum(p.mj * p.value) AS amount, sum(p.mj) AS mj,
@@ -227,7 +257,8 @@ BEGIN
             least(g.bin + step, known.until) - greatest(g.bin, start)), 0)))::double precision,
         (1 - g.uncounted_mj / nullif(g.gpu_mj, 0))::double precision,
         (coalesce(g.known_mj, 0) / nullif(g.gpu_mj, 0))::double precision,
-        (coalesce(g.modelled_mj, 0) / nullif(g.mj, 0))::double precision
+        (coalesce(g.modelled_mj, 0) / nullif(g.mj, 0))::double precision,
+        CASE WHEN in_boundary = 'facility' THEN (coalesce(g.measured_pue_mj, 0) / nullif(g.mj, 0))::double precision END
     FROM groups AS g
     JOIN members USING (label)
     CROSS JOIN known

@@ -272,6 +272,23 @@ def test_figures_that_do_not_go_on_are_said_to_be_stale(watched: Watched, factor
         engine.dispose()
 
 
+def test_before_anything_is_folded_the_page_says_that_figures_are_on_their_way(watched: Watched, factory: str) -> None:
+    """As a new store, or a demo in its first minute, is looked at."""
+    engine = database.engine(factory)
+    rename = "UPDATE gigawatch.rollup SET level = :now WHERE level = :before"
+    with engine.begin() as connection:
+        connection.execute(text(rename), {"before": "deployment_1m", "now": "hidden"})
+    try:
+        page = watched.go("/tokens?range=24h")
+        expect(page.locator("main h1")).to_have_text("No figures yet", timeout=20_000)
+        expect(page.locator("main")).to_contain_text("about 80 s")
+        assert watched.problems == []
+    finally:
+        with engine.begin() as connection:
+            connection.execute(text(rename), {"before": "hidden", "now": "deployment_1m"})
+        engine.dispose()
+
+
 def test_a_store_of_another_version_is_said(watched: Watched, factory: str) -> None:
     engine = database.engine(factory)
     rename = "ALTER FUNCTION report.{} RENAME TO {}"

@@ -1,6 +1,9 @@
 """Energy per token through the real path: counters scraped and read in, batches, fold, the report's views out."""
 
+import csv
 from collections.abc import Callable, Sequence
+from itertools import pairwise
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -8,9 +11,26 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from sqlalchemy import Engine, text
 
+from collector.sources.nvml import GpuReading
+from collector.windows import GpuFolder
 from gigawatch import database
 from gigawatch.records import Assignment, Role
-from tests.factory import MINUTE_MS, Machine, Vllm, at, evenly, fold, now_minute_ms, rows, run, store
+from tests import facility
+from tests.factory import (
+    MINUTE_MS,
+    SCRAPE_MS,
+    TICK_MS,
+    WINDOW_MS,
+    Machine,
+    Vllm,
+    at,
+    evenly,
+    fold,
+    now_minute_ms,
+    rows,
+    run,
+    store,
+)
 
 Report = Callable[..., list[dict[str, Any]]]
 Between = Callable[[int, int], int]
@@ -152,7 +172,7 @@ class Scene:
 
 def test_moves_restarts_and_idle_hours_conserve_energy_and_tokens(engine: Engine, report: Report) -> None:
     """Two deployments on one node: one moves to other GPUs in mid-window, one is idle, an engine restarts twice."""
-    scene = Scene(20)
+    scene = Scene(65)
     chat, code = Vllm("chat", address="127.0.0.1:8000"), Vllm("code", address="127.0.0.1:8001", model="code-7b")
     machine = Machine("a", 4, engines=[chat, code])
     other = Machine("b", 1)
@@ -386,6 +406,94 @@ def test_prefill_and_decode_apart(engine: Engine, report: Report) -> None:
     assert found["j_per_generated_token"] == pytest.approx(1_500 / 250)
 
 
+def test_no_group_has_the_tokens_of_another_groups_gpus(engine: Engine, report: Report) -> None:
+    """Prefill on one model of GPU, decode on another, beside one that does both: neither alone made the answers."""
+    scene = Scene(4)
+    prefill, decode, code = Vllm("chat", role=Role.PREFILL), Vllm("chat", role=Role.DECODE), Vllm("code")
+    machines = [
+        Machine("a", 1, engines=[prefill]),
+        Machine("b", 1, model="NVIDIA B200", engines=[decode]),
+        Machine("c", 1, model="NVIDIA B200", engines=[code]),
+    ]
+    watts = {"a": 500, "b": 300, "c": 700}
+    for machine in machines:
+        machine.serve(scene.start_ms, {0: local(machine.engines[0])})
+
+    def work(_before_ms: int, _now_ms: int) -> None:
+        for vllm in (prefill, decode, code):
+            vllm.running, vllm.prompt_tokens, vllm.requests = 1, vllm.prompt_tokens + 500, vllm.requests + 1
+            vllm.generated_tokens += 100
+
+    scene.run(engine, machines, lambda machine, _gpu, _now_ms: watts[machine.name], work)
+    figures = ("j_per_generated_token", "j_per_request", "variation", "coverage", "prefill_j_per_prompt_token",
+               "decode_j_per_generated_token")  # fmt: skip
+    found = {
+        label: tuple(row[it] for it in figures)
+        for group_by in ("fleet", "deployment", "gpu_model")
+        for (label, boundary), row in of(report, "energy_per_token", scene.start_ms, scene.stop_ms, group_by).items()
+        if boundary == "gpu"
+    }
+    assert found == {
+        "fleet": (7.5, 750, 0, 1, 1, 3),
+        "chat": (8, 800, 0, 1, 1, 3),
+        "code": (7, 700, 0, 1, None, None),
+        # What is of one role alone is known there, too.
+        "NVIDIA H100 80GB HBM3": (None, None, None, 0, 1, None),
+        "NVIDIA B200": (7, 700, 0, 0.5, None, 3),
+    }
+
+
+def test_rates_are_over_the_minutes_that_are_counted(engine: Engine, report: Report) -> None:
+    """A period that begins and ends within minutes: these are in neither the tokens nor the time."""
+    start_ms = now_minute_ms(8)
+    stop_ms = start_ms + 5 * MINUTE_MS
+    Rig(engine, start_ms, stop_ms, 300_000_000, generated_tokens=60_000)
+    part = start_ms + 20_000, stop_ms - 15_000
+    assert of(report, "energy_per_token", *part)["chat", "gpu"]["generated_tokens_per_s"] == 200
+    assert of(report, "serving", *part)["chat"]["generated_tokens_per_s"] == 200
+
+
+class Mute(Vllm):
+    """An engine that does not tell everything."""
+
+    untold: tuple[str, ...] = ()
+
+    def exposition(self) -> str:
+        lines = super().exposition().splitlines()
+        return "\n".join(it for it in lines if not any(name in it for name in self.untold)) + "\n"
+
+
+def test_what_engines_do_not_count_is_in_no_ratio(engine: Engine, report: Report) -> None:
+    """Energy of an engine that counts no tokens does not make the tokens of others dearer, and lowers the coverage."""
+    scene = Scene(4)
+    chat = Vllm("chat")
+    tokenless, terse = Mute("tokenless", address="127.0.0.1:8001"), Mute("terse", address="127.0.0.1:8002")
+    tokenless.untold, terse.untold = ("generation_tokens",), ("prompt_tokens", "request_success")
+    engines = [chat, tokenless, terse]
+    machine = Machine("a", 3, engines=engines)
+    machine.serve(scene.start_ms, {index: local(vllm) for index, vllm in enumerate(engines)})
+
+    def work(_before_ms: int, _now_ms: int) -> None:
+        for vllm in engines:
+            vllm.running, vllm.requests = 1, vllm.requests + 1
+            vllm.prompt_tokens, vllm.generated_tokens = vllm.prompt_tokens + 300, vllm.generated_tokens + 100
+
+    scene.run(engine, [machine], lambda _machine, _gpu, _now_ms: 500, work)
+    figures = ("j_per_generated_token", "j_per_token", "j_per_request", "gpu_s_per_request", "coverage")
+    found = {
+        label: tuple(row[it] for it in figures)
+        for group_by in ("fleet", "deployment")
+        for (label, boundary), row in of(report, "energy_per_token", scene.start_ms, scene.stop_ms, group_by).items()
+        if boundary == "gpu"
+    }
+    assert found == {
+        "chat": (5, 1.25, 500, 1, 1),
+        "tokenless": (None, None, 500, 1, 0),
+        "terse": (5, None, None, None, 1),
+        "fleet": (5, 1.25, 500, 1, pytest.approx(2 / 3)),
+    }
+
+
 def test_a_shared_gpu_is_split_evenly_and_marked(engine: Engine, report: Report) -> None:
     scene = Scene(3)
     chat, code = Vllm("chat"), Vllm("code", address="127.0.0.1:8001")
@@ -481,16 +589,60 @@ def test_minutes_without_a_pue_are_left_out_at_the_facility(engine: Engine, repo
     assert (found["chat", "it"]["coverage"], found["chat", "facility"]["coverage"]) == (1, 0.75)
 
 
-def price(engine: Engine, table: str, columns: str, values: str) -> None:
-    """A price or an intensity for all time."""
+def test_a_measured_pue_goes_before_the_one_configured(engine: Engine, report: Report) -> None:
+    """At noon of yesterday; that day's PUE is measured at the PDUs, and nearer to the IT equipment after a while."""
+    noon = facility.today() - facility.DAY / 2
+    scene = Scene(4, round(noon.timestamp() * 1_000))
+    vllm = Vllm("chat")
+    machine = Machine("a", 1, engines=[vllm])
+    machine.node_mw = 1_000_000
+    machine.serve(scene.start_ms, {0: local(vllm)})
+
+    def work(before_ms: int, now_ms: int) -> None:
+        vllm.running = 1
+        vllm.generated_tokens += 1_000
+
+    scene.run(engine, [machine], lambda _machine, _gpu, _now_ms: 800, work)
+    configure_pue(engine, "oslo", 1.5, scene.start_ms - 24 * HOUR_MS, scene.stop_ms)
+    price(engine, "tariff", "price_per_kwh, currency", "1, 'EUR'")
+
+    def figures() -> tuple[float, float, float, float, float]:
+        found = of(report, "energy_per_token", scene.start_ms, scene.stop_ms)["chat", "facility"]
+        (cost,) = report(
+            "SELECT * FROM report.cost(:start, :stop, in_boundary => 'facility')",
+            start=at(scene.start_ms), stop=at(scene.stop_ms),
+        )  # fmt: skip
+        return (
+            found["j_per_generated_token"], found["measured_pue_share"], cost["energy_j"], cost["measured_pue_share"],
+            cost["cost"],
+        )  # fmt: skip
+
+    it_j = 1_000 * 240
+    assert figures() == pytest.approx((1.5, 0, it_j * 1.5, 0, it_j * 1.5 / 3_600_000))
+    start = facility.today() - facility.DAY
+    facility.place(engine, {"u": {"role": "utility"}, "p": {"role": "pdu"}, "i": {"role": "it"}})
+    facility.send(engine, [*facility.hourly("u", start, 12, kwh=120), *facility.hourly("p", start, 12, kwh=100)])
+    fold(engine, scene.stop_ms + MINUTE_MS)
+    assert figures() == pytest.approx((1.2, 1, it_j * 1.2, 1, it_j * 1.2 / 3_600_000))
+    facility.send(engine, facility.hourly("i", start + 2 * facility.HOUR, 10, kwh=80))
+    fold(engine, scene.stop_ms + MINUTE_MS)
+    assert figures()[:2] == pytest.approx((1.5, 1))
+    # Other boundaries know of no PUE.
+    found = of(report, "energy_per_token", scene.start_ms, scene.stop_ms)
+    assert (found["chat", "it"]["j_per_generated_token"], found["chat", "it"]["measured_pue_share"]) == (1, None)
+
+
+def price(engine: Engine, table: str, columns: str, values: str, site: str = "oslo") -> None:
+    """A price or an intensity of a site for all time."""
     with engine.begin() as connection:
         connection.execute(
             text(
                 "WITH it AS (INSERT INTO gigawatch.factor_import (site_id, source, version)"
-                " SELECT site_id, 'a contract', '1' FROM gigawatch.site RETURNING import_id, site_id)"
+                " SELECT site_id, 'contract', '1' FROM gigawatch.site WHERE name = :site RETURNING import_id, site_id)"
                 f" INSERT INTO gigawatch.{table} (import_id, site_id, start, stop, {columns})"
                 f" SELECT import_id, site_id, '2000-01-01Z', '2100-01-01Z', {values} FROM it"
-            )
+            ),
+            {"site": site},
         )
 
 
@@ -509,6 +661,31 @@ def test_example_3_of_a_gpu_hour(engine: Engine, report: Report) -> None:
         # 600 W over 6,000 tokens/s are 0.1 J a token, and 100 kJ a million.
         assert found["energy_cost_per_million_tokens"] == pytest.approx(0.2 * 100_000 / 3_600_000)
         assert (found["currency"], found["price_coverage"], found["coverage"]) == ("USD", 1, 1)
+
+
+@pytest.mark.parametrize("group_by", ["fleet", "site", "gpu_model", "deployment", "model"])
+def test_tokens_cost_and_emit_by_the_energy_of_their_own_gpus(engine: Engine, report: Report, group_by: str) -> None:
+    """GPUs that serve nothing, at a site where energy is dear and dirty, make no token dearer or dirtier."""
+    scene = Scene(4)
+    chat = Vllm("chat")
+    busy, spare = Machine("a", 1, engines=[chat]), Machine("b", 3, site="paris")
+    busy.serve(scene.start_ms, {0: local(chat)})
+
+    def work(_before_ms: int, _now_ms: int) -> None:
+        chat.running, chat.generated_tokens = 1, chat.generated_tokens + 100
+
+    scene.run(engine, [busy, spare], lambda _machine, _gpu, _now_ms: 500, work)
+    for site, per_kwh in (("oslo", 1), ("paris", 9)):
+        price(engine, "tariff", "price_per_kwh, currency", f"0.1 * {per_kwh}, 'EUR'", site)
+        price(engine, "grid_intensity", "method, g_per_kwh, estimated", f"'location', 50 * {per_kwh}, false", site)
+    million_tokens_kwh = 5 * 1_000_000 / 3_600_000
+    period = {"start": at(scene.start_ms), "stop": at(scene.stop_ms), "group_by": group_by}
+    (cost,) = report("SELECT * FROM report.token_cost(:start, :stop, group_by => :group_by)", **period)
+    assert cost["energy_cost_per_million_tokens"] == pytest.approx(0.1 * million_tokens_kwh)
+    assert cost["price_coverage"] == 1
+    carbon = report("SELECT * FROM report.token_carbon(:start, :stop, group_by => :group_by)", **period)
+    located = next(row for row in carbon if row["method"] == "location")
+    assert located["carbon_kg_per_million_tokens"] == pytest.approx(0.05 * million_tokens_kwh)
 
 
 def test_example_5_of_codecarbon(engine: Engine, report: Report) -> None:
@@ -549,6 +726,73 @@ def test_example_6_of_the_sci(engine: Engine, report: Report) -> None:
     located = next(row for row in found if row["method"] == "location")
     assert located["carbon_g_per_request"] == pytest.approx(0.0096 * 951, rel=1e-6)
     assert located["sci_g_per_request"] == pytest.approx(14.2416, rel=1e-6)
+
+
+RECORDINGS = Path(__file__).parents[3] / "shared/data"
+Points = list[tuple[float, float]]
+"""Times, s, and powers, W."""
+
+
+def made(every_s: float) -> Points:
+    """A square wave of 105 ms between 75 and 330 W over 9.975 s, as the recorded one: 95 whole periods, 2019.9 J."""
+    times_s = [number * every_s for number in range(round(9.975 / every_s) + 1)]
+    return [(t_s, 330 if t_s % 0.105 < 0.0525 else 75) for t_s in times_s]
+
+
+def recorded(name: str) -> tuple[Points, Points]:
+    """What a bench meter measured of a load, and what NVML's instantaneous power was in the same time."""
+
+    def read(kind: str, column: str) -> Points:
+        with (RECORDINGS / f"a100_{name}_{kind}.csv").open(encoding="utf-8", newline="") as file:
+            return [(float(row["t_s"]), float(row[column])) for row in csv.DictReader(file)]
+
+    meter = read("meter", "power_w")
+    return meter, [it for it in read("nvml", "power_instant_w") if meter[0][0] <= it[0] <= meter[-1][0]]
+
+
+# Energies, J, and how far off they may be: of what is made by its definition, of what is recorded as its source says.
+TRACES: dict[str, tuple[Points, float, float]] = {
+    "made, each millisecond": (made(0.001), 95 * 0.0525 * (75 + 330), 0.005),
+    "made, as NVML is polled": (made(0.0133), 95 * 0.0525 * (75 + 330), 0.02),
+}
+if RECORDINGS.exists():
+    for name, meter_j, nvml_j in (("square_wave", 1156.30, 1146.91), ("step", 1711.60, 1611.19)):
+        meter, nvml = recorded(name)
+        # The meter has five readings in each of the windows' milliseconds.
+        TRACES |= {f"{name}, meter": (meter, meter_j, 2e-4), f"{name}, NVML": (nvml, nvml_j, 1e-5)}
+
+
+@pytest.mark.parametrize("name", TRACES)
+def test_example_7_of_yang_et_al(engine: Engine, report: Report, name: str) -> None:
+    """A board without an energy counter: the report's energy is the trapezoid of the readings, and is marked so."""
+    points, energy_j, tolerance = TRACES[name]
+    start_ms = now_minute_ms(5)
+    stop_ms = start_ms + round(points[-1][0] * 1_000)
+    vllm = Vllm("chat")
+    machine = Machine("a", 1, model="NVIDIA A100-PCIE-40GB", engines=[vllm])
+    folder = GpuFolder(machine.uuids[0], WINDOW_MS, TICK_MS)
+    folder.serves = tuple(local(vllm))
+    of_ms: dict[int, list[float]] = {}
+    for t_s, power_w in points:
+        of_ms.setdefault(start_ms + round(t_s * 1_000), []).append(power_w)
+    readings = {at_ms: round(1_000 * sum(powers_w) / len(powers_w)) for at_ms, powers_w in of_ms.items()}
+    for at_ms, power_mw in readings.items():
+        folder.add(at_ms, GpuReading(uuid=folder.uuid, power_mw=power_mw, power_instant_mw=power_mw))
+    machine.gpu_windows = folder.close(stop_ms, stop=True)
+    for at_ms in (*range(start_ms, stop_ms, SCRAPE_MS), stop_ms):
+        vllm.running = 1
+        vllm.generated_tokens = at_ms - start_ms
+        machine.scrape(at_ms)
+    machine.end(stop_ms)
+    store(engine, [machine])
+    fold(engine, now_minute_ms(1))
+
+    found = of(report, "energy_per_token", start_ms, start_ms + MINUTE_MS)["chat", "gpu"]
+    trapezoid_mj = sum((t1 - t0) * (p0 + p1) / 2_000 for (t0, p0), (t1, p1) in pairwise(readings.items()))
+    assert 1_000 * found["energy_j"] == pytest.approx(trapezoid_mj, abs=2)
+    assert found["energy_j"] == pytest.approx(energy_j, rel=tolerance)
+    assert found["j_per_generated_token"] == pytest.approx(found["energy_j"] / (stop_ms - start_ms))
+    assert (found["integrated_share"], found["measured_share"]) == (1, 0)
 
 
 def test_owning_costs_by_the_hour(report: Report) -> None:

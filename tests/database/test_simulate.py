@@ -88,6 +88,16 @@ def test_the_store_has_what_was_sent_and_a_second_run_adds_no_window(api: Api, e
         assert gpus_mj == nodes_mj
         not_simulated = text("SELECT count(*) FROM report.nodes WHERE NOT simulated")
         assert connection.execute(not_simulated).scalar_one() == 0
+        # One of the two nodes with an engine has lost its power in the middle of the history.
+        engines = text(
+            "SELECT count(*), count(DISTINCT node_id), sum(generated_tokens), sum(covered_ms)"
+            " FROM gigawatch.serving_window WHERE engine = 'vllm' AND time_to_first_token_counts IS NOT NULL"
+        )
+        windows, nodes, tokens, covered_ms = connection.execute(engines).one()
+        assert windows > 40
+        assert nodes == 2
+        assert tokens > 10_000
+        assert covered_ms > 45 * 60_000
         fatal = text("SELECT count(*) FROM report.gpu_health WHERE state = 'failed' AND last_xid = 79")
         assert connection.execute(fatal).scalar_one() == 1
 

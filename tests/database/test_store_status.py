@@ -224,6 +224,7 @@ def test_metrics_are_prometheus_text_of_what_came_and_how_far_the_store_is(
         "gigawatch_ingest_gpu_windows_total": 1,
         "gigawatch_ingest_node_windows_total": 0,
         "gigawatch_ingest_serving_windows_total": 0,
+        "gigawatch_ingest_meter_windows_total": 0,
         "gigawatch_ingest_duplicates_total": 1,
         "gigawatch_ingest_refused_items_total": 1,
         "gigawatch_ingest_transactions_total": 2,

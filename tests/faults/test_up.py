@@ -5,6 +5,7 @@ import re
 import signal
 import subprocess
 import time
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
@@ -93,7 +94,10 @@ def test_it_shows_this_machines_gpus_mends_a_killed_part_and_stops(up_on_a_gpu: 
 
 
 def test_the_demo_answers_and_has_a_day_of_history(public_dir: Path) -> None:
-    up = Up(public_dir, None, "--demo")
+    requests = public_dir / "requests.csv"
+    lines = [f"2023-11-16 18:{it // 60:02}:{it % 60:02}.5,{100 + it},{1 + it % 300}" for it in range(3_600)]
+    requests.write_text("\n".join(["TIMESTAMP,ContextTokens,GeneratedTokens", *lines]), encoding="utf-8")
+    up = Up(public_dir, None, "--demo", "--requests", str(requests))
     try:
         began = time.monotonic()
         wait_for("page", lambda: _answers(up.port) or up.process.poll() is not None, 90)
@@ -104,7 +108,16 @@ def test_the_demo_answers_and_has_a_day_of_history(public_dir: Path) -> None:
         energy = wait_for("live data", lambda: _fleet(up), 30)
         assert energy["simulated_gpus"] == energy["gpus"] == 128
         assert energy["gpus_reporting"] > 100
+        engines = re.search(r"5 simulated engines are at (\S+)", up.words())
+        assert engines is not None
+        answers = [httpx.get(address) for address in httpx.get(engines[1]).text.split()]
+        # The node that has lost its power has an engine.
+        assert sorted(it.status_code for it in answers) == [200, 200, 200, 200, 503]
+        assert sum("vllm:generation_tokens_total{" in it.text for it in answers) == 4
         assert httpx.get(f"http://127.0.0.1:{up.port}/").status_code == 200
+        factors = wait_for("prices", lambda: _factors(up), 30)
+        made_up = {(site, "made up for the demo") for site in ("dublin", "lulea")}
+        assert factors == {"price": made_up, "intensity": made_up, "pue": made_up}
         assert up.interrupt() == 0
     finally:
         up.close()
@@ -126,3 +139,19 @@ def _fleet(up: Up) -> Any:
     engine.dispose()
     found = {name: getattr(summary, name) for name in ("gpus", "simulated_gpus", "gpus_reporting", "power_w")}
     return found if summary.gpus_reporting > 100 else None
+
+
+def _factors(up: Up) -> Any:
+    """Sites with prices, intensities and PUE, with their sources; None while some have none."""
+    from gigawatch import database, readings
+
+    engine = database.engine(f"postgresql://gigawatch@/gigawatch?host={up.data_dir / 'socket'}")
+    start, stop = datetime.now(UTC) - timedelta(days=1), datetime.now(UTC)
+    with engine.connect() as connection:
+        found = {
+            "price": {(it.site, it.source) for it in readings.tariffs(connection, start, stop)},
+            "intensity": {(it.site, it.source) for it in readings.grid_intensity(connection, start, stop)},
+            "pue": {(it.site, it.source) for it in readings.configured_pue(connection, start, stop)},
+        }
+    engine.dispose()
+    return found if all(len(it) == 2 for it in found.values()) else None

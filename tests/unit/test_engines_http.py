@@ -12,9 +12,9 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
-import urllib3
 from click.testing import CliRunner, Result
 
+from collector.answers import connections
 from collector.engines import exposition
 from collector.engines.commands import engines as command
 from collector.engines.exposition import fetch
@@ -109,6 +109,13 @@ def trickle(connection: socket.socket) -> None:
         time.sleep(0.05)
 
 
+def trickle_head(connection: socket.socket) -> None:
+    connection.sendall(b"HTTP/1.1 200 OK\r\nContent-Type: text/plain\r\n")
+    for number in range(90):
+        connection.sendall(f"X-{number}: and so on\r\n".encode())
+        time.sleep(0.05)
+
+
 def endless(connection: socket.socket) -> None:
     connection.sendall(b"HTTP/1.1 200 OK\r\nContent-Type: text/plain\r\n\r\n")
     while True:
@@ -131,6 +138,7 @@ def not_http(connection: socket.socket) -> None:
 
 REFUSED: dict[str, tuple[Behaviour, str, ExitCode]] = {
     "hangs": (hang, "does not answer within 0.4 s", ExitCode.UNREACHABLE),
+    "trickles from its head on": (trickle_head, "does not answer within 0.4 s", ExitCode.UNREACHABLE),
     "trickles": (trickle, "does not end its answer within 0.4 s", ExitCode.UNREACHABLE),
     "never ends": (endless, "answers more than 1 MiB", ExitCode.DATA),
     "is cut off": (cut_off, "cannot be reached", ExitCode.UNREACHABLE),
@@ -155,7 +163,7 @@ def test_an_answer_that_is_none_is_refused_in_time(
     behaviour, words, code = REFUSED[kind]
     server = serve(behaviour)
     began_s = time.monotonic()
-    with urllib3.PoolManager(retries=False) as pool, pytest.raises(GigawatchError) as caught:
+    with connections() as pool, pytest.raises(GigawatchError) as caught:
         fetch(pool, server.url)
     assert time.monotonic() - began_s < 5 * quick
     assert words in caught.value.problem
@@ -167,8 +175,14 @@ def test_an_answer_that_is_none_is_refused_in_time(
 def test_an_address_where_nobody_listens_is_refused() -> None:
     with socket.create_server(("127.0.0.1", 0)) as closed:
         port = closed.getsockname()[1]
-    with urllib3.PoolManager(retries=False) as pool, pytest.raises(GigawatchError, match="Connection refused"):
+    with connections() as pool, pytest.raises(GigawatchError, match="Connection refused"):
         fetch(pool, f"http://127.0.0.1:{port}/metrics")
+
+
+def test_an_answer_that_says_it_is_not_compressed_is_read(serve: Callable[[Behaviour], Server]) -> None:
+    server = serve(whole(served("tgi"), Content_Encoding="identity"))
+    with connections() as pool:
+        assert fetch(pool, server.url).text == served("tgi").decode()
 
 
 def test_an_answer_is_read_again_over_the_same_connection(serve: Callable[[Behaviour], Server]) -> None:
@@ -179,7 +193,7 @@ def test_an_answer_is_read_again_over_the_same_connection(serve: Callable[[Behav
         whole(served("vllm"))(connection)
 
     server = serve(answer)
-    with urllib3.PoolManager(retries=False) as pool:
+    with connections() as pool:
         first, second = fetch(pool, server.url), fetch(pool, server.url)
     assert first.text == second.text == served("vllm").decode()
     assert len(seen) == 1

@@ -7,11 +7,13 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from collector.engines.catalogue import Source
+from collector.engines.catalogue import Source, named
 from collector.engines.endpoint import REPEAT_MS, Endpoint
+from collector.engines.exposition import parse
 from collector.engines.folder import LONGEST_GAP_MS
 from collector.engines.growth import CLOCK_SLACK_MS, MOST_SERIES, Counters
-from collector.engines.reading import ABOVE_ALL_US, Reading, Series
+from collector.engines.reading import ABOVE_ALL_US, Reading, Series, read
+from collector.exposition import Answer
 from collector.windows import from_ms
 from gigawatch.records import Latencies, Role, ServingWindow, Severity
 from gigawatch.settings import Engine
@@ -37,6 +39,7 @@ def reading(
         sources={series.figure: Source(series.metric) for series in counters},
         counters=counters,
         models={series: dict(series.labels)["model"] or None for series in counters},
+        repeats=dict.fromkeys(counters, 1),
         gauges=gauges or {},
     )
 
@@ -163,7 +166,7 @@ def at_bound(it: Latencies, bound_us: int) -> int:
 
 @given(st.lists(st.tuples(st.integers(1, 20_000), st.integers(0, 10**6)), min_size=1, max_size=40))
 def test_a_counter_that_falls_began_anew(course: list[tuple[int, int]]) -> None:
-    """Engines that do not tell their start: each value below the one before is what was counted since a restart."""
+    """Engines that do not tell their start: what they count after a fall is what was counted since a restart."""
     watched = Watched()
     at_ms, last, expected = MINUTE_MS + 5, 500, 0
     watched.take(at_ms, reading({tokens(): last}))
@@ -173,6 +176,25 @@ def test_a_counter_that_falls_began_anew(course: list[tuple[int, int]]) -> None:
         last = value
         watched.take(at_ms, reading({tokens(): value}))
     assert total(watched.end()) == expected
+
+
+def test_a_count_that_falls_since_a_rank_is_gone_is_not_counted_anew() -> None:
+    """The greatest of two ranks that repeat a count is gone: the other is a few of millions of tokens behind."""
+    sglang = named("sglang")
+
+    def told(**ranks: int) -> Reading:
+        lines = [f'sglang:generation_tokens_total{{model_name="m",tp_rank="{rank[1:]}"}} {value}'
+                 for rank, value in ranks.items()]  # fmt: skip
+        return read(parse("", Answer("\n".join(lines) + "\n", "", 0.0)), sglang)
+
+    watched = Watched()
+    windows = watched.fold([
+        (0, told(r0=8_000_000, r1=8_000_040)),
+        (1_000, told(r0=8_000_020)),
+        (2_000, told(r0=8_000_060, r1=8_000_100)),
+    ])  # fmt: skip
+    assert [(it.covered_ms, it.generated_tokens) for it in windows] == [(1_000, 80)]
+    assert [it.kind for it in watched.endpoint.take_events()] == ["engine_changed"]
 
 
 def test_growth_across_the_end_of_a_window_is_split_by_time() -> None:

@@ -8,6 +8,7 @@ import re
 from collections.abc import Sequence
 from datetime import UTC, datetime, timedelta
 from decimal import Decimal
+from itertools import pairwise
 from pathlib import Path
 from zoneinfo import ZoneInfo
 
@@ -305,6 +306,21 @@ def column(*values: str, delimiter: str = ";") -> str:
 def test_points_and_commas(values: tuple[str, ...], delimiter: str, expected: tuple[str, ...]) -> None:
     found = prices(column(*values, delimiter=delimiter), currency="EUR")
     assert [it.value for it in found] == [Decimal(it) for it in expected]
+
+
+@pytest.mark.parametrize("separator", [";", "\t"])
+def test_what_a_german_spreadsheet_saves_of_entsoe_is_understood(separator: str) -> None:
+    """Every cell in quotes, decimal commas, quarters of an hour on the day on which clocks are set back."""
+    begin = datetime(2025, 10, 25, 22, tzinfo=UTC)
+    brussels = [(begin + timedelta(minutes=15 * it)).astimezone(ZoneInfo("Europe/Brussels")) for it in range(101)]
+    rows = [("MTU (CET/CEST)", "Day-ahead Price [EUR/MWh]", "Currency", "BZN|DE-LU")] + [
+        (f"{start:%d.%m.%Y %H:%M} - {stop:%d.%m.%Y %H:%M}", f"{number},25", "EUR", "")
+        for number, (start, stop) in enumerate(pairwise(brussels))
+    ]
+    text = "\r\n".join(separator.join(f'"{cell}"' for cell in row) for row in rows)
+    found = prices("\ufeff" + text)
+    assert (found[0].start, found[-1].stop) == (begin, begin + timedelta(hours=25))
+    assert [it.value for it in found] == [Decimal(f"{number}.25") / 1_000 for number in range(100)]
 
 
 @pytest.mark.parametrize(

@@ -293,6 +293,7 @@ def test_few_faults_are_one_of_each_kind_and_many_are_more() -> None:
         planned = faults.plan(nodes, amount, seed=1, now_s=NOW_S, history_s=DAY_S)
         kinds = {
             "cut_off": False,
+            "restarts": False,
             "clock_ahead_s": 0.0,
             **dict.fromkeys(("silent_from_s", "lost", "hot", "uncorrected", "corrected")),
         }

@@ -1,6 +1,7 @@
 """How a simulated fleet sends: no window twice or missing, in order, past every trouble of the server."""
 
 import json
+import re
 import signal
 import subprocess
 import sys
@@ -267,6 +268,10 @@ def test_durations(text: str, seconds: float) -> None:
         (["--speed", "2", "--history", "0"], "--history is 0"),
         (["--window-s", "7"], "7"),
         (["--faults", "some"], "some"),
+        (["--requests", "nowhere.csv"], "'nowhere.csv' does not exist"),
+        (["--prepared", "--metrics-port", "8610"], "--requests, --metrics-host and --metrics-port need --detailed"),
+        (["--detailed", "--relay-size", "2"], "need --prepared"),
+        (["--metrics-port", "65536"], "65536 is not in the range"),
     ],
 )
 def test_wrong_input_is_a_clear_error(arguments: list[str], message: str) -> None:
@@ -288,7 +293,8 @@ def test_the_command_tells_its_progress_and_sums_up_in_json(monkeypatch: pytest.
     assert (summary["nodes"], summary["gpus"]) == (5, 10)
     assert summary["gpu_windows"] == sum(len(server.windows(b.machine_id)) for _, b in server.received)
     lines = result.stderr.splitlines()
-    assert len(lines) == 5
+    assert len(lines) == 6
+    assert re.fullmatch(r"The metrics of 2 simulated engines are at http://127\.0\.0\.1:\d+/", lines[0])
     assert lines[-1] == f"history 100%, {summary['gpu_windows']:,} GPU windows stored"
 
 

@@ -40,9 +40,9 @@ def idle(minute: int = 0, label: str = "oslo", **parts_j: float) -> Idle:
     return Idle(time=START + minute * MINUTE, label=label, energy_j=sum(parts.values()), coverage=1.0, **parts)
 
 
-def row(label: str, j_per_token: float | None, ttft_s: float | None, batch: float = 8.0) -> Row:
+def row(label: str, j_per_token: float | None, ttft_s: float | None, batch: float = 8.0, coverage: float = 1.0) -> Row:
     return Row(
-        label=label, energy=energy(label, j_per_generated_token=j_per_token),
+        label=label, energy=energy(label, j_per_generated_token=j_per_token, coverage=coverage),
         serving=serving(label, ttft_p50_s=ttft_s, ttft_p95_s=None if ttft_s is None else 2 * ttft_s, batch=batch),
     )  # fmt: skip
 
@@ -213,7 +213,7 @@ def test_energy_is_stacked_in_its_parts_of_all_sites() -> None:
 
 def test_the_trade_off_has_a_point_for_each_and_the_frontier_apart() -> None:
     rows = [
-        row("cheap", 0.1, 2.0, batch=64),
+        row("cheap", 0.1, 2.0, batch=64, coverage=0.5),
         row("fast", 1.0, 0.1, batch=1),
         row("worse", 1.1, 2.1),
         row("silent", None, 1),
@@ -223,6 +223,7 @@ def test_the_trade_off_has_a_point_for_each_and_the_frontier_apart() -> None:
     assert (list(others.x), list(others.y), list(others.customdata)) == ([4.2], [1.1], ["/worse"])
     assert (list(best.text), list(best.x), list(best.y)) == (["fast", "cheap"], [0.2, 4.0], [1.0, 0.1])
     assert best.marker.size[1] > others.marker.size[0] > best.marker.size[0]
+    assert (list(others.marker.symbol), list(best.marker.symbol)) == (["circle"], ["diamond", "diamond-open"])
     assert "of 3, which the table lists as well" in drawn.summary
     assert "fast: 1" in drawn.summary
 

@@ -1,0 +1,154 @@
+"""A year of 20 sites with 100 meters each, by the hour: python -m bench.facility.
+
+Hours of meters are written as the fold of windows leaves them; days, sums and ratios are then folded by the very code
+of the API. What pages ask is measured as the report role asks it, each best of five.
+"""
+
+import argparse
+import tempfile
+import time
+from collections.abc import Callable
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import Any
+
+import psycopg
+from sqlalchemy import Connection, Engine, text
+
+from api.meter_rollups import topology_changed
+from api.rollups import SETTLED, Folder
+from gigawatch import database, facility_readings
+from gigawatch.embedded import EmbeddedServer
+from migrations.run import migrate
+
+ROLES = (
+    ("utility", 2, 1_300), ("generation", 1, 20), ("fuel", 2, 0), ("ups_in", 4, 265), ("ups_out", 4, 256),
+    ("pdu", 24, 42), ("it", 40, 25), ("cooling", 8, 30), ("pump", 4, 5), ("lighting", 3, 2), ("water", 3, 0),
+    ("heat_reuse", 1, 90), ("heat_removed", 2, 500), ("temperature", 2, 0),
+)  # fmt: skip
+"""Of each site: role, how many meters of 100, and the kWh of one in an hour."""
+HOUR, DAY = timedelta(hours=1), timedelta(days=1)
+REPEATS = 5
+
+
+HOURS = """
+    INSERT INTO gigawatch.meter_1h (time, meter_id, covered_ms, energy_mj, energy_ms, energy_interpolated_mj,
+        energy_integrated_mj, energy_estimated_mj, polled_mj, polled_ms, power_min_mw, power_max_mw, volume_ml,
+        volume_ms, temp_mc_ms, temp_ms, readings_taken, readings_expected, rejected_readings, stuck_h, reversed_h)
+    SELECT hour, meter_id, 3600000, its.mj, its.ms, 0, 0, 0, its.mj, its.ms, its.mj / 4000, its.mj / 3000,
+        CASE WHEN its.of_volume THEN 100000 END, CASE WHEN its.of_volume THEN 3600000 ELSE 0 END,
+        CASE WHEN m.role = 'temperature' THEN 15000::bigint * 3600000 END,
+        CASE WHEN m.role = 'temperature' THEN 3600000 ELSE 0 END, 360, 360, 0, 0, 0
+    FROM generate_series(%(start)s, %(start)s + interval '23 hours', '1 hour') AS hour
+    CROSS JOIN gigawatch.meter AS m
+    JOIN (VALUES {roles}) AS it (role, count, kwh) USING (role)
+    CROSS JOIN LATERAL (
+        SELECT m.role IN ('water', 'fuel') AS of_volume,
+            CASE WHEN it.kwh > 0 THEN (it.kwh * 3600000000::bigint * (0.9 + 0.2 * random()))::bigint END AS mj,
+            CASE WHEN it.kwh > 0 THEN 3600000 ELSE 0 END AS ms
+    ) AS its
+    -- A meter is silent in one of two thousand hours.
+    WHERE random() > 0.0005"""
+WINDOWS = """
+    INSERT INTO gigawatch.meter_window (time, meter_id, covered_ms, readings_taken, readings_expected, energy_method,
+        energy_mj, power_mean_mw, rejected_readings)
+    SELECT moment, meter_id, 10000, 1, 1, 1, 1000000000, 100000000, 0
+    FROM generate_series(now() - interval '1 hour', now() + interval '1 hour', '10 s') AS moment, gigawatch.meter"""
+METERS = """
+    INSERT INTO gigawatch.meter (site_id, name, role, hall_id, fuel_j_per_l, potable, last_seen)
+    SELECT site_id, role || '-' || n, role,
+        CASE WHEN role IN ('pdu', 'it', 'cooling') THEN (
+            SELECT hall_id FROM gigawatch.hall WHERE hall.site_id = site.site_id
+            ORDER BY hall_id OFFSET mod(n, 2) LIMIT 1
+        ) END,
+        CASE role WHEN 'fuel' THEN 35640000 END, CASE role WHEN 'water' THEN n = 1 END, now()
+    FROM gigawatch.site, (VALUES {roles}) AS it (role, count, kwh), generate_series(1, it.count) AS n"""
+
+
+def fill(connection: "psycopg.Connection[Any]", sites: int, days: int, stop: datetime) -> None:
+    """Sites with their meters, and what these counted in each hour."""
+    run = connection.execute
+    roles = ", ".join(f"('{role}', {count}, {kwh})" for role, count, kwh in ROLES)
+    run("INSERT INTO gigawatch.site (name) SELECT 'site-' || n FROM generate_series(1, %s) AS n", [sites])
+    run("INSERT INTO gigawatch.hall (site_id, name) SELECT site_id, unnest(ARRAY['A', 'B']) FROM gigawatch.site")
+    run(METERS.format(roles=roles))
+    run(
+        "INSERT INTO gigawatch.rollup (level, closed, folded, node_id) VALUES ('meter_1h', %(it)s, %(it)s, 0)",
+        {"it": stop},
+    )
+    run(WINDOWS)
+    for day in range(days):
+        run(HOURS.format(roles=roles), {"start": stop - (days - day) * DAY})
+
+
+def fold(engine: Engine, connection: "psycopg.Connection[Any]", stop: datetime) -> float:
+    """Fold days, sums and ratios of all sites; the seconds that it took."""
+    with engine.begin() as topology:
+        topology_changed(topology, list(topology.scalars(text("SELECT site_id FROM gigawatch.site"))))
+    began_s = time.monotonic()
+    Folder(connection).run(stop + SETTLED)
+    return time.monotonic() - began_s
+
+
+def best_ms(engine: Engine, read: Callable[[Connection], object]) -> float:
+    """The shortest of some tries."""
+    took = []
+    with engine.connect() as connection:
+        for _ in range(REPEATS):
+            began_s = time.monotonic()
+            read(connection)
+            took.append(time.monotonic() - began_s)
+    return 1_000 * min(took)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--sites", type=int, default=20)
+    parser.add_argument("--days", type=int, default=365)
+    given = parser.parse_args()
+    stop = datetime.now(UTC).replace(hour=0, minute=0, second=0, microsecond=0)
+    start = stop - given.days * DAY
+    reads: dict[str, Callable[[Connection], object]] = {
+        "PUE by month, fleet": lambda it: facility_readings.pue(it, start, stop, "1 month"),
+        "PUE by month, each site": lambda it: facility_readings.pue(it, start, stop, "1 month", "site"),
+        "PUE by day, fleet": lambda it: facility_readings.pue(it, start, stop, DAY),
+        "PUE by day, one site": lambda it: facility_readings.pue(it, start, stop, DAY, "site", "site-1"),
+        "PUE by day, each site": lambda it: facility_readings.pue(it, start, stop, DAY, "site"),
+        "PUE by hour of a week, one site": lambda it: facility_readings.pue(
+            it, stop - 7 * DAY, stop, HOUR, "site", "site-1"
+        ),
+        "PUE by hour of the year, one site": lambda it: facility_readings.pue(
+            it, start, stop, HOUR, "site", "site-1", 2
+        ),
+        "energy by role and month, fleet": lambda it: facility_readings.facility(it, start, stop, "1 month"),
+        "energy by role and day, one site": lambda it: facility_readings.facility(
+            it, start, stop, DAY, "site", "site-1"
+        ),
+        "WUE by month, fleet": lambda it: facility_readings.water(it, start, stop, "1 month"),
+        "ERF, ERE, REF, CER by month, fleet": lambda it: facility_readings.heat(it, start, stop, "1 month"),
+        "the EU's form, one site": lambda it: facility_readings.eu_eed(it, "site-1", start.year),
+        "health of all meters": facility_readings.meter_health,
+        "power ratio now": facility_readings.power_ratios_now,
+    }
+    with tempfile.TemporaryDirectory(prefix="gigawatch-") as folder:
+        Path(folder).chmod(0o755)
+        with EmbeddedServer(Path(folder) / "data") as server:
+            engine = database.engine(server.url)
+            migrate(engine)
+            url = engine.url.set(drivername="postgresql").render_as_string(hide_password=False)
+            with psycopg.connect(url, autocommit=True, options="-c timezone=UTC") as connection:
+                fill(connection, given.sites, given.days, stop)
+                took_s = fold(engine, connection, stop)
+                connection.execute("VACUUM ANALYZE")
+            with engine.connect() as counting:
+                hours = counting.scalar(text("SELECT count(*) FROM gigawatch.meter_1h"))
+            print(f"{hours:,} hours of meters; {given.sites * given.days:,} days of sites folded in {took_s:.1f} s")
+            reader = database.engine(server.url, role=database.REPORT_ROLE)
+            for name, read in reads.items():
+                print(f"| {name} | {best_ms(reader, read):.0f} ms |", flush=True)
+            reader.dispose()
+            engine.dispose()
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,167 @@
+-- report.capacity(): limits of feeds, racks, rows, halls and sites, what is drawn, and what is left.
+-- Definition: a row for each limit: of a meter (scope feed) its breaker (A), contract and rating (W), and each budget of the topology (W). usable is
+-- the limit, of a breaker 80 % of its rating: what a load that lasts may draw (NFPA 70, 210.20). present is of the newest windows of the last 5 minutes; peak the
+-- greatest from start to stop: of a meter the greatest reading, of a sum of meters the greatest hour's mean. headroom = usable −
+-- present; stranded = usable − peak: what was never drawn. trend_per_day is the slope of the daily peaks over up to 30 days before stop, by least squares
+-- over 7 days at least; days_to_limit = (usable − the line at stop) / slope, where it rises. A budget is compared with the meters that feed its racks and nothing else, of a
+-- hall and a site with the meters of its own sources first; without meters with its GPUs alone (basis gpus). Unit: A or W, as unit says; days.
+-- Missing data: what no meter tells is NULL; a sum lacks no part: where one of its meters is not known, the hour, or the moment, is left out.
+-- needs: facility_parts
+-- Which meters tell what a part of a site draws.
+CREATE VIEW expanded.budget_meter AS
+WITH feeding AS (
+    -- Of meters that feed racks, in which one hall, row and rack all of them stand.
+    SELECT m.site_id, m.meter_id, CASE WHEN count(DISTINCT rack.rack_id) = 1 THEN min(rack.name) END AS rack,
+        CASE WHEN count(DISTINCT rack.hall_id) = 1 AND count(rack.hall_id) = count(*) THEN min(hall.name) END AS hall,
+        CASE WHEN count(DISTINCT (rack.hall_id, rack.row)) = 1 AND count(rack.row) = count(*) THEN min(hall.name || '/' || rack.row) END AS row
+    FROM gigawatch.meter AS m
+    JOIN gigawatch.meter_rack AS r USING (meter_id)
+    JOIN gigawatch.rack USING (rack_id)
+    LEFT JOIN gigawatch.hall ON hall.hall_id = rack.hall_id
+    WHERE m.role IN ('pdu', 'it', 'ups_out')
+    GROUP BY m.site_id, m.meter_id
+), source AS (
+    SELECT m.site_id, m.meter_id, hall.name AS hall
+    FROM gigawatch.meter AS m LEFT JOIN gigawatch.hall USING (hall_id)
+    WHERE m.role IN ('utility', 'generation')
+), candidate AS (
+    SELECT site_id, 'rack' AS scope, rack AS name, meter_id, 2 AS rank FROM feeding WHERE rack IS NOT NULL
+    UNION ALL SELECT site_id, 'row', row, meter_id, 2 FROM feeding WHERE row IS NOT NULL
+    UNION ALL SELECT site_id, 'hall', hall, meter_id, 2 FROM feeding WHERE hall IS NOT NULL
+    UNION ALL SELECT site_id, 'hall', hall, meter_id, 1 FROM source WHERE hall IS NOT NULL
+    UNION ALL SELECT source.site_id, 'site', site.name, meter_id, 1 FROM source JOIN gigawatch.site USING (site_id)
+), chosen AS (
+    SELECT c.*, min(c.rank) OVER (PARTITION BY c.site_id, c.scope, c.name) AS first FROM candidate AS c
+)
+SELECT c.site_id, c.scope, c.name, c.meter_id
+FROM chosen AS c
+WHERE c.rank = c.first AND NOT EXISTS (
+    SELECT FROM expanded.meter_above AS above
+    JOIN chosen AS upper ON upper.meter_id = above.above_id AND upper.site_id = c.site_id AND upper.scope = c.scope
+        AND upper.name = c.name AND upper.rank = upper.first
+    WHERE above.meter_id = c.meter_id
+);
+
+CREATE FUNCTION report.capacity(
+    start timestamptz DEFAULT now() - interval '7 days',
+    stop timestamptz DEFAULT now(),
+    in_site text DEFAULT NULL
+) RETURNS TABLE (
+    site text, scope text, name text, feed text, kind text, unit text, basis text, limit_value double precision,
+    usable double precision, present double precision, peak double precision, use_share double precision,
+    peak_share double precision, headroom double precision, stranded double precision, trend_per_day double precision,
+    days_to_limit double precision
+)
+LANGUAGE plpgsql STABLE PARALLEL SAFE SECURITY DEFINER SET search_path = pg_catalog SET plan_cache_mode = force_custom_plan
+AS $$
+#variable_conflict use_column
+DECLARE
+    chosen integer := (SELECT site.site_id FROM gigawatch.site WHERE site.name = in_site);
+    trend_from constant timestamptz := date_bin('1 day', stop, '2000-01-01Z') - interval '30 days';
+BEGIN
+    RETURN QUERY
+    WITH limits AS MATERIALIZED (
+        SELECT m.site_id, 'feed' AS scope, m.name, m.feed, its.kind, its.unit, its.value, its.usable, m.meter_id
+        FROM gigawatch.meter AS m
+        CROSS JOIN LATERAL (
+            VALUES ('breaker', 'A', m.breaker_ma / 1000.0, m.breaker_ma * 0.8 / 1000), ('contract', 'W', m.contract_mw / 1000.0, m.contract_mw / 1000.0),
+                ('rated', 'W', m.rated_mw / 1000.0, m.rated_mw / 1000.0)
+        ) AS its (kind, unit, value, usable)
+        WHERE its.value IS NOT NULL AND m.role IS NOT NULL AND (m.until IS NULL OR m.until > now())
+            AND (in_site IS NULL OR m.site_id = chosen)
+        UNION ALL
+        SELECT b.site_id, b.scope, b.name, NULL, 'budget', 'W', b.budget_mw / 1000.0, b.budget_mw / 1000.0, NULL
+        FROM gigawatch.power_budget AS b
+        WHERE in_site IS NULL OR b.site_id = chosen
+    ), members AS MATERIALIZED (
+        SELECT l.site_id, l.scope, l.name, l.meter_id FROM limits AS l WHERE l.scope = 'feed' GROUP BY 1, 2, 3, 4
+        UNION ALL
+        SELECT m.site_id, m.scope, m.name, m.meter_id FROM expanded.budget_meter AS m
+        JOIN limits AS l ON l.site_id = m.site_id AND l.scope = m.scope AND l.name = m.name
+    ), counts AS (
+        SELECT m.site_id, m.scope, m.name, count(*) AS meters FROM members AS m GROUP BY 1, 2, 3
+    ), now_of AS (
+        SELECT m.site_id, m.scope, m.name, sum(w.power_mw) / 1000.0 AS power_w, max(w.current_ma) / 1000.0 AS current_a,
+            count(w.power_mw) AS known
+        FROM members AS m
+        CROSS JOIN LATERAL (
+            SELECT coalesce(it.energy_mj * 1000 / it.covered_ms, it.power_mean_mw) AS power_mw, it.current_max_ma AS current_ma
+            FROM gigawatch.meter_window AS it
+            WHERE it.meter_id = m.meter_id AND it.time > now() - interval '5 minutes'
+            ORDER BY it.time DESC LIMIT 1
+        ) AS w
+        GROUP BY 1, 2, 3
+    ), hours AS (
+        SELECT m.site_id, m.scope, m.name, h.time, sum(h.energy_mj::numeric / nullif(h.energy_ms, 0)) AS mean_w,
+            max(h.power_max_mw) / 1000.0 AS most_w, max(h.current_max_ma) / 1000.0 AS most_a, count(*) AS known
+        FROM members AS m
+        CROSS JOIN LATERAL (
+            SELECT it.time, it.energy_mj, it.energy_ms, it.power_max_mw, it.current_max_ma FROM gigawatch.meter_1h AS it
+            WHERE it.meter_id = m.meter_id AND it.time >= least(start, trend_from) AND it.time < stop AND it.covered_ms > 0 OFFSET 0
+        ) AS h
+        GROUP BY 1, 2, 3, 4
+    ), of_hours AS MATERIALIZED (
+        SELECT h.site_id, h.scope, h.name, h.time, h.most_a,
+            CASE WHEN h.scope = 'feed' THEN coalesce(h.most_w, h.mean_w) ELSE h.mean_w END AS power_w
+        FROM hours AS h JOIN counts AS c USING (site_id, scope, name) WHERE h.known = c.meters
+    ), racks AS (
+        SELECT l.site_id, l.scope, l.name, rack.rack_id
+        FROM (SELECT DISTINCT it.site_id, it.scope, it.name FROM limits AS it WHERE it.scope <> 'feed') AS l
+        JOIN gigawatch.rack ON rack.site_id = l.site_id
+        LEFT JOIN gigawatch.hall ON hall.hall_id = rack.hall_id
+        WHERE NOT EXISTS (SELECT FROM counts AS c WHERE c.site_id = l.site_id AND c.scope = l.scope AND c.name = l.name)
+            AND CASE l.scope WHEN 'rack' THEN rack.name = l.name WHEN 'row' THEN hall.name || '/' || rack.row = l.name
+                WHEN 'hall' THEN hall.name = l.name ELSE true END
+    ), of_gpus AS MATERIALIZED (
+        SELECT r.site_id, r.scope, r.name, b.time, sum(b.power_mw) / 1000.0 AS power_w
+        FROM racks AS r
+        CROSS JOIN LATERAL expanded.rack_buckets(least(start, trend_from), stop, '1h', interval '1 hour', r.site_id, r.rack_id) AS b
+        GROUP BY 1, 2, 3, 4
+    ), gpus_now AS (
+        SELECT r.site_id, r.scope, r.name, sum(n.power_mw) / 1000.0 AS power_w
+        FROM racks AS r JOIN gigawatch.node_now AS n ON n.rack_id = r.rack_id AND n.time > now() - interval '5 minutes'
+        GROUP BY 1, 2, 3
+    ), series AS (
+        SELECT o.site_id, o.scope, o.name, o.time, o.power_w, o.most_a FROM of_hours AS o
+        UNION ALL
+        SELECT g.site_id, g.scope, g.name, g.time, g.power_w, NULL FROM of_gpus AS g
+    ), peaks AS (
+        SELECT s.site_id, s.scope, s.name, max(s.power_w) AS power_w, max(s.most_a) AS current_a FROM series AS s
+        WHERE s.time >= date_bin('1 hour', start, '2000-01-01Z') GROUP BY 1, 2, 3
+    ), days AS (
+        SELECT s.site_id, s.scope, s.name, date_bin('1 day', s.time, '2000-01-01Z') AS day, max(s.power_w) AS power_w, max(s.most_a) AS current_a
+        FROM series AS s WHERE s.time >= trend_from AND s.time < date_bin('1 day', stop, '2000-01-01Z') GROUP BY 1, 2, 3, 4
+    ), trends AS (
+        SELECT l.site_id, l.scope, l.name, l.unit, regr_slope(line.y, line.x) AS slope, regr_intercept(line.y, line.x) AS at_stop
+        FROM (SELECT DISTINCT it.site_id, it.scope, it.name, it.unit FROM limits AS it) AS l
+        JOIN days AS d USING (site_id, scope, name)
+        CROSS JOIN LATERAL (
+            SELECT CASE l.unit WHEN 'A' THEN d.current_a ELSE d.power_w END::double precision AS y,
+                (extract(epoch FROM d.day - stop) / 86400)::double precision AS x
+        ) AS line
+        GROUP BY 1, 2, 3, 4
+        HAVING count(line.y) >= 7
+    )
+    SELECT site.name, l.scope, l.name, l.feed, l.kind, l.unit,
+        CASE WHEN c.meters > 0 THEN 'meters' WHEN p.power_w IS NOT NULL OR g.power_w IS NOT NULL THEN 'gpus' END,
+        l.value::double precision, l.usable::double precision, at.present::double precision, at.peak::double precision,
+        (at.present / l.usable)::double precision, (at.peak / l.usable)::double precision, (l.usable - at.present)::double precision,
+        (l.usable - at.peak)::double precision, t.slope,
+        CASE WHEN t.slope > 0 THEN greatest(0, (l.usable::double precision - t.at_stop) / t.slope) END
+    FROM limits AS l
+    LEFT JOIN counts AS c USING (site_id, scope, name)
+    LEFT JOIN now_of AS n USING (site_id, scope, name)
+    LEFT JOIN gpus_now AS g USING (site_id, scope, name)
+    LEFT JOIN peaks AS p USING (site_id, scope, name)
+    LEFT JOIN trends AS t ON t.site_id = l.site_id AND t.scope = l.scope AND t.name = l.name AND t.unit = l.unit
+    JOIN gigawatch.site ON site.site_id = l.site_id
+    CROSS JOIN LATERAL (
+        SELECT CASE WHEN l.unit = 'A' THEN n.current_a WHEN c.meters IS NULL THEN g.power_w WHEN n.known = c.meters THEN n.power_w END AS present,
+            CASE l.unit WHEN 'A' THEN p.current_a ELSE p.power_w END AS peak
+    ) AS at
+    ORDER BY 1, array_position(ARRAY['site', 'hall', 'row', 'rack', 'feed'], l.scope), 3, 5;
+END
+$$;
+COMMENT ON FUNCTION report.capacity IS
+    'Limits of feeds (breakers, contracts, ratings) and budgets of racks, rows, halls and sites (A or W, as unit says): what of them is usable, what is '
+    'drawn now, the peak from start to stop, headroom and stranded power, the trend by day and the days to the limit';

@@ -1,0 +1,70 @@
+-- report.power_ratio_now: power of each site's sources over that of its IT equipment, at this moment; indicative.
+-- Definition: power_ratio = Σ power of the sources / Σ power of the meters of the category, each by its newest window of the last
+-- 5 minutes: energy over time, without energy the polled mean. A moment's power ratio is no PUE, which is of energies over time
+-- (ISO/IEC 30134-2): it is shown to see whether things are as usual. Meters count as in report.pue(). Unit: W, 1.
+-- Missing data: where one of the meters has no such window, or one of the sums is no power above 0, there is no ratio: meters_silent says how many
+-- are missing. Virtual meters have no windows, and their terms stand for them. Fuel has no power of its own; while it flows the ratio is without it.
+-- needs: facility_parts
+CREATE VIEW report.power_ratio_now AS
+WITH RECURSIVE chain AS (
+    SELECT m.meter_id AS top_id, m.meter_id, 1 AS sign, m.virtual, 1 AS depth
+    FROM gigawatch.meter AS m
+    WHERE (m.since IS NULL OR m.since <= now()) AND (m.until IS NULL OR m.until > now())
+        AND m.role IN ('utility', 'generation', 'ups_out', 'pdu', 'it')
+    UNION ALL
+    SELECT chain.top_id, t.term_id, chain.sign * t.sign, term.virtual, chain.depth + 1
+    FROM chain
+    JOIN gigawatch.meter_term AS t ON t.meter_id = chain.meter_id
+    JOIN gigawatch.meter AS term ON term.meter_id = t.term_id
+    WHERE chain.virtual AND chain.depth < 20
+), powers AS (
+    SELECT chain.top_id AS meter_id, sum(chain.sign * newest.power_mw) AS power_mw, bool_and(newest.power_mw IS NOT NULL) AS known,
+        min(newest.time) AS time
+    FROM chain
+    LEFT JOIN LATERAL (
+        SELECT w.time, coalesce(w.energy_mj * 1000 / w.covered_ms, w.power_mean_mw) AS power_mw
+        FROM gigawatch.meter_window AS w
+        WHERE w.meter_id = chain.meter_id AND w.time > now() - interval '5 minutes'
+        ORDER BY w.time DESC LIMIT 1
+    ) AS newest ON true
+    WHERE NOT chain.virtual
+    GROUP BY chain.top_id
+), members AS (
+    SELECT m.site_id, f.category, f.side, m.simulated, p.power_mw, coalesce(p.known, false) AS known, p.time
+    FROM gigawatch.meter AS m
+    JOIN powers AS p USING (meter_id)
+    JOIN expanded.figure_role AS f ON f.figure = 'pue' AND f.role = m.role
+    WHERE NOT EXISTS (
+        SELECT FROM expanded.meter_above AS above
+        JOIN gigawatch.meter AS upper ON upper.meter_id = above.above_id
+        JOIN expanded.figure_role AS its ON its.figure = 'pue' AND its.role = upper.role AND its.category = f.category
+            AND its.side = f.side
+        WHERE above.meter_id = m.meter_id AND (upper.since IS NULL OR upper.since <= now())
+            AND (upper.until IS NULL OR upper.until > now())
+    )
+), sums AS (
+    SELECT site_id, category, bool_or(simulated) AS simulated, min(time) AS time,
+        count(*) FILTER (WHERE NOT known) AS meters_silent,
+        sum(power_mw) FILTER (WHERE side = 'n') AS facility_mw, sum(power_mw) FILTER (WHERE side = 'd') AS it_mw
+    FROM members GROUP BY site_id, category
+    HAVING bool_or(side = 'n') AND bool_or(side = 'd')
+)
+SELECT
+    site.name AS site,
+    sums.category,
+    CASE WHEN meters_silent = 0 AND facility_mw > 0 AND it_mw > 0 THEN (facility_mw / it_mw)::double precision END AS power_ratio,
+    CASE WHEN meters_silent = 0 THEN (facility_mw / 1000)::double precision END AS facility_power_w,
+    CASE WHEN meters_silent = 0 THEN (it_mw / 1000)::double precision END AS it_power_w,
+    meters_silent,
+    sums.time,
+    sums.simulated
+FROM sums JOIN gigawatch.site USING (site_id);
+COMMENT ON VIEW report.power_ratio_now IS 'Power of each site''s sources over that of its IT equipment at this moment; indicative, and no PUE';
+COMMENT ON COLUMN report.power_ratio_now.site IS 'Site';
+COMMENT ON COLUMN report.power_ratio_now.category IS 'Where IT is metered: 1 UPS output, 2 PDU output, 3 IT equipment input';
+COMMENT ON COLUMN report.power_ratio_now.power_ratio IS 'Power of the sources over that of IT, 1; below 1 a meter is wrong';
+COMMENT ON COLUMN report.power_ratio_now.facility_power_w IS 'Power of all sources, W; NULL where a meter is not known now';
+COMMENT ON COLUMN report.power_ratio_now.it_power_w IS 'Power of IT, W; NULL where a meter is not known now';
+COMMENT ON COLUMN report.power_ratio_now.meters_silent IS 'Meters of both without a window of the last 5 minutes';
+COMMENT ON COLUMN report.power_ratio_now.time IS 'Start of the oldest of the windows, UTC';
+COMMENT ON COLUMN report.power_ratio_now.simulated IS 'Whether a meter of it is simulated';

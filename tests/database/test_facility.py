@@ -1,0 +1,572 @@
+"""The facility's figures through the real path: meters' windows in, fold, the report's views out."""
+
+import json
+from collections.abc import Callable, Sequence
+from datetime import datetime, timedelta
+from typing import Any
+
+import psycopg
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+from sqlalchemy import Engine, text
+
+from api.meter_sql import FOLD_MARKED, FOLD_NEW, MARK_SITES, OF_DAYS
+from api.rollups import Folder
+from gigawatch import database
+from gigawatch.records import EnergyMethod, MeterWindow
+from tests.facility import DAY, HOUR, KWH_MJ, fold, hourly, place, send, today, window
+from tests.factory import rows
+
+Report = Callable[..., list[dict[str, Any]]]
+START = today() - 3 * DAY
+
+
+@pytest.fixture
+def report(report_engine: Engine) -> Report:
+    """A query as people of reports ask it."""
+    return lambda sql, **values: rows(report_engine, sql, **values)
+
+
+def pue(
+    report: Report,
+    start: datetime = START,
+    stop: datetime = START + DAY,
+    group_by: str = "site",
+    step: str | None = None,
+) -> list[dict[str, Any]]:
+    return report(
+        "SELECT * FROM report.pue(:start, :stop, CAST(:step AS interval), :group_by)",
+        start=start, stop=stop, group_by=group_by, step=step,
+    )  # fmt: skip
+
+
+def the_pue(report: Report, **values: Any) -> dict[str, Any]:
+    (found,) = pue(report, **values)
+    return found
+
+
+def everything(engine: Engine) -> dict[str, list[dict[str, Any]]]:
+    """All that was folded."""
+    order = {
+        "meter": "meter_id",
+        "facility": "site_id, hall_id, role",
+        "facility_ratio": "site_id, hall_id, figure, category",
+    }
+    return {
+        f"{table}_{level}": rows(engine, f"SELECT * FROM gigawatch.{table}_{level} ORDER BY time, {columns}")
+        for table, columns in order.items()
+        for level in ("1h", "1d")
+    }
+
+
+UTILITY_AND_PDU = {"u": {"role": "utility"}, "p": {"role": "pdu"}}
+
+
+def test_pue_of_two_sites_of_unlike_size_is_a_ratio_of_sums(engine: Engine, report: Report) -> None:
+    for site, facility_kwh, it_kwh in (("large", 1_100, 1_000), ("small", 20, 10)):
+        place(engine, UTILITY_AND_PDU, site=site)
+        send(engine, [*hourly("u", START, 24, kwh=facility_kwh), *hourly("p", START, 24, kwh=it_kwh)], site=site)
+    fold(engine)
+    by_site = {it["label"]: it for it in pue(report)}
+    assert {label: it["pue"] for label, it in by_site.items()} == {"large": 1.1, "small": 2.0}
+    fleet = the_pue(report, group_by="fleet")
+    assert fleet["pue"] == pytest.approx(1_120 / 1_010)
+    assert fleet["dcie"] == pytest.approx(1_010 / 1_120)
+    assert (fleet["hours"], fleet["coverage"], fleet["category"]) == (48, 1, 2)
+    assert (fleet["name"], fleet["source"]) == ("interim PUE", "measured")
+    assert fleet["facility_energy_j"] == sum(it["facility_energy_j"] for it in by_site.values())
+    assert (fleet["source_meters"], fleet["it_meters"]) == (2, 2)
+
+
+def test_an_hour_without_the_utility_meter_is_left_out_of_both_sums_and_shown(engine: Engine, report: Report) -> None:
+    place(engine, UTILITY_AND_PDU)
+    # The load is quite another in the hour that is missing.
+    send(engine, [
+        *hourly("u", START, 10, kwh=120), *hourly("u", START + 11 * HOUR, 13, kwh=120),
+        *(window("p", START + n * HOUR, kwh=90 if n == 10 else 100) for n in range(24)),
+    ])  # fmt: skip
+    # Only 98 % of this hour is known.
+    send(engine, [window("u", START + DAY, kwh=120, covered_ms=3_528_000), window("p", START + DAY, kwh=50)])
+    fold(engine)
+    found = the_pue(report)
+    assert (found["pue"], found["hours"], found["hours_missing"], found["hours_faulty"]) == (1.2, 23, 1, 0)
+    assert found["it_energy_j"] == 23 * 100 * 3_600_000
+    assert found["coverage"] == pytest.approx(23 / 24)
+    assert the_pue(report, start=START + DAY, stop=START + DAY + HOUR)["hours_missing"] == 1
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        [window("p", START, kwh=130)],
+        # A register that stands still beside a power that never changes.
+        [window("p", START, kwh=0, power_mean_mw=10**8, power_min_mw=10**8, power_max_mw=10**8, readings_taken=360)],
+        # Current transformers are mounted the wrong way round.
+        [window("p", START, kwh=100, power_mean_mw=-(10**8), power_min_mw=-(10**8), power_max_mw=-1)],
+        # Two agents read it.
+        [window("p", START, kwh=100), window("p", START + timedelta(seconds=60), kwh=50, covered_ms=3_540_000)],
+    ],
+)
+def test_what_cannot_be_is_flagged_and_not_averaged_in(
+    engine: Engine, report: Report, wrong: Sequence[MeterWindow]
+) -> None:
+    place(engine, UTILITY_AND_PDU)
+    send(engine, [*hourly("u", START, 24, kwh=120), *wrong, *hourly("p", START + HOUR, 23, kwh=100)])
+    fold(engine)
+    found = the_pue(report)
+    assert (found["pue"], found["hours"], found["hours_missing"], found["hours_faulty"]) == (1.2, 23, 0, 1)
+    # Alone, it gives no figure at all.
+    alone = the_pue(report, stop=START + HOUR)
+    assert (alone["pue"], alone["facility_energy_j"], alone["hours_faulty"]) == (None, None, 1)
+
+
+def test_a_meter_that_is_off_is_not_stuck(engine: Engine, report: Report) -> None:
+    place(engine, {**UTILITY_AND_PDU, "g": {"role": "generation"}})
+    off = {"kwh": 0, "power_mean_mw": 0, "power_min_mw": 0, "power_max_mw": 0, "readings_taken": 360}
+    send(engine, [*hourly("u", START, 2, kwh=100), *hourly("p", START, 2, kwh=100),
+                  window("g", START, **off), window("g", START + HOUR, kwh=50)])  # fmt: skip
+    fold(engine)
+    # What is made on site counts; it does not lower the PUE.
+    assert the_pue(report, stop=START + 2 * HOUR)["pue"] == 1.25
+
+
+def test_fuel_counts_by_its_volume(engine: Engine, report: Report) -> None:
+    # Diesel: 9.9 kWh/l (EN 50600-4-2).
+    place(engine, {**UTILITY_AND_PDU, "f": {"role": "fuel", "fuel_j_per_l": 35_640_000, "backup": True}})
+    send(engine, [window("u", START, kwh=101), window("p", START, kwh=100), window("f", START, volume_ml=10_000)])
+    fold(engine)
+    assert the_pue(report, stop=START + HOUR)["pue"] == pytest.approx(2)
+    of_roles = report("SELECT * FROM report.facility(:start, :stop)", start=START, stop=START + HOUR)
+    assert {it["role"]: it["energy_j"] for it in of_roles} == {
+        "fuel": 99 * 3_600_000, "pdu": 100 * 3_600_000, "utility": 101 * 3_600_000,
+    }  # fmt: skip
+    assert next(it for it in of_roles if it["role"] == "fuel")["volume_m3"] == 0.01
+
+
+def test_each_category_has_a_row(engine: Engine, report: Report) -> None:
+    place(engine, {"u": {"role": "utility"}, "a": {"role": "ups_out"}, "b": {"role": "pdu"}, "c": {"role": "it"}})
+    send(engine, [window(name, START, kwh=kwh) for name, kwh in (("u", 120), ("a", 100), ("b", 96), ("c", 80))])
+    fold(engine)
+    found = {it["category"]: it["pue"] for it in pue(report, stop=START + HOUR)}
+    assert found == {1: 1.2, 2: 1.25, 3: 1.5}
+    (chosen,) = report("SELECT pue FROM report.pue(:start, :stop, in_category => 3)", start=START, stop=START + HOUR)
+    assert chosen["pue"] == 1.5
+
+
+def test_what_flows_through_two_meters_counts_once(engine: Engine, report: Report) -> None:
+    """A utility meter of the site above those of its halls; PDUs behind a PDU; a virtual meter and its terms."""
+    roles = {
+        "grid": ("utility", None), "u1": ("utility", "1"), "u2": ("utility", "2"), "p1": ("pdu", "1"),
+        "p1a": ("pdu", "1"), "p2": ("pdu", "2"), "p2a": ("pdu", "2"), "p2b": ("other", "2"),
+    }  # fmt: skip
+    place(
+        engine,
+        {name: {"role": role, "hall": hall, "virtual": name == "p2"} for name, (role, hall) in roles.items()},
+        feeds=[("grid", "u1"), ("grid", "u2"), ("u1", "p1"), ("p1", "p1a")],
+        terms=[("p2", "p2a", 1), ("p2", "p2b", -1)],
+    )
+    kwh = {"grid": 250, "u1": 110, "u2": 130, "p1": 100, "p1a": 60, "p2a": 120, "p2b": 20}
+    send(engine, [window(name, START, kwh=it) for name, it in kwh.items()])
+    fold(engine)
+    assert the_pue(report, stop=START + HOUR)["pue"] == 250 / 200
+    halls = {it["label"]: (it["pue"], it["name"]) for it in pue(report, stop=START + HOUR, group_by="hall")}
+    assert halls == {"oslo / 1": (1.1, "interim pPUE"), "oslo / 2": (1.3, "interim pPUE")}
+    of_roles = report("SELECT role, energy_j FROM report.facility(:start, :stop)", start=START, stop=START + HOUR)
+    assert {it["role"]: it["energy_j"] / 3_600_000 for it in of_roles} == {"utility": 250, "pdu": 200, "other": 20}
+
+
+def test_a_zone_without_a_source_has_its_infrastructure_and_its_it(engine: Engine, report: Report) -> None:
+    roles = {
+        "i": ("it", "1"), "c": ("cooling", "1"), "l": ("lighting", "1"),
+        "i2": ("it", "2"), "c2": ("cooling", "2"), "ups": ("ups_in", "2"),
+    }  # fmt: skip
+    place(engine, {name: {"role": role, "hall": hall} for name, (role, hall) in roles.items()})
+    kwh = {"i": 100, "c": 30, "l": 2, "i2": 100, "c2": 30, "ups": 108}
+    send(engine, [window(name, START, kwh=it) for name, it in kwh.items()])
+    fold(engine)
+    halls = {it["label"]: it["pue"] for it in pue(report, stop=START + HOUR, group_by="hall")}
+    # What the UPS takes in holds what IT takes from it.
+    assert halls == {"oslo / 1": 1.32, "oslo / 2": 1.38}
+    assert pue(report, stop=START + HOUR) == []
+
+
+def test_a_virtual_meter_is_known_where_all_its_terms_are(engine: Engine) -> None:
+    place(
+        engine,
+        {name: {"role": "it" if name == "v" else "other", "virtual": name in "vw"} for name in "vwabc"},
+        terms=[("w", "a", 1), ("w", "b", 1), ("v", "w", 1), ("v", "c", -1)],
+    )
+    send(engine, [*hourly("a", START, 3, kwh=10), *hourly("b", START, 2, kwh=5), *hourly("c", START, 3, kwh=1)])
+    fold(engine)
+    virtual = rows(engine, "SELECT name, time, energy_mj FROM gigawatch.meter_1h JOIN gigawatch.meter USING (meter_id)"
+                           " WHERE virtual ORDER BY name, time")  # fmt: skip
+    assert [(it["name"], it["energy_mj"] // KWH_MJ) for it in virtual] == [("v", 14), ("v", 14), ("w", 15), ("w", 15)]
+
+
+def test_meters_count_while_figures_want_them(engine: Engine, report: Report) -> None:
+    """One is replaced by another at a full hour, and again in mid-hour, when both measured all of it."""
+    noon, later = START + 12 * HOUR, START + 18 * HOUR + timedelta(minutes=30)
+    place(engine, {
+        "u": {"role": "utility"}, "p": {"role": "pdu", "until": noon},
+        "q": {"role": "pdu", "since": noon, "until": later}, "r": {"role": "pdu", "since": later},
+    })  # fmt: skip
+    send(engine, [*hourly("u", START, 24, kwh=120), *hourly("p", START, 24, kwh=100), *hourly("q", START, 24, kwh=100),
+                  *hourly("r", START, 24, kwh=100)])  # fmt: skip
+    fold(engine)
+    found = the_pue(report)
+    assert (found["pue"], found["hours"], found["hours_missing"], found["hours_faulty"]) == (1.2, 23, 1, 0)
+
+
+def test_late_data_and_a_changed_topology_give_what_punctual_ones_would(engine: Engine, report: Report) -> None:
+    windows = [*hourly("u", START, 24, kwh=125), *hourly("p", START, 24, kwh=100), *hourly("c", START, 24, kwh=11)]
+    send(engine, windows)
+    place(engine, {**UTILITY_AND_PDU, "c": {"role": "cooling"}})
+    fold(engine)
+    expected = everything(engine)
+    with engine.begin() as connection:
+        for table in ("meter_window", *expected):
+            connection.execute(text(f"DELETE FROM gigawatch.{table}"))
+        connection.execute(text("DELETE FROM gigawatch.rollup"))
+        connection.execute(text("UPDATE gigawatch.meter SET role = NULL"))
+    send(engine, windows[:30])
+    fold(engine)
+    assert pue(report) == []
+    place(engine, {**UTILITY_AND_PDU, "c": {"role": "pdu"}})
+    fold(engine)
+    # The last hours of the PDU, and all of what is wrongly placed, are missing.
+    assert the_pue(report)["hours_missing"] == 24
+    send(engine, windows[30:])
+    fold(engine)
+    assert the_pue(report)["pue"] == pytest.approx(125 / 111)
+    place(engine, {"c": {"role": "cooling"}})
+    fold(engine)
+    assert everything(engine) == expected
+    assert rows(engine, "SELECT * FROM gigawatch.rollup_dirty WHERE level IN ('meter_1h', 'facility_1d')") == []
+
+
+def test_a_leader_that_is_killed_at_any_step_leaves_what_the_next_goes_on_from(engine: Engine) -> None:
+    class Killed(Exception):
+        pass
+
+    windows = [*hourly("u", START, 40, kwh=125), *hourly("p", START, 40, kwh=100)]
+    place(engine, UTILITY_AND_PDU)
+    send(engine, windows[:60])
+    fold(engine)
+    send(engine, windows[60:])
+    fold(engine)
+    expected = everything(engine)
+    with engine.begin() as connection:
+        for table in ("meter_window", *expected, "rollup", "rollup_dirty"):
+            connection.execute(text(f"DELETE FROM gigawatch.{table}"))
+    send(engine, windows[:60])
+    url = engine.url.set(drivername="postgresql").render_as_string(hide_password=False)
+    for fatal in (FOLD_NEW, MARK_SITES, FOLD_MARKED, *OF_DAYS):
+
+        class Fatal(psycopg.Connection[Any]):
+            def execute(self, query: Any, *args: Any, **kwargs: Any) -> Any:
+                if query is fatal:  # noqa: B023 # within this turn
+                    raise Killed
+                return super().execute(query, *args, **kwargs)
+
+        if fatal is FOLD_MARKED:
+            send(engine, windows[60:])
+        with Fatal.connect(url, autocommit=True, options="-c timezone=UTC") as connection_:
+            folder = Folder(connection_)
+            with pytest.raises(Killed):
+                folder.run(today() + HOUR)
+    fold(engine)
+    assert everything(engine) == expected
+
+
+Cut = st.lists(st.integers(1, 3_599_999), max_size=4, unique=True).map(sorted)
+
+
+@settings(max_examples=12, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(st.data())
+def test_windows_cut_anyhow_in_any_order_add_up_to_the_same_whole(embedded_server: Any, data: st.DataObject) -> None:
+    """Parts add up to the whole by the millijoule, however they come, and whenever they are folded."""
+    url = embedded_server.create()
+    engine = database.engine(url)
+    try:
+        place(engine, UTILITY_AND_PDU)
+        energies, windows = dict.fromkeys("up", 0), []
+        for meter in "up":
+            for number in range(4):
+                edges = [0, *data.draw(Cut), 3_600_000]
+                for begin, end in zip(edges, edges[1:], strict=False):
+                    energy = data.draw(st.integers(0, min(10**12, 4 * 10**9 * (end - begin))))
+                    energies[meter] += energy
+                    windows.append(
+                        window(
+                            meter, START + number * HOUR + timedelta(milliseconds=begin), covered_ms=end - begin,
+                            energy_mj=energy, energy_method=data.draw(st.sampled_from(EnergyMethod)),
+                        )
+                    )  # fmt: skip
+        shuffled = data.draw(st.permutations(windows))
+        while shuffled:
+            size = data.draw(st.integers(1, len(shuffled)))
+            send(engine, shuffled[:size])
+            shuffled = shuffled[size:]
+            if data.draw(st.booleans()):
+                fold(engine)
+        fold(engine)
+        for level in ("1h", "1d"):
+            sums = rows(engine, f"SELECT name, sum(energy_mj)::bigint AS mj FROM gigawatch.meter_{level}"
+                                " JOIN gigawatch.meter USING (meter_id) GROUP BY name")  # fmt: skip
+            assert {it["name"]: it["mj"] for it in sums} == energies
+            roles = rows(
+                engine, f"SELECT role, sum(energy_mj)::bigint AS mj FROM gigawatch.facility_{level} GROUP BY role"
+            )
+            assert {it["role"]: it["mj"] for it in roles} == {"utility": energies["u"], "pdu": energies["p"]}
+        ratios = rows(engine, "SELECT sum(hours + missing_h + faulty_h) AS it, sum(hours) AS hours,"
+                              " sum(numerator) AS n, sum(denominator) AS d FROM gigawatch.facility_ratio_1d"
+                              " WHERE time = :start", start=START)  # fmt: skip
+        assert ratios[0]["it"] == 24
+        assert ratios[0]["n"] >= ratios[0]["d"]
+        day = rows(engine, "SELECT * FROM report.pue(:start, :stop)", start=START, stop=START + DAY)[0]
+        hours = rows(engine, "SELECT * FROM report.pue(:start, :stop, '1 hour')", start=START, stop=START + DAY)
+        in_mj = [round(1_000 * (it["facility_energy_j"] or 0)) for it in (day, *hours)]
+        assert in_mj[0] == sum(in_mj[1:])
+    finally:
+        engine.dispose()
+        embedded_server.drop(url)
+
+
+def test_twelve_complete_months_are_a_pue_and_less_is_interim(engine: Engine, report: Report) -> None:
+    place(engine, UTILITY_AND_PDU)
+    first = datetime(START.year - 2, 3, 1, tzinfo=START.tzinfo)
+    beyond = first.replace(year=first.year + 1)
+    with engine.begin() as connection:
+        connection.execute(
+            text("""
+            INSERT INTO gigawatch.meter_window (time, meter_id, covered_ms, readings_taken, readings_expected,
+                energy_method, energy_mj, rejected_readings)
+            SELECT hour, meter_id, 3600000, 1, 1, 1, CASE name WHEN 'u' THEN 130 ELSE 100 END * 3600000000, 0
+            FROM gigawatch.meter, generate_series(CAST(:first AS timestamptz), :beyond, '1 hour') AS hour"""),
+            {"first": first, "beyond": beyond},
+        )
+    fold(engine, beyond + 2 * HOUR)
+    year = the_pue(report, start=first, stop=beyond)
+    assert (year["name"], year["pue"], year["coverage"]) == ("PUE", 1.3, 1)
+    # Of years of the calendar these are two parts.
+    parts = pue(report, first, beyond, step="1 year", group_by="fleet")
+    assert [(it["name"], it["time"].month) for it in parts] == [("interim PUE", 1)] * 2
+    assert the_pue(report, start=first + DAY, stop=beyond)["name"] == "interim PUE"
+    assert the_pue(report, start=first, stop=beyond - HOUR)["name"] == "interim PUE"
+    months = pue(report, first, beyond, step="1 month")
+    assert len(months) == 12
+    assert {(it["name"], it["pue"], it["coverage"]) for it in months} == {("interim PUE", 1.3, 1)}
+    assert months[0]["time"] == first
+    assert sum(it["hours"] for it in months) == year["hours"]
+    # The same by days, and from hours where the period begins within a day.
+    assert the_pue(report, start=first + 5 * HOUR, stop=beyond)["hours"] == year["hours"] - 5
+
+
+def test_a_configured_pue_is_shown_as_configured(engine: Engine, report: Report) -> None:
+    for site in ("with", "without"):
+        place(engine, UTILITY_AND_PDU if site == "with" else {}, site=site)
+    with engine.begin() as connection:
+        connection.execute(
+            text("""
+            WITH import AS (
+                INSERT INTO gigawatch.factor_import (site_id, source, version)
+                SELECT site_id, 'x', 'y' FROM gigawatch.site RETURNING import_id, site_id
+            )
+            INSERT INTO gigawatch.configured_pue (import_id, site_id, start, stop, pue)
+            SELECT import_id, site_id, CAST(:start AS timestamptz), CAST(:noon AS timestamptz), 1.4 FROM import"""),
+            {"start": START, "noon": START + 12 * HOUR},
+        )  # fmt: skip
+    send(engine, [*hourly("u", START, 24, kwh=125), *hourly("p", START, 24, kwh=100)], site="with")
+    fold(engine)
+    measured, configured = pue(report)
+    assert (measured["source"], measured["pue"]) == ("measured", 1.25)
+    assert (configured["label"], configured["source"], configured["name"]) == (
+        "without",
+        "configured",
+        "configured PUE",
+    )
+    assert (configured["pue"], configured["category"], configured["facility_energy_j"]) == (1.4, None, None)
+    assert configured["coverage"] == 0.5
+    assert [it["source"] for it in pue(report, group_by="fleet")] == ["measured"]
+    # Where nothing was measured in a bin, what is configured is said to be.
+    assert [it["source"] for it in pue(report, step="1 day", start=START - DAY) if it["label"] == "with"] == [
+        "measured"
+    ]
+
+
+@pytest.mark.parametrize(
+    ("parameter", "value"), [("step", "90 minutes"), ("step", "1 month 1 day"), ("group_by", "rack")]
+)
+def test_a_wrong_parameter_is_named(engine: Engine, report: Report, parameter: str, value: str) -> None:
+    with pytest.raises(Exception, match=f"{parameter} = {'01:30:00' if value == '90 minutes' else value[:4]}"):
+        pue(report, **{parameter: value})
+
+
+def test_example_8_energy_reuse_effectiveness(engine: Engine, report: Report) -> None:
+    """E_DC 1,250,000, E_IT 820,000, reuse 210,000: ERE 1.268 = (1 - ERF) × PUE."""
+    place(engine, {"u": {"role": "utility"}, "i": {"role": "it"}, "h": {"role": "heat_reuse"}})
+    # In ten hours, of unlike shares.
+    shares = [1, 2, 3, 4, 5, 5, 4, 3, 2, 1]
+    for name, kwh in (("u", 1_250_000), ("i", 820_000), ("h", 210_000)):
+        send(engine, [window(name, START + n * HOUR, kwh=kwh * it / 30) for n, it in enumerate(shares)])
+    fold(engine)
+    (found,) = report("SELECT * FROM report.heat(:start, :stop)", start=START, stop=START + 10 * HOUR)
+    assert found["ere"] == pytest.approx(1.268, abs=5e-4)
+    assert found["ere"] == pytest.approx((1_250_000 - 210_000) / 820_000)
+    assert found["erf"] == pytest.approx(0.168)
+    assert (found["category"], found["erf_coverage"], found["cer"], found["ref_on_site"]) == (3, 1, None, None)
+
+
+def test_example_10_cooling_efficiency(engine: Engine, report: Report) -> None:
+    """100 kWh of heat removed with 50 kWh: CER 2.0."""
+    place(engine, {"h": {"role": "heat_removed"}, "c": {"role": "cooling"}, "p": {"role": "pump"}})
+    send(engine, [window(name, START, kwh=kwh) for name, kwh in (("h", 100), ("c", 45), ("p", 5))])
+    fold(engine)
+    (found,) = report("SELECT * FROM report.heat(:start, :stop)", start=START, stop=START + HOUR)
+    assert (found["cer"], found["heat_removed_j"], found["cer_coverage"]) == (2.0, 360_000_000, 1)
+    assert found["erf"] is None and found["category"] is None
+
+
+def test_water_for_each_kilowatt_hour(engine: Engine, report: Report) -> None:
+    place(
+        engine,
+        {"i": {"role": "pdu"}, "a": {"role": "water", "potable": True}, "b": {"role": "water", "potable": False}},
+    )
+    send(engine, [*hourly("i", START, 3, kwh=1_000), *hourly("a", START, 3, volume_ml=300_000),
+                  *hourly("b", START, 2, volume_ml=1_200_000)])  # fmt: skip
+    fold(engine)
+    (found,) = report("SELECT * FROM report.water(:start, :stop)", start=START, stop=START + 3 * HOUR)
+    assert (found["wue_l_per_kwh"], found["wue_potable_l_per_kwh"]) == (1.5, 0.3)
+    assert (found["water_m3"], found["hours"], found["hours_missing"]) == (3, 2, 1)
+    # Nobody says of which kind one is.
+    place(engine, {"b": {"potable": None}})
+    fold(engine)
+    (found,) = report("SELECT * FROM report.water(:start, :stop)", start=START, stop=START + 3 * HOUR)
+    assert (found["wue_l_per_kwh"], found["wue_potable_l_per_kwh"]) == (1.5, None)
+
+
+OF_YEAR = {
+    "guarantees_of_origin_kwh": 3_000_000, "ppa_kwh": 2_000_000, "on_site_renewable_kwh": 1_000_000,
+    "backup_generators_kwh": 5_000,
+}  # fmt: skip
+OF_SITE = {"pdit_kw": 1_200, "sdc_m2": 3_000, "scr_m2": 1_500}
+
+
+def test_example_9_the_form_of_the_eu(engine: Engine, report: Report) -> None:
+    """EDC 10 GWh, EIT 8 GWh, WIN 12,000 m³, reuse 1.5 GWh, renewable 6 GWh: PUE 1.25, WUE 1.5, ERF 0.15, REF 0.60."""
+    year = START.year - 1
+    first = datetime(year, 1, 1, tzinfo=START.tzinfo)
+    beyond = datetime(year + 1, 1, 1, tzinfo=START.tzinfo)
+    totals = {"u": 10_000_000 * KWH_MJ, "i": 8_000_000 * KWH_MJ, "h": 1_500_000 * KWH_MJ, "w": 12_000 * 10**6}
+    place(engine, {"u": {"role": "utility"}, "i": {"role": "pdu"}, "h": {"role": "heat_reuse"},
+                   "w": {"role": "water", "potable": True}})  # fmt: skip
+    with engine.begin() as connection:
+        for name, total in totals.items():
+            connection.execute(
+                text(f"""
+                INSERT INTO gigawatch.meter_window (time, meter_id, covered_ms, readings_taken, readings_expected,
+                    rejected_readings, {"volume_ml" if name == "w" else "energy_method, energy_mj"})
+                SELECT hour, meter_id, 3600000, 1, 1, 0, {"" if name == "w" else "1,"}
+                    div(CAST(:total AS numeric) * n, :hours) - div(CAST(:total AS numeric) * (n - 1), :hours)
+                FROM gigawatch.meter, generate_series(CAST(:first AS timestamptz), :last, '1 hour')
+                    WITH ORDINALITY AS each (hour, n) WHERE meter.name = :name"""),
+                {
+                    "total": total,
+                    "hours": (beyond - first) // HOUR,
+                    "first": first,
+                    "last": beyond - HOUR,
+                    "name": name,
+                },
+            )
+    fold(engine, beyond + 2 * HOUR)
+    asked = "SELECT * FROM report.eu_eed('oslo', :year)"
+    found = {it["indicator"]: it for it in report(asked, year=year)}
+    assert {it["regime"] for it in found.values()} == {"Delegated Regulation (EU) 2024/1364"}
+    assert {(it["reporting_year"], it["category"]) for it in found.values()} == {(year, 2)}
+    values = {name: it["value"] for name, it in found.items()}
+    measured = {
+        "PUE": 1.25, "WUE": 1.5, "ERF": 0.15, "EDC": 10_000_000, "EIT": 8_000_000, "WIN": 12_000, "WIN-POT": 12_000,
+        "EREUSE": 1_500_000,
+    }  # fmt: skip
+    assert values == measured | dict.fromkeys(("REF", "EDC-BG", "ERES-TOT", "PDIT", "SDC", "SCR"))
+    lacking = {name: it["missing"] for name, it in found.items() if it["how"] == "missing"}
+    assert "guarantees_of_origin_kwh, ppa_kwh, on_site_renewable_kwh" in lacking["REF"]
+    assert lacking["PDIT"] == "declare eu_report.pdit_kw in the topology"
+    with engine.begin() as connection:
+        connection.execute(
+            text("INSERT INTO gigawatch.topology (site_id, source, sha256, document)"
+                 " SELECT site_id, 'oslo.yaml', 'x', CAST(:it AS json) FROM gigawatch.site"),
+            {"it": json.dumps({"eu_report": {**OF_SITE, "years": {str(year): OF_YEAR}}})},
+        )  # fmt: skip
+    found = {it["indicator"]: it for it in report(asked, year=year)}
+    assert {name: found[name]["value"] for name in ("REF", "ERES-TOT", "EDC-BG", "PDIT", "SDC", "SCR")} == {
+        "REF": 0.6, "ERES-TOT": 6_000_000, "EDC-BG": 5_000, "PDIT": 1_200, "SDC": 3_000, "SCR": 1_500,
+    }  # fmt: skip
+    assert [it["missing"] for it in found.values()] == [None] * 14
+    assert {it["coverage"] for it in found.values() if it["how"] == "measured"} == {1}
+    assert {name for name, it in found.items() if it["how"] == "measured"} == measured.keys()
+    # A year without anything names all that it lacks.
+    other = report(asked, year=year - 1)
+    assert len(other) == 14
+    assert {it["how"] for it in other} == {"missing", "declared"}
+    assert report("SELECT * FROM report.eu_eed('nowhere', 2026)") == []
+    with pytest.raises(Exception, match="in_year = 2022"):
+        report("SELECT * FROM report.eu_eed('oslo', 2022)")
+
+
+def test_carbon_of_the_facility(engine: Engine, report: Report) -> None:
+    place(engine, UTILITY_AND_PDU)
+    with engine.begin() as connection:
+        connection.execute(
+            text("""
+            WITH import AS (
+                INSERT INTO gigawatch.factor_import (site_id, source, version)
+                SELECT site_id, 'x', 'y' FROM gigawatch.site RETURNING import_id, site_id
+            )
+            INSERT INTO gigawatch.grid_intensity (import_id, site_id, start, stop, method, g_per_kwh, estimated)
+            SELECT import_id, site_id, first, beyond, 'location', g, guess
+            FROM import, (VALUES (CAST(:start AS timestamptz), CAST(:change AS timestamptz), 100, false),
+                (:change, CAST(:stop AS timestamptz), 300, true)) AS it (first, beyond, g, guess)"""),
+            {"start": START, "change": START + timedelta(minutes=90), "stop": START + 3 * HOUR},
+        )
+    send(engine, [*hourly("u", START, 4, kwh=120), *hourly("p", START, 4, kwh=100)])
+    fold(engine)
+    found = report("SELECT * FROM report.facility_carbon(:start, :stop)", start=START, stop=START + 4 * HOUR)
+    location, market = found
+    # 100, then half of each, then 300; the fourth hour has no intensity.
+    assert location["carbon_kg"] == pytest.approx(120 * (0.1 + 0.2 + 0.3))
+    assert location["cue_kg_per_kwh"] == pytest.approx(1.2 * 0.2)
+    assert (location["intensity_coverage"], location["estimated_share"]) == (0.75, pytest.approx(2 / 3))
+    assert (market["method"], market["carbon_kg"], market["intensity_coverage"]) == ("market", None, 0)
+
+
+def test_how_the_energy_was_obtained_is_shown(engine: Engine, report: Report) -> None:
+    """A register that wrapped is a difference like any other; what was bridged, integrated or estimated is said."""
+    place(engine, {"u": {"role": "utility"}})
+    parts = zip(EnergyMethod, (40, 30, 20, 10), strict=True)
+    send(engine, [
+        window("u", START + number * timedelta(minutes=15), covered_ms=900_000, kwh=kwh, energy_method=method)
+        for number, (method, kwh) in enumerate(parts)
+    ])  # fmt: skip
+    fold(engine)
+    (found,) = report("SELECT * FROM report.facility(:start, :stop)", start=START, stop=START + HOUR)
+    assert (found["energy_j"], found["power_w"], found["coverage"]) == (360_000_000, 100_000, 1)
+    shares = [found[f"{how}_share"] for how in ("interpolated", "integrated", "estimated")]
+    assert shares == pytest.approx([0.3, 0.2, 0.1])
+
+
+def test_the_power_ratio_now_is_of_the_last_minutes_and_of_all_meters(engine: Engine, report: Report) -> None:
+    place(
+        engine,
+        {"u": {"role": "utility"}, "a": {"role": "pdu"}, "b": {"role": "other"}, "v": {"role": "pdu", "virtual": True}},
+        terms=[("v", "b", 1)],
+    )
+    now = datetime.now(START.tzinfo).replace(microsecond=0) - timedelta(seconds=30)
+    recent = {"covered_ms": 10_000, "start": now.replace(second=now.second // 10 * 10)}
+    send(engine, [window("u", power_mean_mw=300_000, **recent), window("a", energy_mj=1_000_000, **recent)])
+    asked = "SELECT * FROM report.power_ratio_now"
+    assert [(it["power_ratio"], it["meters_silent"]) for it in report(asked)] == [(None, 1)]
+    send(engine, [window("b", energy_mj=1_500_000, **recent)])
+    (found,) = report(asked)
+    assert (found["power_ratio"], found["it_power_w"], found["meters_silent"]) == (1.2, 250, 0)
