@@ -91,7 +91,7 @@ def simulate_facility(
 
     \b
       gigawatch simulate-facility --data-dir facility
-      gigawatch collect --config facility/lulea/gigawatch.toml
+      gigawatch --config facility/lulea/gigawatch.toml collect
       gigawatch topology apply facility/topology.yaml
     """
     if history_s % MINUTE_S or history_s > MOST_HISTORY_S:
@@ -209,10 +209,13 @@ class _Running:
             asyncio.get_running_loop().add_signal_handler(number, ending.set)
         ports = Ports(first_port)
         facility.run(int(time.time()))
-        addresses = [await self._serve(site, ports) for site in self._agents]
-        click.echo(
-            f"{len(facility.meters)} simulated meters of {len(addresses)} sites answer at {', '.join(addresses)}."
-        )
+        configurations = {site: await self._serve(site, ports) for site in self._agents}
+        for site, text in configurations.items():
+            path = self._configuration(site)
+            new = path.with_suffix(".new")
+            new.write_text(text, encoding="utf-8")
+            new.rename(path)
+            click.echo(f"{len(facility.of_site(site))} simulated meters of {site}: gigawatch --config {path} collect")
         while not ending.is_set():
             facility.run(int(time.time()))
             if facility.at_s - self._state.at_s >= SAVE_S:
@@ -224,19 +227,13 @@ class _Running:
         await ports.close()
 
     async def _serve(self, site: str, ports: Ports) -> str:
-        """Serve a site's meters, and write its agent's configuration. The first address."""
+        """Serve a site's meters. Its agent's configuration."""
         by_port: dict[str, list[SimulatedMeter]] = {}
         for meter in self._facility.of_site(site):
             by_port.setdefault(meter.instrument.port, []).append(meter)
         served = [(await ports.serve(meters), meters) for meters in by_port.values()]
-        settings_of = [meter.settings(address, INTERVAL_S) for address, meters in served for meter in meters]
-        path = self._configuration(site)
-        text = documents.configuration(self._agents[site], path.parent, settings_of)
-        new = path.with_suffix(".new")
-        new.write_text(text, encoding="utf-8")
-        new.rename(path)
-        click.echo(f"{site}: gigawatch collect --config {path}")
-        return served[0][0]
+        of_meters = [meter.settings(address, INTERVAL_S) for address, meters in served for meter in meters]
+        return documents.configuration(self._agents[site], self._configuration(site).parent, of_meters)
 
     def _withdraw(self) -> None:
         """Take the configurations away: who waits for them shall not read ports that do not answer."""
