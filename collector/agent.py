@@ -15,7 +15,7 @@ from collector.meters.register import MeterMark
 from collector.node import Node, Records
 from collector.sender import Sender
 from collector.sources.host import Host
-from collector.sources.nvml import Nvml
+from collector.sources.nvml import NoGpus, Nvml
 from collector.spool import Checkpoint, Spool, SpoolFull
 from gigawatch.records import Event, Severity
 from gigawatch.settings import Settings
@@ -93,8 +93,8 @@ class Agent:
         self._node = Node(
             settings.agent,
             host,
-            Nvml(),
-            socket.gethostname(),
+            NoGpus() if settings.agent.simulated else Nvml(),
+            self._machine_id if settings.agent.simulated else socket.gethostname(),
             self._wake.set,
             checkpoint.marks if checkpoint and same_boot else None,
             checkpoint.gpus if checkpoint and same_boot else (),
@@ -210,7 +210,7 @@ class Agent:
         if not records:
             return
         body = encode(
-            Batch(machine_id=self._machine_id, sent_at=utc_now(), spool_id=self._spool.spool_id),
+            self._batch(),
             inventory=records.inventory,
             gpu_windows=records.gpu_windows,
             node_windows=records.node_windows,
@@ -284,12 +284,20 @@ class Agent:
                 self._report_now("driver_answers", Severity.INFO, "The NVIDIA driver answers again")
             told = hangs
 
+    def _batch(self) -> Batch:
+        """An empty one, which the sender numbers."""
+        return Batch(
+            machine_id=self._machine_id,
+            sent_at=utc_now(),
+            spool_id=self._spool.spool_id,
+            simulated=self._agent.simulated,
+        )
+
     def _report_now(self, kind: str, severity: Severity, message: str) -> None:
         log.warning(message)
         event = Event(time=utc_now(), kind=kind, severity=severity, message=message)
-        batch = Batch(machine_id=self._machine_id, sent_at=utc_now(), spool_id=self._spool.spool_id)
         try:
-            self._spool.append(encode(batch, events=[event]), 0, None)
+            self._spool.append(encode(self._batch(), events=[event]), 0, None)
         except SpoolFull as error:
             log.error("The event cannot be stored: %s", error)
             return

@@ -1,8 +1,10 @@
 """The verbs `gigawatch collect`, `replay` and `doctor`."""
 
+import os
 import signal
 import socket
 import sys
+import threading
 import time
 from collections.abc import Sequence
 from pathlib import Path
@@ -80,9 +82,11 @@ def collect(config: Path | None, /, once: bool, as_json: bool, relay: bool, **fl
     if once:
         _print_once(loaded, as_json=as_json)
         return
-    agent = Agent(loaded, Host())
+    # What is simulated does not stand on this machine: nothing of it is read.
+    agent = Agent(loaded, Host(Path(os.devnull)) if loaded.agent.simulated else Host())
     for number in (signal.SIGTERM, signal.SIGINT):
-        signal.signal(number, lambda *_: agent.stop())
+        # From a thread: a handler may interrupt the main one where it holds the lock of what is to be set.
+        signal.signal(number, lambda *_: threading.Thread(target=agent.stop).start())
     click.echo(
         f"Reading this node every {loaded.agent.tick_s:g} s for {loaded.agent.server_url}.",
         err=True,

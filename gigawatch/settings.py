@@ -55,6 +55,9 @@ class Agent(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     labels: dict[Name, Name] = {}
     machine_id: str | None = None
     """Identity of this node; by default /etc/machine-id."""
+    simulated: bool = False
+    """The meters that it reads are simulated: whatever shows them says so. GPUs and energy of this machine are then
+    left alone, and machine_id is the node's name too."""
     tick_s: Annotated[float, Meta(ge=0.05, le=30)] = 1.0
     window_s: Annotated[int, Meta(ge=1, le=60)] = 10
     health_s: Annotated[float, Meta(ge=1, le=3_600)] = 60.0

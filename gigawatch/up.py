@@ -30,6 +30,8 @@ READY_TIMEOUT_S = 60
 STOP_TIMEOUT_S = 15
 SHORTEST_PAUSE_S, LONGEST_PAUSE_S = 1.0, 30.0
 DEMO_HISTORY = timedelta(hours=24)
+GATEWAYS = "*/gigawatch.toml"
+"""Where the simulated facility writes the configuration of each site's agent."""
 PR_SET_PDEATHSIG = 1
 
 
@@ -37,7 +39,7 @@ PR_SET_PDEATHSIG = 1
 @click.option(
     "--demo",
     is_flag=True,
-    help="Add a simulated fleet, in a data directory of its own, open to this machine.",
+    help="Add a simulated fleet and its facility, in a data directory of its own, open to this machine.",
 )
 @click.option(
     "--requests",
@@ -169,6 +171,10 @@ class _Parts:
             "GIGAWATCH_AGENT__SERVER_URL": f"http://127.0.0.1:{loaded.server.port}",
         }
         self._parts: list[_Part] = []
+        self._facility = folder / "facility"
+        """What the demo's facility writes."""
+        self._gateways: set[Path] = set()
+        """Configurations of agents that read its meters."""
         self._priced: set[str] = set()
 
     def start(self, *, demo: bool, requests: str | None) -> None:
@@ -195,8 +201,12 @@ class _Parts:
                 " collect` on your GPU servers, or look at a simulated fleet with `gigawatch up --demo`."
             )
         if demo:
+            history = self._missing_history()
             options = ("--requests", requests) if requests else ()
-            self._add("simulate", "--history", self._missing_history(), *options)
+            self._add("simulate", "--history", history, *options)
+            for path in self._facility.glob(GATEWAYS):
+                path.unlink()
+            self._add("simulate-facility", "--data-dir", str(self._facility), "--history", history)
             click.echo(f"\nThe dashboard is at {address} (simulated data, open to this machine)")
         else:
             secret = self._token("viewer").read_text(encoding="ascii").strip()
@@ -212,6 +222,7 @@ class _Parts:
                 part.mend()
             if demo:
                 self._price()
+                self._read_facility()
 
     def _price(self) -> None:
         """Give prices, carbon intensities and PUE to what came of the demo's sites, so that tokens have a cost."""
@@ -230,9 +241,22 @@ class _Parts:
         self._engine.dispose()
 
     def _add(self, name: str, *options: str) -> None:
-        part = _Part(name, [*self._arguments, name, *options], self._environment)
+        self._append(name, [*self._arguments, name, *options])
+
+    def _append(self, name: str, arguments: list[str]) -> None:
+        part = _Part(name, arguments, self._environment)
         self._parts.append(part)
         part.start()
+
+    def _read_facility(self) -> None:
+        """Place the simulated facility's meters, and start an agent for each site, once they answer."""
+        new = sorted(set(self._facility.glob(GATEWAYS)) - self._gateways)
+        if new:
+            self._run("topology", "apply", str(self._facility / "topology.yaml"))
+        for path in new:
+            self._gateways.add(path)
+            # The folder of its spool goes before the one that all other parts have by the environment.
+            self._append("collect", ["--config", str(path), "collect", "--data-dir", str(path.parent)])
 
     def _run(self, *arguments: str) -> int:
         """Run a verb to its end, and give its exit code."""

@@ -21,7 +21,7 @@ from gigawatch.settings import Meter
 # What it logs is said by the MeterProblem that follows.
 logging.getLogger("pymodbus").setLevel(logging.CRITICAL)
 
-_FORMATS = {
+FORMATS = {
     "int16": ">h",
     "uint16": ">H",
     "int32": ">i",
@@ -31,6 +31,7 @@ _FORMATS = {
     "float32": ">f",
     "float64": ">d",
 }
+"""How the module struct calls the types."""
 _REMEDIES: dict[int, str] = {
     ExcCodes.ILLEGAL_FUNCTION: "It does not know this function: check its map, and index.unit.",
     ExcCodes.DEVICE_FAILURE: "It says that it failed: look at its own display, and check index.unit.",
@@ -216,5 +217,5 @@ def _decoded(registers: Sequence[int], value: ModbusValue, map_: ModbusMap) -> R
         return b"".join(words).split(b"\0", 1)[0].decode("ascii", "replace")
     if map_.word_order == "little":
         words.reverse()
-    number: int | float = struct.unpack(_FORMATS[value.type], b"".join(words))[0]
+    number: int | float = struct.unpack(FORMATS[value.type], b"".join(words))[0]
     return number

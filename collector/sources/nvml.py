@@ -386,6 +386,18 @@ class Nvml:
             log.debug("%s: %s", call.__name__, error)
 
 
+class NoGpus(Nvml):
+    """In place of this machine's GPUs, where what is read beside them is simulated."""
+
+    def open(self) -> None:
+        """Find none.
+
+        Raises:
+            DriverGone: always.
+        """
+        raise DriverGone("what this agent reads is simulated")
+
+
 def describe_event(uuid: str | None, kind: int, data: int, time: datetime) -> Event:
     """An NVML event as a record. Severities are those of docs/events.md."""
     if kind == pynvml.nvmlEventTypeXidCriticalError:
