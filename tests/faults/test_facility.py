@@ -251,8 +251,9 @@ def test_each_fault_shows_as_its_event_and_touches_no_other_meter(tmp_path: Path
     windows = by_meter(found)
     told = {(it.kind, name) for it in found.events for name in meters if f"Meter {name}" in it.message}
     assert told == {
-        ("meter_silent", "lighting"), ("meter_answers", "lighting"), ("meter_replaced", "heat-removed"),
-        ("meter_refused", "crah"), ("meter_reversed", "pumps"), ("meter_wrapped", "chillers"),
+        ("meter_silent", "lighting"), ("meter_answers", "lighting"), ("readings_gap", "lighting"),
+        ("meter_replaced", "heat-removed"), ("meter_refused", "crah"), ("meter_reversed", "pumps"),
+        ("meter_wrapped", "chillers"),
     }  # fmt: skip
     for name, of_it in windows.items():
         if flows.mw[name] and name not in {"pumps"}:
