@@ -159,8 +159,10 @@ class Folder:
         self._ends_gap = self._last is None or at_ms - self._last_ms > self._longest_step_ms
         self._power.take(at_ms, reading.power_mw)
         self._counts |= any(it is not None for it in (reading.energy_mj, reading.power_mw, reading.volume_ml))
-        replaced = None not in {self._identity, reading.identity} and self._identity != reading.identity
-        self._identity = reading.identity or self._identity
+        # Where values cannot be, its name is not believed either.
+        identity = None if reading.refused else reading.identity
+        replaced = None not in {self._identity, identity} and self._identity != identity
+        self._identity = identity or self._identity
         if reading.energy_mj is not None:
             now = Mark(at_ms, reading.energy_mj, reading.power_mw)
             self._count("energy", now, reading.energy_wraps_mj, replaced=replaced)

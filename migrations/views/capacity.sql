@@ -85,7 +85,7 @@ BEGIN
             count(w.power_mw) AS known
         FROM members AS m
         CROSS JOIN LATERAL (
-            SELECT coalesce(it.energy_mj * 1000 / it.covered_ms, it.power_mean_mw) AS power_mw, it.current_max_ma AS current_ma
+            SELECT coalesce(it.power_mean_mw, it.energy_mj * 1000 / it.covered_ms) AS power_mw, it.current_max_ma AS current_ma
             FROM gigawatch.meter_window AS it
             WHERE it.meter_id = m.meter_id AND it.time > now() - interval '5 minutes'
             ORDER BY it.time DESC LIMIT 1

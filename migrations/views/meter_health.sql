@@ -4,7 +4,7 @@
 -- and than 5 min), reversed (power below 0 now or in an hour of the last two, of other roles than utility and generation), stuck (in an
 -- hour of the last two, power and register did not change beside an energy above 2 kWh), rejected (more than 5 % of the readings of the last 24 h
 -- refused as impossible), else ok. Of a virtual meter: ok where the last of its hours is known, else silent. power_w is of the newest
--- window of the last day: energy over time, without energy the polled mean. Of the last 24 h that are over: coverage is known time over 24 h.
+-- window of the last day: the polled mean, without one energy over time. Of the last 24 h that are over: coverage is known time over 24 h.
 -- Unit: W, s, h; the rest counts and shares.
 -- Missing data: a meter that nothing was heard of has NULL in what it would say.
 -- needs: facility_parts
@@ -61,7 +61,7 @@ LEFT JOIN gigawatch.node ON node.node_id = m.node_id
 LEFT JOIN day ON day.meter_id = m.meter_id
 LEFT JOIN LATERAL (
     SELECT w.time + w.covered_ms * interval '1 ms' AS ended, w.covered_ms * interval '1 ms' AS length,
-        w.power_mean_mw AS polled_mw, coalesce(w.energy_mj * 1000 / w.covered_ms, w.power_mean_mw) AS power_mw
+        w.power_mean_mw AS polled_mw, coalesce(w.power_mean_mw, w.energy_mj * 1000 / w.covered_ms) AS power_mw
     FROM gigawatch.meter_window AS w
     WHERE w.meter_id = m.meter_id AND w.time > now() - interval '1 day'
     ORDER BY w.time DESC LIMIT 1

@@ -1,6 +1,6 @@
 -- report.power_ratio_now: power of each site's sources over that of its IT equipment, at this moment; indicative.
 -- Definition: power_ratio = Σ power of the sources / Σ power of the meters of the category, each by its newest window of the last
--- 5 minutes: energy over time, without energy the polled mean. A moment's power ratio is no PUE, which is of energies over time
+-- 5 minutes: the polled mean, without one energy over time (a register's steps may be longer than a window). A moment's power ratio is no PUE, which is of energies over time
 -- (ISO/IEC 30134-2): it is shown to see whether things are as usual. Meters count as in report.pue(). Unit: W, 1.
 -- Missing data: where one of the meters has no such window, or one of the sums is no power above 0, there is no ratio: meters_silent says how many
 -- are missing. Virtual meters have no windows, and their terms stand for them. Fuel has no power of its own; while it flows the ratio is without it.
@@ -22,7 +22,7 @@ WITH RECURSIVE chain AS (
         min(newest.time) AS time
     FROM chain
     LEFT JOIN LATERAL (
-        SELECT w.time, coalesce(w.energy_mj * 1000 / w.covered_ms, w.power_mean_mw) AS power_mw
+        SELECT w.time, coalesce(w.power_mean_mw, w.energy_mj * 1000 / w.covered_ms) AS power_mw
         FROM gigawatch.meter_window AS w
         WHERE w.meter_id = chain.meter_id AND w.time > now() - interval '5 minutes'
         ORDER BY w.time DESC LIMIT 1

@@ -318,6 +318,18 @@ def test_the_part_of_a_replaced_meter_is_estimated_from_power() -> None:
     assert watched.notices == [("meter_replaced", Severity.WARNING)]
 
 
+def test_a_garbled_answer_is_no_other_meter() -> None:
+    """Its values are refused, and its serial number is no more to be believed."""
+    watched = Watched(settings(rated_kw=100.0))
+    watched.read(0, energy_mj=5_000 * KWH, power_mw=90 * KW, identity="a")
+    watched.read(36_000, energy_mj=5_001 * KWH, power_mw=90 * KW, identity="a")
+    watched.read(46_000, identity="\x7f@", refused=("power = nan",))
+    watched.read(72_000, energy_mj=5_002 * KWH, power_mw=90 * KW, identity="a")
+    watched.end()
+    assert watched.energy_mj(EnergyMethod.COUNTER, EnergyMethod.INTERPOLATED) == watched.energy_mj() == 2 * KWH
+    assert "meter_replaced" not in {kind for kind, _ in watched.notices}
+
+
 def test_a_replaced_meter_without_a_serial_number_is_known_by_the_next_reading() -> None:
     watched = Watched()
     for second, kwh in ((0, 5_000.0), (36, 5_001.0), (46, 0.0), (56, 0.25)):
