@@ -374,3 +374,61 @@ def _rows(connection: Connection, kind: type[T], sql: str, **values: Any) -> lis
 def _plain(value: Any) -> Any:
     """Decimals as floats: what is exact is in the views."""
     return float(value) if isinstance(value, Decimal) else value
+
+
+class FleetPowerRatio(Struct, frozen=True, kw_only=True):
+    """Power of all sites over that of their IT at this moment, indicative: report.power_ratio_fleet_now."""
+
+    category: int
+    sites: int
+    """With a ratio at this moment: the sums are of these."""
+    sites_with_meters: int
+    power_ratio: float | None
+    facility_power_w: float | None
+    it_power_w: float | None
+    meters_silent: int
+    time: datetime | None
+    simulated: bool
+
+
+class PueConditions(Struct, frozen=True, kw_only=True):
+    """PUE of a site in a bin, beside its load and the air outside: report.pue_conditions()."""
+
+    time: datetime
+    site: str
+    category: int
+    pue: float | None
+    it_power_w: float | None
+    """Mean of the hours in the sums."""
+    facility_power_w: float | None
+    outside_temp_c: float | None
+    hours: int
+    hours_missing: int
+    hours_faulty: int
+
+
+def fleet_power_ratios_now(connection: Connection) -> list[FleetPowerRatio]:
+    """The power ratio of all sites together at this moment, by category."""
+    return _rows(connection, FleetPowerRatio, "SELECT * FROM report.power_ratio_fleet_now ORDER BY category")
+
+
+def pue_conditions(
+    connection: Connection,
+    start: datetime,
+    stop: datetime,
+    step: timedelta,
+    site: str | None = None,
+    category: int | None = None,
+) -> list[PueConditions]:
+    """PUE by site and bin beside load and outside temperature, also of bins that are in no sum."""
+    return _rows(
+        connection, PueConditions,
+        "SELECT * FROM report.pue_conditions(:start, :stop, :step, CAST(:site AS text), CAST(:category AS integer))",
+        start=start, stop=stop, step=step, site=site, category=category,
+    )  # fmt: skip
+
+
+def facility_until(connection: Connection) -> datetime:
+    """Up to when the facility's hours are known now; the year 2000 before the first."""
+    found: datetime = connection.execute(text("SELECT until FROM report.facility_until")).scalar_one()
+    return found
