@@ -22,9 +22,9 @@ from gigawatch.embedded import EmbeddedServer
 from migrations.run import migrate
 
 ROLES = (
-    ("utility", 2, 1_300), ("generation", 1, 20), ("fuel", 2, 0), ("ups_in", 4, 265), ("ups_out", 4, 256), ("pdu", 24, 42),
-    ("it", 40, 25), ("cooling", 8, 30), ("pump", 4, 5), ("lighting", 3, 2), ("water", 3, 0), ("heat_reuse", 1, 90),
-    ("heat_removed", 2, 500), ("temperature", 2, 0),
+    ("utility", 2, 1_300), ("generation", 1, 20), ("fuel", 2, 0), ("ups_in", 4, 265), ("ups_out", 4, 256),
+    ("pdu", 24, 42), ("it", 40, 25), ("cooling", 8, 30), ("pump", 4, 5), ("lighting", 3, 2), ("water", 3, 0),
+    ("heat_reuse", 1, 90), ("heat_removed", 2, 500), ("temperature", 2, 0),
 )  # fmt: skip
 """Of each site: role, how many meters of 100, and the kWh of one in an hour."""
 HOUR, DAY = timedelta(hours=1), timedelta(days=1)
@@ -33,8 +33,8 @@ REPEATS = 5
 
 HOURS = """
     INSERT INTO gigawatch.meter_1h (time, meter_id, covered_ms, energy_mj, energy_ms, energy_interpolated_mj,
-        energy_integrated_mj, energy_estimated_mj, polled_mj, polled_ms, power_min_mw, power_max_mw, volume_ml, volume_ms,
-        temp_mc_ms, temp_ms, readings_taken, readings_expected, rejected_readings, stuck_h, reversed_h)
+        energy_integrated_mj, energy_estimated_mj, polled_mj, polled_ms, power_min_mw, power_max_mw, volume_ml,
+        volume_ms, temp_mc_ms, temp_ms, readings_taken, readings_expected, rejected_readings, stuck_h, reversed_h)
     SELECT hour, meter_id, 3600000, its.mj, its.ms, 0, 0, 0, its.mj, its.ms, its.mj / 4000, its.mj / 3000,
         CASE WHEN its.of_volume THEN 100000 END, CASE WHEN its.of_volume THEN 3600000 ELSE 0 END,
         CASE WHEN m.role = 'temperature' THEN 15000::bigint * 3600000 END,
@@ -53,7 +53,8 @@ METERS = """
     INSERT INTO gigawatch.meter (site_id, name, role, hall_id, fuel_j_per_l, potable, last_seen)
     SELECT site_id, role || '-' || n, role,
         CASE WHEN role IN ('pdu', 'it', 'cooling') THEN (
-            SELECT hall_id FROM gigawatch.hall WHERE hall.site_id = site.site_id ORDER BY hall_id OFFSET n %% 2 LIMIT 1
+            SELECT hall_id FROM gigawatch.hall WHERE hall.site_id = site.site_id
+            ORDER BY hall_id OFFSET mod(n, 2) LIMIT 1
         ) END,
         CASE role WHEN 'fuel' THEN 35640000 END, CASE role WHEN 'water' THEN n = 1 END, now()
     FROM gigawatch.site, (VALUES {roles}) AS it (role, count, kwh), generate_series(1, it.count) AS n"""
@@ -64,10 +65,8 @@ def fill(connection: "psycopg.Connection[Any]", sites: int, days: int, stop: dat
     run = connection.execute
     roles = ", ".join(f"('{role}', {count}, {kwh})" for role, count, kwh in ROLES)
     run("INSERT INTO gigawatch.site (name) SELECT 'site-' || n FROM generate_series(1, %s) AS n", [sites])
-    run(
-        "INSERT INTO gigawatch.hall (site_id, name) SELECT site_id, h FROM gigawatch.site, (VALUES ('A'), ('B')) AS it (h)"
-    )
-    run(METERS.format(roles=roles), {"": None})
+    run("INSERT INTO gigawatch.hall (site_id, name) SELECT site_id, unnest(ARRAY['A', 'B']) FROM gigawatch.site")
+    run(METERS.format(roles=roles))
     run(
         "INSERT INTO gigawatch.rollup (level, closed, folded, node_id) VALUES ('meter_1h', %(it)s, %(it)s, 0)",
         {"it": stop},

@@ -10,6 +10,7 @@ from sqlalchemy import Engine, text
 
 from gigawatch import database
 from gigawatch.records import Assignment, Role
+from tests import facility
 from tests.factory import MINUTE_MS, Machine, Vllm, at, evenly, fold, now_minute_ms, rows, run, store
 
 Report = Callable[..., list[dict[str, Any]]]
@@ -479,6 +480,49 @@ def test_minutes_without_a_pue_are_left_out_at_the_facility(engine: Engine, repo
     assert found["chat", "it"]["j_per_generated_token"] == pytest.approx(1.5)
     assert found["chat", "facility"]["j_per_generated_token"] == pytest.approx(2.25)
     assert (found["chat", "it"]["coverage"], found["chat", "facility"]["coverage"]) == (1, 0.75)
+
+
+def test_a_measured_pue_goes_before_the_one_configured(engine: Engine, report: Report) -> None:
+    """At noon of yesterday; that day's PUE is measured at the PDUs, and nearer to the IT equipment after a while."""
+    noon = facility.today() - facility.DAY / 2
+    scene = Scene(4, round(noon.timestamp() * 1_000))
+    vllm = Vllm("chat")
+    machine = Machine("a", 1, engines=[vllm])
+    machine.node_mw = 1_000_000
+    machine.serve(scene.start_ms, {0: local(vllm)})
+
+    def work(before_ms: int, now_ms: int) -> None:
+        vllm.running = 1
+        vllm.generated_tokens += 1_000
+
+    scene.run(engine, [machine], lambda _machine, _gpu, _now_ms: 800, work)
+    configure_pue(engine, "oslo", 1.5, scene.start_ms - 24 * HOUR_MS, scene.stop_ms)
+    price(engine, "tariff", "price_per_kwh, currency", "1, 'EUR'")
+
+    def figures() -> tuple[float, float, float, float, float]:
+        found = of(report, "energy_per_token", scene.start_ms, scene.stop_ms)["chat", "facility"]
+        (cost,) = report(
+            "SELECT * FROM report.cost(:start, :stop, in_boundary => 'facility')",
+            start=at(scene.start_ms), stop=at(scene.stop_ms),
+        )  # fmt: skip
+        return (
+            found["j_per_generated_token"], found["measured_pue_share"], cost["energy_j"], cost["measured_pue_share"],
+            cost["cost"],
+        )  # fmt: skip
+
+    it_j = 1_000 * 240
+    assert figures() == pytest.approx((1.5, 0, it_j * 1.5, 0, it_j * 1.5 / 3_600_000))
+    start = facility.today() - facility.DAY
+    facility.place(engine, {"u": {"role": "utility"}, "p": {"role": "pdu"}, "i": {"role": "it"}})
+    facility.send(engine, [*facility.hourly("u", start, 12, kwh=120), *facility.hourly("p", start, 12, kwh=100)])
+    fold(engine, scene.stop_ms + MINUTE_MS)
+    assert figures() == pytest.approx((1.2, 1, it_j * 1.2, 1, it_j * 1.2 / 3_600_000))
+    facility.send(engine, facility.hourly("i", start + 2 * facility.HOUR, 10, kwh=80))
+    fold(engine, scene.stop_ms + MINUTE_MS)
+    assert figures()[:2] == pytest.approx((1.5, 1))
+    # Other boundaries know of no PUE.
+    found = of(report, "energy_per_token", scene.start_ms, scene.stop_ms)
+    assert (found["chat", "it"]["j_per_generated_token"], found["chat", "it"]["measured_pue_share"]) == (1, None)
 
 
 def price(engine: Engine, table: str, columns: str, values: str) -> None:
