@@ -34,7 +34,8 @@ Value = Callable[[PueConditions], float | None]
 
 def each(step: timedelta) -> str:
     """What one bin is called."""
-    return {timedelta(hours=1): "hour", timedelta(days=1): "day"}.get(step, "week")
+    names = {timedelta(hours=1): "hour", timedelta(hours=6): "six hours", timedelta(days=1): "day"}
+    return names.get(step, "week")
 
 
 def trend(rows: Sequence[Pue], category: int | None, period: Period, theme: Theme) -> Chart:

@@ -73,6 +73,12 @@ def ratio(value: float | None) -> str:
     return f"{min(value, 0.994) if value < 1 else value:.2f}"
 
 
+def signed(value: float, unit: str) -> str:
+    """A change in three digits with its sign: +12.3 W, −0.013 A."""
+    sign = "\u2212" if value < 0 else "+"
+    return f"{sign if value else ''}{digits(abs(value), unit)}"
+
+
 def volume(cubic_metres: float | None) -> str:
     """A volume: 12.3 m³."""
     return UNKNOWN if cubic_metres is None else f"{_thousands(cubic_metres)}{SPACE}m³"

@@ -271,12 +271,12 @@ def token_period(view: View, until: datetime, deployments: int) -> Period:
     return Period(floor(start, step), floor(stop, edge), step)
 
 
-MOST_POINTS = 4_000
-"""Hours of sites that are shown one by one; beyond, days or weeks are."""
+MOST_POINTS = 2_000
+"""Hours of sites that are shown one by one; beyond, longer bins are."""
 
 
 def facility_period(view: View, until: datetime, sites: int) -> Period:
-    """The period of the facility's figures: whole hours that are known, in bins of an hour, a day or a week.
+    """The period of the facility's figures: whole hours that are known, in bins of 1 or 6 h, a day or a week.
 
     Args:
         view: what is asked for.
@@ -290,7 +290,7 @@ def facility_period(view: View, until: datetime, sites: int) -> Period:
     else:
         asked = view.range if view.range in HOURLY else USUAL_HOURLY
         start, stop = until - RANGES[asked][1], until
-    step = next((it for it in (hour, day) if sites * (stop - start) / it <= MOST_POINTS), 7 * day)
+    step = next((it for it in (hour, 6 * hour, day) if sites * (stop - start) / it <= MOST_POINTS), 7 * day)
     return Period(start, stop, step)
 
 

@@ -9,6 +9,8 @@ from sqlalchemy import Connection, text
 
 T = TypeVar("T")
 FacilityGroup = Literal["fleet", "site", "hall"]
+Scope = Literal["site", "hall", "row", "rack", "feed"]
+"""Of a limit."""
 ReconciledGroup = Literal["site", "rack", "node"]
 Step = timedelta | Literal["1 month", "3 months", "1 year"] | None
 """Of whole hours, or months of the calendar, UTC; None: the whole period."""
@@ -206,7 +208,7 @@ class Capacity(Struct, frozen=True, kw_only=True):
     """A limit, what is drawn of it, and what is left: report.capacity()."""
 
     site: str
-    scope: Literal["site", "hall", "row", "rack", "feed"]
+    scope: Scope
     name: str
     """Of the part; of a feed that of its meter."""
     feed: Literal["A", "B"] | None
@@ -337,11 +339,18 @@ def reconciliation(
     )  # fmt: skip
 
 
-def capacity(connection: Connection, start: datetime, stop: datetime, site: str | None = None) -> list[Capacity]:
-    """Limits of feeds and budgets, what is drawn now, and the peak of a period."""
+def capacity(
+    connection: Connection,
+    start: datetime,
+    stop: datetime,
+    site: str | None = None,
+    scopes: tuple[Scope, ...] | None = None,
+) -> list[Capacity]:
+    """Limits of feeds and budgets, or of some scopes, what is drawn now, and the peak of a period."""
     return _rows(
-        connection, Capacity, "SELECT * FROM report.capacity(:start, :stop, CAST(:site AS text))",
-        start=start, stop=stop, site=site,
+        connection, Capacity,
+        "SELECT * FROM report.capacity(:start, :stop, CAST(:site AS text), CAST(:scopes AS text[]))",
+        start=start, stop=stop, site=site, scopes=None if scopes is None else list(scopes),
     )  # fmt: skip
 
 

@@ -17,6 +17,7 @@ from dashboard.quantities import SPACE, UNKNOWN
 from dashboard.theme import Theme
 from dashboard.view import Category, Period, View
 from gigawatch import facility_readings as facility
+from gigawatch import readings
 from gigawatch.facility_readings import (
     Capacity,
     FacilityCarbon,
@@ -27,14 +28,24 @@ from gigawatch.facility_readings import (
     Pue,
     PueConditions,
     Reconciled,
+    Scope,
     Water,
 )
+from gigawatch.readings import Where
 
 T = TypeVar("T")
 
 HOUR, DAY = timedelta(hours=1), timedelta(days=1)
 MOST_LAG = timedelta(minutes=75)
 """An hour is known a few minutes after its end; later, something does not go on."""
+MUCH_FAULTY = 0.05
+"""Of the hours; less is a warning."""
+MOST_OF_SITE, MOST_OF_FLEET = timedelta(days=30), timedelta(days=7)
+"""Of a longer period so much is compared level by level: it is read hour by hour."""
+MOST_NODES = 2_000
+"""Beyond, levels are not compared: it is read node by node."""
+FLEET_SCOPES: tuple[Scope, ...] = ("site", "feed")
+"""Whose limits are read of all sites: sums of many meters are read hour by hour, too."""
 METERS = """[[meters]]
 name = "main-a"             # as the topology calls it
 driver = "modbus"           # or snmp, redfish, mqtt, prometheus, ipmi
@@ -82,7 +93,7 @@ def render(connection: Connection, asked: View, theme: Theme, now: datetime) -> 
                 note=f"{_metered(found.category)} · by the {facility_figures.each(period.step)} · strip: coverage",
                 wide=True,
             ),
-            _flow(found.flow, theme),
+            _flow(found.flow, theme, _of_levels(found, period)),
             _scatter(
                 "PUE against load", "facility-load", facility_figures.against_load(found.conditions, step, theme),
                 facility_figures.left_out(found.conditions, step), found.category,
@@ -95,8 +106,8 @@ def render(connection: Connection, asked: View, theme: Theme, now: datetime) -> 
             _places(found, asked, site),
             panel("Water, heat, carbon", _beside(found), note=f"of the period · {_metered(found.category)}", wide=True),
             _calendar(found, theme),
-            _reconciliation(found.levels, site),
-            facility_meters.limits(found.limits),
+            _reconciliation(found, site, _of_levels(found, period)),
+            facility_meters.limits(found.limits, of_site=site is not None),
             *([panel("Connect meters", *_how().children, wide=True)] if not found.meters else []),
             *facility_meters.render(found.meters, asked, now),
         ],
@@ -125,26 +136,32 @@ class _Found(Struct, frozen=True, kw_only=True):
     days: list[Pue]
     months: list[Pue]
     levels: list[Reconciled]
+    levels_from: datetime
+    nodes: int
     limits: list[Capacity]
     meters: list[MeterHealth]
 
 
 def _sites(connection: Connection, until: datetime) -> list[str]:
     """Sites with meters, or with a PUE in the last twelve months."""
-    meters = recent.read_folded(facility.meter_health, connection)
-    pues = recent.read_folded(facility.pue, connection, until - 365 * DAY, until, None, "site")
-    return sorted({it.site for it in meters} | {it.label for it in pues})
+    pues = recent.read_hourly(facility.pue, connection, until - 365 * DAY, until, None, "site")
+    return sorted({it.site for it in _meters(connection)} | {it.label for it in pues})
+
+
+def _meters(connection: Connection) -> list[MeterHealth]:
+    return recent.read_folded(facility.meter_health, connection)
 
 
 def _read(connection: Connection, asked: View, period: Period, until: datetime, site: str | None) -> _Found:
     def read(what: Callable[..., T], *args: Any) -> T:
-        return recent.read_folded(what, connection, *args)
+        return recent.read_hourly(what, connection, *args)
 
     group: facility.FacilityGroup = "site" if site else "fleet"
     start, stop, step = period.start, period.stop, period.step
     month = until.replace(day=1, hour=0)
     year_ago = month.replace(year=month.year - 1)
     months = read(facility.pue, year_ago, until, "1 month", group, site)
+    levels_from = max(start, stop - (MOST_OF_SITE if site else MOST_OF_FLEET))
     categories = sorted({row.category for row in months if row.category is not None})
     chosen = int(asked.category) if asked.category else None
     category = chosen if chosen in categories else facility_rows.nearest(months)
@@ -157,7 +174,8 @@ def _read(connection: Connection, asked: View, period: Period, until: datetime, 
     water = read(facility.water, start, stop, None, group, site)
     heat = read(facility.heat, start, stop, None, group, site)
     carbon = read(facility.facility_carbon, start, stop, None, group, site)
-    levels = read(facility.reconciliation, start, stop, "site", site)
+    nodes = recent.read(readings.fleet_summary, connection, Where(site=site)).nodes
+    levels = read(facility.reconciliation, levels_from, stop, "site", site) if nodes <= MOST_NODES else []
     return _Found(
         category=category,
         categories=categories,
@@ -167,9 +185,9 @@ def _read(connection: Connection, asked: View, period: Period, until: datetime, 
             name: read(facility.pue, first, last, None, group, site) if first < last else []
             for name, (first, last) in spans.items()
         },
-        trend=read(facility.pue, start, stop, step, group, site),
+        trend=read(facility.pue, start, stop, step, group, site, category),
         conditions=[] if category is None else read(facility.pue_conditions, start, stop, step, site, category),
-        flow=facility_rows.flow(read(facility.facility, start, stop, None, "site", site), levels),
+        flow=facility_rows.flow(read(facility.facility, levels_from, stop, None, "site", site), levels),
         places=facility_rows.places(
             read(facility.pue, start, stop, None, "hall" if site else "site", site), category
         ),
@@ -180,11 +198,13 @@ def _read(connection: Connection, asked: View, period: Period, until: datetime, 
             category,
         ),
         water=water, heat=heat, carbon=carbon,
-        days=read(facility.pue, year_ago, until, DAY, group, site),
+        days=read(facility.pue, year_ago, until, DAY, group, site, category),
         months=months,
         levels=levels,
-        limits=read(facility.capacity, start, stop, site),
-        meters=[it for it in read(facility.meter_health) if site in {None, it.site}],
+        limits=read(facility.capacity, view.floor(until, DAY) - 30 * DAY, until, site, None if site else FLEET_SCOPES),
+        levels_from=levels_from,
+        nodes=nodes,
+        meters=[it for it in _meters(connection) if site in {None, it.site}],
     )  # fmt: skip
 
 
@@ -270,10 +290,6 @@ def _limits(asked: View, found: _Found) -> list[Any]:
                 className="banner warn",
             )
         )
-    said += [
-        html.Div(f"{words}: a meter or the topology is wrong.", className="banner bad")
-        for words in found.flow.contradictions
-    ]
     configured = [it.label for it in found.places if it.shown.source == "configured"]
     if configured and not found.category:
         words = (
@@ -333,12 +349,20 @@ def _span_card(name: str, rows: Sequence[Pue], category: int | None) -> html.Div
         note.append(f" · {quantities.count(measured.hours_missing)}{SPACE}h missing")
     if measured.hours_faulty:
         note.append(html.Strong(f" · {quantities.count(measured.hours_faulty)}{SPACE}h faulty"))
-    coverage = measured.coverage or 0.0
-    tone = "bad" if measured.hours_faulty else "warn" if coverage < GOOD_COVERAGE else ""
+    coverage, faulty = measured.coverage or 0.0, measured.hours_faulty or 0
+    much = faulty > MUCH_FAULTY * ((measured.hours or 0) + faulty)
+    tone = "bad" if much else "warn" if faulty or coverage < GOOD_COVERAGE else ""
     return card(name, quantities.ratio(measured.pue), note, tone=tone, share=coverage)
 
 
-def _flow(found: Flow, theme: Theme) -> html.Section:
+def _of_levels(found: _Found, period: Period) -> str:
+    """What part of the period levels are compared over."""
+    if found.levels_from <= period.start:
+        return "of the period"
+    return f"of the last {(period.stop - found.levels_from).days} days of the period"
+
+
+def _flow(found: Flow, theme: Theme, of: str) -> html.Section:
     rows = [
         [link.source, link.target, quantities.power(link.power_w), badge("unexplained") if link.unexplained else ""]
         for link in found.links
@@ -346,6 +370,13 @@ def _flow(found: Flow, theme: Theme) -> html.Section:
     return panel(
         "Energy flow",
         html.Div(chart(facility_figures.flow(found, theme), "facility-flow"), className="scroll flow"),
+        html.Div(
+            [
+                html.P([badge("wrong", "bad"), f" {it}: a meter or the topology is wrong. Faulty hours are in it."])
+                for it in found.contradictions
+            ],
+            id="live-flow-contradictions",
+        ),
         html.Details(
             [
                 html.Summary("As a table"),
@@ -356,7 +387,7 @@ def _flow(found: Flow, theme: Theme) -> html.Section:
                 ),
             ]
         ),
-        note="mean power of the period, each meter while it is known · grey: what no meter below explains",
+        note=f"mean power {of}, each meter while it is known · grey: what no meter below explains",
         wide=True,
     )  # fmt: skip
 
@@ -373,8 +404,8 @@ def _without_temperature(rows: Sequence[PueConditions], step: timedelta) -> str:
     said = facility_figures.left_out(rows, step)
     without = sum(1 for row in rows if row.pue is not None and row.outside_temp_c is None)
     if without:
-        said += f" {quantities.count(without)} of them have no outside temperature: meters of role temperature tell it,"
-        said += " those of no hall."
+        said += f" {quantities.count(without)} of them have no outside temperature: a meter of role temperature tells it, of"
+        said += " the whole site and of no hall."
     return said
 
 
@@ -422,8 +453,8 @@ def _place(it: Place, found: _Found, asked: View, site: str | None) -> list[Any]
     if not site:
         beside = found.of_places.get(it.label, {})
         cells += [
-            _number(beside.get("wue")), _number(beside.get("cue")), quantities.share(beside.get("erf")),
-            quantities.share(beside.get("ref")),
+            _number(beside.get("wue")), _number(beside.get("cue")), _number(beside.get("erf")),
+            _number(beside.get("ref")),
         ]  # fmt: skip
     return cells
 
@@ -554,8 +585,11 @@ def _month(row: Pue) -> list[Any]:
 LEVELS = {**{level: name for level, (name, _) in CHAIN.items()}, "facility": "All sources"}
 
 
-def _reconciliation(levels: Sequence[Reconciled], site: str | None) -> html.Section:
-    if site:
+def _reconciliation(found: _Found, site: str | None, of: str) -> html.Section:
+    if found.nodes > MOST_NODES:
+        said = f"Levels are compared of up to {quantities.count(MOST_NODES)} nodes: choose a site."
+        shown: Any = html.P(said, className="empty")
+    elif site:
         shown = table(
             "Energy at each level, from the sources to the GPUs, and what of it the level below does not explain",
             ("Level", "Energy", "Hours known", "Compared with", "Hours compared", "Unexplained", "Part of it"),
@@ -566,17 +600,17 @@ def _reconciliation(levels: Sequence[Reconciled], site: str | None) -> html.Sect
                     f"{quantities.count(it.hours_compared)}{SPACE}h" if it.below else UNKNOWN,
                     quantities.work(it.unexplained_j), _unexplained(it),
                 ]
-                for it in sorted(levels, key=lambda it: -it.place)
+                for it in sorted(found.levels, key=lambda it: -it.place)
             ],
             "No level is known in this period.",
             numbers=(1, 2, 4, 5, 6),
         )  # fmt: skip
     else:
-        shown = _by_site(levels)
+        shown = _by_site(found.levels)
     return panel(
         "Reconciliation",
         shown,
-        note="unexplained: what a level has and the next one below it does not, over the hours in which both are known",
+        note=f"{of} · unexplained: what a level has and the next below it does not, while both are known",
         wide=True,
     )
 

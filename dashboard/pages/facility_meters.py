@@ -22,11 +22,11 @@ COLUMNS: tuple[tuple[str, MeterOrder, bool], ...] = (
     ("Role", "role", False),
     ("Feed", "feed", False),
     ("Power", "power", True),
-    ("Coverage 24 h", "coverage", False),
+    ("Coverage 24\u00a0h", "coverage", False),
     ("Last seen", "seen", False),
-    ("Refused 24 h", "rejected", True),
-    ("Stuck 24 h", "stuck", True),
-    ("Reversed 24 h", "reversed", True),
+    ("Refused 24\u00a0h", "rejected", True),
+    ("Stuck 24\u00a0h", "stuck", True),
+    ("Reversed 24\u00a0h", "reversed", True),
 )
 MEANINGS: dict[HealthState, str] = {
     "reversed": "power flows backwards: current transformers swapped?",
@@ -143,7 +143,7 @@ def _count(number: int | None, unit: str) -> Any:
     return badge(quantities.SPACE.join(filter(None, (quantities.count(number), unit))), "warn")
 
 
-def limits(rows: Sequence[Capacity]) -> html.Section:
+def limits(rows: Sequence[Capacity], *, of_site: bool) -> html.Section:
     """What of each limit is used and left, the tightest first."""
     shown = facility_rows.tightest(rows)[:MOST_LIMITS]
     return components.panel(
@@ -163,7 +163,7 @@ def limits(rows: Sequence[Capacity]) -> html.Section:
             " peaks of up to 30 days.",
             className="note",
         ) if shown else None,
-        note="peak: of the period",
+        note="peak: of 30 days" + ("" if of_site else " · racks, rows and halls: choose a site"),
         wide=True,
     )  # fmt: skip
 
@@ -175,11 +175,11 @@ def _limit(it: Capacity) -> list[Any]:
     worst = max(it.use_share or 0.0, it.peak_share or 0.0)
     tone = "bad" if worst >= 1 else "warn" if worst >= 0.9 else ""
     used = quantities.UNKNOWN if it.peak_share is None else f"{100 * it.peak_share:.0f}{quantities.SPACE}%"
-    kind = "budget" if it.kind == "budget" else f"{it.kind}{f', feed {it.feed}' if it.feed else ''}"
+    kind = f"{it.scope} budget" if it.kind == "budget" else f"{it.kind}{f', feed {it.feed}' if it.feed else ''}"
     return [
         [
             f"{it.site} / {it.name}" if it.scope != "site" else it.site,
-            html.Span(f"{it.scope}, {kind}{', by its GPUs alone' if it.basis == 'gpus' else ''}", className="note"),
+            html.Span(f"{kind}{', by its GPUs alone' if it.basis == 'gpus' else ''}", className="note"),
         ],
         words(it.limit_value),
         [words(it.usable), html.Span("80 % rule", className="note") if it.kind == "breaker" else ""],
@@ -188,12 +188,15 @@ def _limit(it: Capacity) -> list[Any]:
         badge(used, tone) if tone else used,
         words(it.headroom),
         words(it.stranded),
-        UNKNOWN if it.trend_per_day is None else f"{'+' if it.trend_per_day > 0 else ''}{words(it.trend_per_day)}",
+        UNKNOWN if it.trend_per_day is None else quantities.signed(it.trend_per_day, it.unit),
         _time_to(it.days_to_limit),
     ]  # fmt: skip
 
 
 def _time_to(days: float | None) -> str:
+    """How long, in words; far ahead a day more or less means nothing."""
     if days is None:
         return UNKNOWN
-    return "beyond 10 years" if days > 3650 else quantities.duration(days * 86_400)
+    if days > 3_650:
+        return "beyond 10 years"
+    return f"{days / 365:.1f}{quantities.SPACE}years" if days > 365 else f"{days:.0f}{quantities.SPACE}d"

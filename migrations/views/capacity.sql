@@ -1,10 +1,10 @@
 -- report.capacity(): limits of feeds, racks, rows, halls and sites, what is drawn, and what is left.
 -- Definition: a row for each limit: of a meter (scope feed) its breaker (A), contract and rating (W), and each budget of the topology (W). usable is
 -- the limit, of a breaker 80 % of its rating: what a load that lasts may draw (NFPA 70, 210.20). present is of the newest windows of the last 5 minutes; peak the
--- greatest from start to stop: of a meter the greatest reading, of a sum of meters the greatest hour's mean. headroom = usable −
+-- greatest from start to stop: of a meter the greatest reading, or where it tells energy alone the greatest hour's mean, as of a sum of meters. headroom = usable −
 -- present; stranded = usable − peak: what was never drawn. trend_per_day is the slope of the daily peaks over up to 30 days before stop, by least squares
 -- over 7 days at least; days_to_limit = (usable − the line at stop) / slope, where it rises. A budget is compared with the meters that feed its racks and nothing else, of a
--- hall and a site with the meters of its own sources first; without meters with its GPUs alone (basis gpus). Unit: A or W, as unit says; days.
+-- hall and a site with the meters of its own sources first; without meters with its GPUs alone (basis gpus). in_scopes chooses among site, hall, row, rack and feed. Unit: A or W, as unit says; days.
 -- Missing data: what no meter tells is NULL; a sum lacks no part: where one of its meters is not known, the hour, or the moment, is left out.
 -- needs: facility_parts
 -- Which meters tell what a part of a site draws.
@@ -45,7 +45,8 @@ WHERE c.rank = c.first AND NOT EXISTS (
 CREATE FUNCTION report.capacity(
     start timestamptz DEFAULT now() - interval '7 days',
     stop timestamptz DEFAULT now(),
-    in_site text DEFAULT NULL
+    in_site text DEFAULT NULL,
+    in_scopes text[] DEFAULT NULL
 ) RETURNS TABLE (
     site text, scope text, name text, feed text, kind text, unit text, basis text, limit_value double precision,
     usable double precision, present double precision, peak double precision, use_share double precision,
@@ -58,6 +59,8 @@ AS $$
 DECLARE
     chosen integer := (SELECT site.site_id FROM gigawatch.site WHERE site.name = in_site);
     trend_from constant timestamptz := date_bin('1 day', stop, '2000-01-01Z') - interval '30 days';
+    last_day constant timestamptz := date_bin('1 day', stop, '2000-01-01Z');
+    first_day constant timestamptz := date_bin('1 day', start + interval '1 day' - interval '1 us', '2000-01-01Z');
 BEGIN
     RETURN QUERY
     WITH limits AS MATERIALIZED (
@@ -68,11 +71,11 @@ BEGIN
                 ('rated', 'W', m.rated_mw / 1000.0, m.rated_mw / 1000.0)
         ) AS its (kind, unit, value, usable)
         WHERE its.value IS NOT NULL AND m.role IS NOT NULL AND (m.until IS NULL OR m.until > now())
-            AND (in_site IS NULL OR m.site_id = chosen)
+            AND (in_site IS NULL OR m.site_id = chosen) AND (in_scopes IS NULL OR 'feed' = ANY (in_scopes))
         UNION ALL
         SELECT b.site_id, b.scope, b.name, NULL, 'budget', 'W', b.budget_mw / 1000.0, b.budget_mw / 1000.0, NULL
         FROM gigawatch.power_budget AS b
-        WHERE in_site IS NULL OR b.site_id = chosen
+        WHERE (in_site IS NULL OR b.site_id = chosen) AND (in_scopes IS NULL OR b.scope = ANY (in_scopes))
     ), members AS MATERIALIZED (
         SELECT l.site_id, l.scope, l.name, l.meter_id FROM limits AS l WHERE l.scope = 'feed' GROUP BY 1, 2, 3, 4
         UNION ALL
@@ -91,18 +94,32 @@ BEGIN
             ORDER BY it.time DESC LIMIT 1
         ) AS w
         GROUP BY 1, 2, 3
+    ), feed_days AS MATERIALIZED (
+        -- The greatest reading of a day is that of its hours.
+        SELECT m.site_id, m.scope, m.name, d.time, d.power_max_mw / 1000.0 AS most_w, d.current_max_ma / 1000.0 AS most_a
+        FROM members AS m
+        JOIN gigawatch.meter_1d AS d USING (meter_id)
+        WHERE m.scope = 'feed' AND d.time >= least(first_day, trend_from) AND d.time < last_day
+    ), feed_edges AS (
+        SELECT m.site_id, m.scope, m.name, h.time, h.power_max_mw / 1000.0 AS most_w, h.current_max_ma / 1000.0 AS most_a
+        FROM members AS m
+        JOIN gigawatch.meter_1h AS h USING (meter_id)
+        WHERE m.scope = 'feed' AND h.time < stop AND (h.time >= last_day OR h.time < first_day)
+            AND h.time >= date_bin('1 hour', start, '2000-01-01Z')
+    ), read_power AS (
+        SELECT DISTINCT f.site_id, f.name FROM (SELECT * FROM feed_days UNION ALL SELECT * FROM feed_edges) AS f
+        WHERE f.most_w IS NOT NULL
     ), hours AS (
-        SELECT m.site_id, m.scope, m.name, h.time, sum(h.energy_mj::numeric / nullif(h.energy_ms, 0)) AS mean_w,
-            max(h.power_max_mw) / 1000.0 AS most_w, max(h.current_max_ma) / 1000.0 AS most_a, count(*) AS known
+        SELECT m.site_id, m.scope, m.name, h.time, sum(h.energy_mj::double precision / nullif(h.energy_ms, 0)) AS mean_w, count(*) AS known
         FROM members AS m
         CROSS JOIN LATERAL (
-            SELECT it.time, it.energy_mj, it.energy_ms, it.power_max_mw, it.current_max_ma FROM gigawatch.meter_1h AS it
+            SELECT it.time, it.energy_mj, it.energy_ms FROM gigawatch.meter_1h AS it
             WHERE it.meter_id = m.meter_id AND it.time >= least(start, trend_from) AND it.time < stop AND it.covered_ms > 0 OFFSET 0
         ) AS h
+        WHERE m.scope <> 'feed' OR NOT EXISTS (SELECT FROM read_power AS f WHERE f.site_id = m.site_id AND f.name = m.name)
         GROUP BY 1, 2, 3, 4
     ), of_hours AS MATERIALIZED (
-        SELECT h.site_id, h.scope, h.name, h.time, h.most_a,
-            CASE WHEN h.scope = 'feed' THEN coalesce(h.most_w, h.mean_w) ELSE h.mean_w END AS power_w
+        SELECT h.site_id, h.scope, h.name, h.time, h.mean_w AS power_w
         FROM hours AS h JOIN counts AS c USING (site_id, scope, name) WHERE h.known = c.meters
     ), racks AS (
         SELECT l.site_id, l.scope, l.name, rack.rack_id
@@ -122,7 +139,10 @@ BEGIN
         FROM racks AS r JOIN gigawatch.node_now AS n ON n.rack_id = r.rack_id AND n.time > now() - interval '5 minutes'
         GROUP BY 1, 2, 3
     ), series AS (
-        SELECT o.site_id, o.scope, o.name, o.time, o.power_w, o.most_a FROM of_hours AS o
+        SELECT o.site_id, o.scope, o.name, o.time, o.power_w, NULL::numeric AS most_a FROM of_hours AS o
+        UNION ALL
+        SELECT f.site_id, f.scope, f.name, f.time, f.most_w, f.most_a
+        FROM (SELECT * FROM feed_days UNION ALL SELECT * FROM feed_edges) AS f
         UNION ALL
         SELECT g.site_id, g.scope, g.name, g.time, g.power_w, NULL FROM of_gpus AS g
     ), peaks AS (
@@ -130,7 +150,7 @@ BEGIN
         WHERE s.time >= date_bin('1 hour', start, '2000-01-01Z') GROUP BY 1, 2, 3
     ), days AS (
         SELECT s.site_id, s.scope, s.name, date_bin('1 day', s.time, '2000-01-01Z') AS day, max(s.power_w) AS power_w, max(s.most_a) AS current_a
-        FROM series AS s WHERE s.time >= trend_from AND s.time < date_bin('1 day', stop, '2000-01-01Z') GROUP BY 1, 2, 3, 4
+        FROM series AS s WHERE s.time >= trend_from AND s.time < last_day GROUP BY 1, 2, 3, 4
     ), trends AS (
         SELECT l.site_id, l.scope, l.name, l.unit, regr_slope(line.y, line.x) AS slope, regr_intercept(line.y, line.x) AS at_stop
         FROM (SELECT DISTINCT it.site_id, it.scope, it.name, it.unit FROM limits AS it) AS l

@@ -9,6 +9,17 @@
 -- Missing data: a meter that nothing was heard of has NULL in what it would say.
 -- needs: facility_parts
 CREATE VIEW report.meter_health AS
+WITH hours AS MATERIALIZED (
+    -- Once for all meters: one by one, each of thousands would look for its own.
+    SELECT h.meter_id, sum(h.covered_ms) AS covered_ms, sum(h.readings_taken) AS taken, sum(h.rejected_readings) AS rejected,
+        (sum(h.energy_interpolated_mj) / nullif(sum(h.energy_mj), 0))::double precision AS interpolated_share,
+        sum(h.stuck_h) AS stuck_h, sum(h.reversed_h) AS reversed_h, count(*) FILTER (WHERE late.is) AS last_hours,
+        sum(h.stuck_h) FILTER (WHERE late.is) AS last_stuck_h, sum(h.reversed_h) FILTER (WHERE late.is) AS last_reversed_h
+    FROM (SELECT max(rollup.folded) AS folded FROM gigawatch.rollup WHERE rollup.level = 'meter_1h') AS mark
+    JOIN gigawatch.meter_1h AS h ON h.time >= mark.folded - interval '24 hours' AND h.time < mark.folded
+    CROSS JOIN LATERAL (SELECT h.time >= mark.folded - interval '2 hours' AS is) AS late
+    GROUP BY h.meter_id
+)
 SELECT
     site.name AS site,
     hall.name AS hall,
@@ -21,12 +32,12 @@ SELECT
     CASE
         WHEN m.role IS NULL THEN 'not placed'
         WHEN m.until <= now() THEN 'retired'
-        WHEN m.virtual THEN CASE WHEN last.hours > 0 THEN 'ok' ELSE 'silent' END
+        WHEN m.virtual THEN CASE WHEN day.last_hours > 0 THEN 'ok' ELSE 'silent' END
         WHEN m.last_seen IS NULL THEN 'never heard of'
         WHEN m.node_id IS NULL THEN 'imported'
         WHEN newest.ended IS NULL OR newest.ended < now() - greatest(interval '5 minutes', 3 * newest.length) THEN 'silent'
-        WHEN m.role NOT IN ('utility', 'generation') AND (newest.polled_mw < 0 OR last.reversed_h > 0) THEN 'reversed'
-        WHEN last.stuck_h > 0 THEN 'stuck'
+        WHEN m.role NOT IN ('utility', 'generation') AND (newest.polled_mw < 0 OR day.last_reversed_h > 0) THEN 'reversed'
+        WHEN day.last_stuck_h > 0 THEN 'stuck'
         WHEN day.rejected > 0.05 * (day.rejected + day.taken) THEN 'rejected'
         ELSE 'ok'
     END AS state,
@@ -45,19 +56,7 @@ FROM gigawatch.meter AS m
 JOIN gigawatch.site USING (site_id)
 LEFT JOIN gigawatch.hall ON hall.hall_id = m.hall_id
 LEFT JOIN gigawatch.node ON node.node_id = m.node_id
-CROSS JOIN (SELECT max(rollup.folded) AS folded FROM gigawatch.rollup WHERE rollup.level = 'meter_1h') AS mark
-LEFT JOIN LATERAL (
-    SELECT sum(h.covered_ms) AS covered_ms, sum(h.readings_taken) AS taken, sum(h.rejected_readings) AS rejected,
-        (sum(h.energy_interpolated_mj) / nullif(sum(h.energy_mj), 0))::double precision AS interpolated_share,
-        sum(h.stuck_h) AS stuck_h, sum(h.reversed_h) AS reversed_h
-    FROM gigawatch.meter_1h AS h
-    WHERE h.meter_id = m.meter_id AND h.time >= mark.folded - interval '24 hours' AND h.time < mark.folded
-) AS day ON true
-LEFT JOIN LATERAL (
-    SELECT count(*) AS hours, sum(h.stuck_h) AS stuck_h, sum(h.reversed_h) AS reversed_h
-    FROM gigawatch.meter_1h AS h
-    WHERE h.meter_id = m.meter_id AND h.time >= mark.folded - interval '2 hours' AND h.time < mark.folded
-) AS last ON true
+LEFT JOIN hours AS day USING (meter_id)
 LEFT JOIN LATERAL (
     SELECT w.time + w.covered_ms * interval '1 ms' AS ended, w.covered_ms * interval '1 ms' AS length,
         w.power_mean_mw AS polled_mw, coalesce(w.energy_mj * 1000 / w.covered_ms, w.power_mean_mw) AS power_mw
