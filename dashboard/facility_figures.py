@@ -63,6 +63,10 @@ def trend(rows: Sequence[Pue], category: int | None, period: Period, theme: Them
 
 def flow(found: Flow, theme: Theme) -> Chart:
     """Mean power from the sources to the GPUs, and what nothing below explains, as a Sankey diagram."""
+    if not found.links:
+        figure = blank(theme, None, height=160)
+        say_empty(figure, theme, "No power is known in this period")
+        return Chart(figure, "Mean power from the sources to the IT equipment. None is known in this period.")
     names = list(dict.fromkeys(name for link in found.links for name in (link.source, link.target)))
     inward, outward = defaultdict[str, float](float), defaultdict[str, float](float)
     for link in found.links:
@@ -105,9 +109,6 @@ def flow(found: Flow, theme: Theme) -> Chart:
             "hovertemplate": "%{source.label} → %{target.label}: %{customdata}<extra></extra>",
         },
     )  # fmt: skip
-    if not found.links:
-        say_empty(figure, theme, "No power is known in this period")
-        return Chart(figure, "Mean power from the sources to the IT equipment. None is known in this period.")
     steps = "; ".join(f"{link.source} to {link.target} {quantities.power(link.power_w)}" for link in found.links)
     return Chart(
         figure, f"Mean power from the sources to the IT equipment, which the table below lists as well: {steps}."
@@ -191,9 +192,10 @@ def left_out(rows: Sequence[PueConditions], step: timedelta) -> str:
     """How many points there are, and which hours are in none of them, in words."""
     points = sum(1 for row in rows if row.pue is not None)
     said = f"{quantities.count(points)} {each(step)}{'' if points == 1 else 's'} with a PUE"
-    missing, faulty = (sum(getattr(row, it) for row in rows) for it in ("hours_missing", "hours_faulty"))
-    if missing or faulty:
-        said += f"; not drawn: {quantities.count(missing)} h missing and {quantities.count(faulty)} h faulty"
+    sums = {"missing": sum(row.hours_missing for row in rows), "faulty": sum(row.hours_faulty for row in rows)}
+    left = [f"{quantities.count(hours)} h {what}" for what, hours in sums.items() if hours]
+    if left:
+        said += f"; not drawn: {' and '.join(left)}"
     return f"{said}."
 
 
@@ -223,11 +225,15 @@ def key(theme: Theme) -> list[tuple[str, str, str]]:
 
 def calendar(days: Sequence[Pue], theme: Theme) -> Chart:
     """Each day's hours in the sums of PUE: a row for each month, a column for each day of it."""
+    if not days:
+        figure = blank(theme, None, height=120)
+        say_empty(figure, theme, "No hour was measured yet")
+        return Chart(figure, "Calendar of coverage. No hour was measured yet.")
     months = sorted({_month(row.time) for row in days})
     cells = {(_month(row.time), row.time.day): row for row in days}
     grid = [[cells.get((month, day)) for day in range(1, 32)] for month in months]
     steps = [(place, colour) for place, (_, colour, _) in enumerate(key(theme))]
-    figure = blank(theme, None, height=90 + 24 * max(1, len(months)))
+    figure = blank(theme, None, height=90 + 24 * len(months))
     figure.trace(
         "heatmap",
         x=list(range(1, 32)), y=[f"{month:%b %Y}" for month in months],
@@ -246,9 +252,6 @@ def calendar(days: Sequence[Pue], theme: Theme) -> Chart:
                "showline": False},
         yaxis={"autorange": "reversed", "type": "category", "fixedrange": True, "showgrid": False, "showline": False},
     )  # fmt: skip
-    if not days:
-        say_empty(figure, theme, "No hour was measured yet")
-        return Chart(figure, "Calendar of coverage. No hour was measured yet.")
     kinds = [kind_of(row) for row in days]
     counts = ", ".join(f"{kinds.count(kind)} {words}" for kind, (_, words) in KINDS.items() if kind in kinds)
     first = min(row.time for row in days)

@@ -291,7 +291,7 @@ def facility_period(view: View, until: datetime, sites: int) -> Period:
         asked = view.range if view.range in HOURLY else USUAL_HOURLY
         start, stop = until - RANGES[asked][1], until
     step = next((it for it in (hour, 6 * hour, day) if sites * (stop - start) / it <= MOST_POINTS), 7 * day)
-    return Period(start, stop, step)
+    return Period(floor(start, step), stop, step)
 
 
 def today(now: datetime) -> Period:

@@ -46,9 +46,14 @@ MOST_NODES = 2_000
 """Beyond, levels are not compared: it is read node by node."""
 FLEET_SCOPES: tuple[Scope, ...] = ("site", "feed")
 """Whose limits are read of all sites: sums of many meters are read hour by hour, too."""
+NO_PUE = (
+    "Nothing measures a PUE yet: it wants meters of all sources (utility, generation, fuel) and of IT (ups_out, pdu or"
+    " it) in the topology, and a full hour of both."
+)
+CONFIGURED = "Nothing is measured here: the PUE is configured, a number that somebody wrote down."
 METERS = """[[meters]]
 name = "main-a"             # as the topology calls it
-driver = "modbus"           # or snmp, redfish, mqtt, prometheus, ipmi
+driver = "modbus"           # or snmp, redfish, mqtt, …
 address = "10.0.8.21"
 map = "schneider-pm5000"    # gigawatch meter maps lists them"""
 TOPOLOGY = """sites:
@@ -76,17 +81,20 @@ def render(connection: Connection, asked: View, theme: Theme, now: datetime) -> 
             "No meters at this site",
             html.P([html.Code(asked.site[:96]), " has neither meters nor a configured PUE."]),
             dcc.Link("All sites", href=f"/facility{view.query(asked, site=None)}", className="button"),
-            _how(),
+            *_how(),
         )
     # A site that is alone has its own figures at once.
     site = asked.site or (sites[0] if len(sites) == 1 else None)
     period = view.facility_period(asked, measured_until, 1 if site else len(sites))
     step = period.step
     found = _read(connection, asked, period, measured_until, site)
+    head = [_title(asked, site, until, now, found), _cards(found, now)]
+    if not found.meters:
+        # Of a number that somebody wrote down there is nothing to draw.
+        return html.Div([*head, panel("Connect meters", *_how(), wide=True)], className="grid")
     return html.Div(
         [
-            _title(asked, site, until, now, found),
-            _cards(found, now),
+            *head,
             panel(
                 "PUE over time",
                 chart(facility_figures.trend(found.trend, found.category, period, theme), "facility-trend"),
@@ -108,7 +116,6 @@ def render(connection: Connection, asked: View, theme: Theme, now: datetime) -> 
             _calendar(found, theme),
             _reconciliation(found, site, _of_levels(found, period)),
             facility_meters.limits(found.limits, of_site=site is not None),
-            *([panel("Connect meters", *_how().children, wide=True)] if not found.meters else []),
             *facility_meters.render(found.meters, asked, now),
         ],
         className="grid",
@@ -290,12 +297,8 @@ def _limits(asked: View, found: _Found) -> list[Any]:
                 className="banner warn",
             )
         )
-    configured = [it.label for it in found.places if it.shown.source == "configured"]
-    if configured and not found.category:
-        words = (
-            f"Nothing is measured at {', '.join(configured)}: the PUE is configured, a number that somebody wrote down."
-        )
-        said.append(html.Div(words, className="banner warn"))
+    if not found.category:
+        said.append(html.Div(NO_PUE if found.meters else CONFIGURED, className="banner warn"))
     if asked.rack or asked.model:
         said.append(html.P("The filters for racks and GPU models do not apply here."))
     return said
@@ -369,7 +372,7 @@ def _flow(found: Flow, theme: Theme, of: str) -> html.Section:
     ]
     return panel(
         "Energy flow",
-        html.Div(chart(facility_figures.flow(found, theme), "facility-flow"), className="scroll flow"),
+        chart(facility_figures.flow(found, theme), "facility-flow", least_width="44rem"),
         html.Div(
             [
                 html.P([badge("wrong", "bad"), f" {it}: a meter or the topology is wrong. Faulty hours are in it."])
@@ -404,8 +407,10 @@ def _without_temperature(rows: Sequence[PueConditions], step: timedelta) -> str:
     said = facility_figures.left_out(rows, step)
     without = sum(1 for row in rows if row.pue is not None and row.outside_temp_c is None)
     if without:
-        said += f" {quantities.count(without)} of them have no outside temperature: a meter of role temperature tells it, of"
-        said += " the whole site and of no hall."
+        said += (
+            f" {quantities.count(without)} of them have no outside temperature: a meter of role temperature tells it,"
+        )
+        said += " of the whole site and of no hall."
     return said
 
 
@@ -647,26 +652,24 @@ def _unexplained(it: Reconciled) -> Any:
     return badge(f"{said}: below is more", "bad") if it.unexplained_share < -facility_rows.TOLERANCE else said
 
 
-def _how() -> html.Div:
+def _how() -> list[Any]:
     """How to connect meters."""
-    return html.Div(
-        [
-            html.P("An agent reads meters, on any machine that reaches them. Name each in its settings:"),
-            html.Pre(METERS),
-            html.P("Look at one before, once:"),
-            html.Pre("gigawatch meter probe 10.0.8.21 --driver modbus --map schneider-pm5000"),
-            html.P("Say what each measures and feeds, in one file for all sites:"),
-            html.Pre(TOPOLOGY),
-            html.Pre("gigawatch topology check sites.yaml\ngigawatch topology apply sites.yaml"),
-        ]
-    )
+    return [
+        html.P("An agent reads meters, on any machine that reaches them. Name each in its settings:"),
+        html.Pre(METERS),
+        html.P("Look at one before, once:"),
+        html.Pre("gigawatch meter probe 10.0.8.21 \\\n    --driver modbus --map schneider-pm5000"),
+        html.P("Say what each measures and feeds, in one file for all sites:"),
+        html.Pre(TOPOLOGY),
+        html.Pre("gigawatch topology check sites.yaml\ngigawatch topology apply sites.yaml"),
+    ]
 
 
 def _teach() -> html.Div:
     return components.message(
         "No meter yet",
         html.P("PUE is the energy of the whole facility over that of its IT equipment, and wants meters of both."),
-        _how(),
+        *_how(),
         html.P(["Without meters a PUE can be configured; it is shown as configured, never as measured: ",
                 html.Code("gigawatch pue set"), "."]),
     )  # fmt: skip

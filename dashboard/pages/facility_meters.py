@@ -61,7 +61,7 @@ def render(meters: Sequence[MeterHealth], asked: View, now: datetime) -> list[An
         html.Section(
             [
                 components.pager("Pages of the meters", asked, page, len(found), "meters"),
-                _table(shown, asked, now) if shown else html.P(_none(meters, asked), className="empty"),
+                _table(shown, asked, now) if shown else html.P(_none(asked), className="empty"),
             ],
             id="live-meters",
             className="panel wide nodes-list dense",
@@ -85,9 +85,7 @@ def _states(meters: Sequence[MeterHealth], asked: View) -> list[Any]:
     ]
 
 
-def _none(meters: Sequence[MeterHealth], asked: View) -> str:
-    if not meters:
-        return "No meter yet: this PUE is configured, and nothing is measured."
+def _none(asked: View) -> str:
     state = f" that is {asked.health}" if asked.health else ""
     return f"No meter{state}{f' with “{asked.find}” in its name, place, role or reader' if asked.find else ''}."
 
@@ -158,7 +156,7 @@ def limits(rows: Sequence[Capacity], *, of_site: bool) -> html.Section:
             numbers=range(1, 10),
         ),
         html.P(
-            f"The {len(shown)} tightest of {quantities.count(len(rows))} limits. "
+            f"{f'The {len(shown)} tightest of {quantities.count(len(rows))} limits. ' if len(shown) < len(rows) else ''}"
             "Of a breaker 80 % of its rating is usable by a load that lasts (NFPA 70, 210.20). Trend: of the daily"
             " peaks of up to 30 days.",
             className="note",

@@ -1,4 +1,4 @@
-"""Three sites whose meters came through the API's own store and folder: one sound, one poor, one with a configured PUE."""
+"""Three sites whose meters came through the API's own store and folder: sound, poor, and with a configured PUE."""
 
 import math
 from collections.abc import Iterator
@@ -102,7 +102,7 @@ def _moments(names: dict[str, float], now: datetime) -> Iterator[MeterWindow]:
 
 
 def seed(engine: Engine, now: datetime, *, faults: bool = True) -> None:
-    """Forty-five days of hours and the last minute; with faults, hours that are missing and hours that cannot be right."""
+    """Forty-five days of hours and the last minute; with faults, hours that are missing, and that cannot be right."""
     hour = now.replace(minute=0, second=0, microsecond=0)
     start = hour - DAYS * DAY
     place(engine, OSLO, feeds=FEEDS)
@@ -145,10 +145,12 @@ def recent(engine: Engine, now: datetime) -> None:
 
 
 def _missing(it: MeterWindow, hour: datetime) -> bool:
-    """Five hours of a grid meter, ten days ago, and a day of a PDU three weeks ago."""
+    """Five hours of a grid meter ten days ago, a day of a PDU three weeks ago, and what a UPS said this day."""
     ago = hour - it.start
-    return (it.meter == "main-b" and 10 * DAY < ago <= 10 * DAY + 5 * HOUR) or (
-        it.meter == "pdu-a2" and 21 * DAY < ago <= 22 * DAY
+    return (
+        (it.meter == "main-b" and 10 * DAY < ago <= 10 * DAY + 5 * HOUR)
+        or (it.meter == "pdu-a2" and 21 * DAY < ago <= 22 * DAY)
+        or (it.meter == SILENT and ago <= 6 * HOUR)
     )
 
 
