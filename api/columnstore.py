@@ -18,13 +18,15 @@ LOCK_TIMEOUT_S = 60
 """Longer than the statements of pages, for which a chunk may have to wait."""
 SEGMENTS = {
     "gpu_window": "node_id", "node_window": "node_id", "gpu_1m": "node_id", "node_1m": "node_id",
-    "gpu_1h": "node_id", "node_1h": "node_id", "gpu_health": "gpu_id",
+    "gpu_1h": "node_id", "node_1h": "node_id", "gpu_health": "gpu_id", "meter_window": "meter_id",
+    "meter_1h": "meter_id",
 }  # fmt: skip
 """Whose rows are compressed together, in order of time: it is by them that all rows are looked up."""
 FOLDED_INTO = {
     "gpu_window": "1m", "node_window": "1m", "gpu_1m": "1h", "node_1m": "1h", "gpu_1h": "1d", "node_1h": "1d",
+    "meter_window": "meter_1h", "meter_1h": "meter_1h",
 }  # fmt: skip
-"""The level that must have a chunk's rows before it is compressed."""
+"""The level that must have a chunk's rows before it is compressed; meters' hours are whole once they are folded."""
 
 
 def compress(engine: Engine, after: timedelta, now: datetime, stopping: Callable[[], bool] = lambda: False) -> str:

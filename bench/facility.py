@@ -49,6 +49,11 @@ HOURS = """
     ) AS its
     -- A meter is silent in one of two thousand hours.
     WHERE random() > 0.0005"""
+WINDOWS = """
+    INSERT INTO gigawatch.meter_window (time, meter_id, covered_ms, readings_taken, readings_expected, energy_method,
+        energy_mj, power_mean_mw, rejected_readings)
+    SELECT moment, meter_id, 10000, 1, 1, 1, 1000000000, 100000000, 0
+    FROM generate_series(now() - interval '1 hour', now() + interval '1 hour', '10 s') AS moment, gigawatch.meter"""
 METERS = """
     INSERT INTO gigawatch.meter (site_id, name, role, hall_id, fuel_j_per_l, potable, last_seen)
     SELECT site_id, role || '-' || n, role,
@@ -71,6 +76,7 @@ def fill(connection: "psycopg.Connection[Any]", sites: int, days: int, stop: dat
         "INSERT INTO gigawatch.rollup (level, closed, folded, node_id) VALUES ('meter_1h', %(it)s, %(it)s, 0)",
         {"it": stop},
     )
+    run(WINDOWS)
     for day in range(days):
         run(HOURS.format(roles=roles), {"start": stop - (days - day) * DAY})
 

@@ -9,15 +9,17 @@
 -- Missing data: a meter that nothing was heard of has NULL in what it would say.
 -- needs: facility_parts
 CREATE VIEW report.meter_health AS
-WITH hours AS MATERIALIZED (
-    -- Once for all meters: one by one, each of thousands would look for its own.
+WITH mark AS MATERIALIZED (
+    SELECT max(rollup.folded) AS folded FROM gigawatch.rollup WHERE rollup.level = 'meter_1h'
+), day AS MATERIALIZED (
+    -- Hours of all meters lie together: they are read by their time, and not looked up one by one.
     SELECT h.meter_id, sum(h.covered_ms) AS covered_ms, sum(h.readings_taken) AS taken, sum(h.rejected_readings) AS rejected,
         (sum(h.energy_interpolated_mj) / nullif(sum(h.energy_mj), 0))::double precision AS interpolated_share,
-        sum(h.stuck_h) AS stuck_h, sum(h.reversed_h) AS reversed_h, count(*) FILTER (WHERE late.is) AS last_hours,
-        sum(h.stuck_h) FILTER (WHERE late.is) AS last_stuck_h, sum(h.reversed_h) FILTER (WHERE late.is) AS last_reversed_h
-    FROM (SELECT max(rollup.folded) AS folded FROM gigawatch.rollup WHERE rollup.level = 'meter_1h') AS mark
-    JOIN gigawatch.meter_1h AS h ON h.time >= mark.folded - interval '24 hours' AND h.time < mark.folded
-    CROSS JOIN LATERAL (SELECT h.time >= mark.folded - interval '2 hours' AS is) AS late
+        sum(h.stuck_h) AS stuck_h, sum(h.reversed_h) AS reversed_h, count(*) FILTER (WHERE last.yes) AS last_hours,
+        sum(h.stuck_h) FILTER (WHERE last.yes) AS last_stuck_h, sum(h.reversed_h) FILTER (WHERE last.yes) AS last_reversed_h
+    FROM gigawatch.meter_1h AS h
+    CROSS JOIN LATERAL (SELECT h.time >= (SELECT mark.folded FROM mark) - interval '2 hours' AS yes) AS last
+    WHERE h.time >= (SELECT mark.folded FROM mark) - interval '24 hours' AND h.time < (SELECT mark.folded FROM mark)
     GROUP BY h.meter_id
 )
 SELECT
@@ -56,7 +58,7 @@ FROM gigawatch.meter AS m
 JOIN gigawatch.site USING (site_id)
 LEFT JOIN gigawatch.hall ON hall.hall_id = m.hall_id
 LEFT JOIN gigawatch.node ON node.node_id = m.node_id
-LEFT JOIN hours AS day USING (meter_id)
+LEFT JOIN day ON day.meter_id = m.meter_id
 LEFT JOIN LATERAL (
     SELECT w.time + w.covered_ms * interval '1 ms' AS ended, w.covered_ms * interval '1 ms' AS length,
         w.power_mean_mw AS polled_mw, coalesce(w.energy_mj * 1000 / w.covered_ms, w.power_mean_mw) AS power_mw

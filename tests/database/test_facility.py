@@ -295,7 +295,7 @@ def test_windows_cut_anyhow_in_any_order_add_up_to_the_same_whole(embedded_serve
             for number in range(4):
                 edges = [0, *data.draw(Cut), 3_600_000]
                 for begin, end in zip(edges, edges[1:], strict=False):
-                    energy = data.draw(st.integers(0, 10**12))
+                    energy = data.draw(st.integers(0, min(10**12, 4 * 10**9 * (end - begin))))
                     energies[meter] += energy
                     windows.append(
                         window(
@@ -539,3 +539,34 @@ def test_carbon_of_the_facility(engine: Engine, report: Report) -> None:
     assert location["cue_kg_per_kwh"] == pytest.approx(1.2 * 0.2)
     assert (location["intensity_coverage"], location["estimated_share"]) == (0.75, pytest.approx(2 / 3))
     assert (market["method"], market["carbon_kg"], market["intensity_coverage"]) == ("market", None, 0)
+
+
+def test_how_the_energy_was_obtained_is_shown(engine: Engine, report: Report) -> None:
+    """A register that wrapped is a difference like any other; what was bridged, integrated or estimated is said."""
+    place(engine, {"u": {"role": "utility"}})
+    parts = zip(EnergyMethod, (40, 30, 20, 10), strict=True)
+    send(engine, [
+        window("u", START + number * timedelta(minutes=15), covered_ms=900_000, kwh=kwh, energy_method=method)
+        for number, (method, kwh) in enumerate(parts)
+    ])  # fmt: skip
+    fold(engine)
+    (found,) = report("SELECT * FROM report.facility(:start, :stop)", start=START, stop=START + HOUR)
+    assert (found["energy_j"], found["power_w"], found["coverage"]) == (360_000_000, 100_000, 1)
+    shares = [found[f"{how}_share"] for how in ("interpolated", "integrated", "estimated")]
+    assert shares == pytest.approx([0.3, 0.2, 0.1])
+
+
+def test_the_power_ratio_now_is_of_the_last_minutes_and_of_all_meters(engine: Engine, report: Report) -> None:
+    place(
+        engine,
+        {"u": {"role": "utility"}, "a": {"role": "pdu"}, "b": {"role": "other"}, "v": {"role": "pdu", "virtual": True}},
+        terms=[("v", "b", 1)],
+    )
+    now = datetime.now(START.tzinfo).replace(microsecond=0) - timedelta(seconds=30)
+    recent = {"covered_ms": 10_000, "start": now.replace(second=now.second // 10 * 10)}
+    send(engine, [window("u", power_mean_mw=300_000, **recent), window("a", energy_mj=1_000_000, **recent)])
+    asked = "SELECT * FROM report.power_ratio_now"
+    assert [(it["power_ratio"], it["meters_silent"]) for it in report(asked)] == [(None, 1)]
+    send(engine, [window("b", energy_mj=1_500_000, **recent)])
+    (found,) = report(asked)
+    assert (found["power_ratio"], found["it_power_w"], found["meters_silent"]) == (1.2, 250, 0)
