@@ -271,6 +271,8 @@ def token_period(view: View, until: datetime, deployments: int) -> Period:
     return Period(floor(start, step), floor(stop, edge), step)
 
 
+MOST_BY_HOUR = timedelta(days=62)
+"""Of the facility: longer periods are read by the day."""
 MOST_POINTS = 2_000
 """Hours of sites that are shown one by one; beyond, longer bins are."""
 
@@ -290,7 +292,9 @@ def facility_period(view: View, until: datetime, sites: int) -> Period:
     else:
         asked = view.range if view.range in HOURLY else USUAL_HOURLY
         start, stop = until - RANGES[asked][1], until
-    step = next((it for it in (hour, 6 * hour, day) if sites * (stop - start) / it <= MOST_POINTS), 7 * day)
+    finest = hour if stop - start <= MOST_BY_HOUR else day
+    widths = (it for it in (hour, 6 * hour, day) if it >= finest and sites * (stop - start) / it <= MOST_POINTS)
+    step = next(widths, 7 * day)
     return Period(floor(start, step), stop, step)
 
 

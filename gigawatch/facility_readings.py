@@ -288,9 +288,13 @@ def water(
     step: Step = None,
     group_by: FacilityGroup = "fleet",
     site: str | None = None,
+    category: int | None = None,
 ) -> list[Water]:
     """WUE by group and bin, a row for each category."""
-    return _grouped(connection, Water, "report.water", start, stop, step, group_by, site)
+    return _grouped(
+        connection, Water, "report.water", start, stop, step, group_by, site,
+        extra=", CAST(:category AS integer)", category=category,
+    )  # fmt: skip
 
 
 def heat(
@@ -312,9 +316,13 @@ def facility_carbon(
     step: Step = None,
     group_by: FacilityGroup = "fleet",
     site: str | None = None,
+    category: int | None = None,
 ) -> list[FacilityCarbon]:
     """What the facility's energy emitted, and CUE, by group (fleet or site), bin, category and method."""
-    return _grouped(connection, FacilityCarbon, "report.facility_carbon", start, stop, step, group_by, site)
+    return _grouped(
+        connection, FacilityCarbon, "report.facility_carbon", start, stop, step, group_by, site,
+        extra=", CAST(:category AS integer)", category=category,
+    )  # fmt: skip
 
 
 def eu_eed(connection: Connection, site: str, year: int, category: int | None = None) -> list[EuIndicator]:

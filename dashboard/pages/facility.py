@@ -150,9 +150,9 @@ class _Found(Struct, frozen=True, kw_only=True):
 
 
 def _sites(connection: Connection, until: datetime) -> list[str]:
-    """Sites with meters, or with a PUE in the last twelve months."""
-    pues = recent.read_hourly(facility.pue, connection, until - 365 * DAY, until, None, "site")
-    return sorted({it.site for it in _meters(connection)} | {it.label for it in pues})
+    """Sites with meters, or with a PUE that was configured for the last twelve months."""
+    configured = recent.read_folded(readings.configured_pue, connection, until - 365 * DAY, until)
+    return sorted({it.site for it in _meters(connection)} | {it.site for it in configured})
 
 
 def _meters(connection: Connection) -> list[MeterHealth]:
@@ -178,9 +178,9 @@ def _read(connection: Connection, asked: View, period: Period, until: datetime, 
         "This year": (month.replace(month=1), until),
         "Last 12 months": (year_ago, month),
     }
-    water = read(facility.water, start, stop, None, group, site)
+    water = read(facility.water, start, stop, None, group, site, category)
     heat = read(facility.heat, start, stop, None, group, site)
-    carbon = read(facility.facility_carbon, start, stop, None, group, site)
+    carbon = read(facility.facility_carbon, start, stop, None, group, site, category)
     nodes = recent.read(readings.fleet_summary, connection, Where(site=site)).nodes
     levels = read(facility.reconciliation, levels_from, stop, "site", site) if nodes <= MOST_NODES else []
     return _Found(
@@ -199,10 +199,9 @@ def _read(connection: Connection, asked: View, period: Period, until: datetime, 
             read(facility.pue, start, stop, None, "hall" if site else "site", site), category
         ),
         of_places={} if site else _of_sites(
-            read(facility.water, start, stop, None, "site", None),
+            read(facility.water, start, stop, None, "site", None, category),
             read(facility.heat, start, stop, None, "site", None),
-            read(facility.facility_carbon, start, stop, None, "site", None),
-            category,
+            read(facility.facility_carbon, start, stop, None, "site", None, category),
         ),
         water=water, heat=heat, carbon=carbon,
         days=read(facility.pue, year_ago, until, DAY, group, site, category),
@@ -216,16 +215,15 @@ def _read(connection: Connection, asked: View, period: Period, until: datetime, 
 
 
 def _of_sites(
-    water: Sequence[Water], heat: Sequence[Heat], carbon: Sequence[FacilityCarbon], category: int | None
+    water: Sequence[Water], heat: Sequence[Heat], carbon: Sequence[FacilityCarbon]
 ) -> dict[str, dict[str, float | None]]:
     found: dict[str, dict[str, float | None]] = {}
     for part in water:
-        if part.category == category:
-            found.setdefault(part.label, {})["wue"] = part.wue_l_per_kwh
+        found.setdefault(part.label, {})["wue"] = part.wue_l_per_kwh
     for reused in heat:
         found.setdefault(reused.label, {}).update(erf=reused.erf, ref=reused.ref_on_site)
     for emitted in carbon:
-        if emitted.category == category and emitted.method == "location":
+        if emitted.method == "location":
             found.setdefault(emitted.label, {})["cue"] = emitted.cue_kg_per_kwh
     return found
 

@@ -156,7 +156,7 @@ def limits(rows: Sequence[Capacity], *, of_site: bool) -> html.Section:
             numbers=range(1, 10),
         ),
         html.P(
-            f"{f'The {len(shown)} tightest of {quantities.count(len(rows))} limits. ' if len(shown) < len(rows) else ''}"
+            f"{len(shown)} of {quantities.count(len(rows))} limits, the tightest first. "
             "Of a breaker 80 % of its rating is usable by a load that lasts (NFPA 70, 210.20). Trend: of the daily"
             " peaks of up to 30 days.",
             className="note",

@@ -96,12 +96,14 @@ BEGIN
         GROUP BY 1, 2, 3
     ), feed_days AS MATERIALIZED (
         -- The greatest reading of a day is that of its hours.
-        SELECT m.site_id, m.scope, m.name, d.time, d.power_max_mw / 1000.0 AS most_w, d.current_max_ma / 1000.0 AS most_a
+        SELECT m.site_id, m.scope, m.name, d.time, d.power_max_mw / 1000.0::double precision AS most_w,
+            d.current_max_ma / 1000.0::double precision AS most_a
         FROM members AS m
         JOIN gigawatch.meter_1d AS d USING (meter_id)
         WHERE m.scope = 'feed' AND d.time >= least(first_day, trend_from) AND d.time < last_day
-    ), feed_edges AS (
-        SELECT m.site_id, m.scope, m.name, h.time, h.power_max_mw / 1000.0 AS most_w, h.current_max_ma / 1000.0 AS most_a
+    ), feed_edges AS MATERIALIZED (
+        SELECT m.site_id, m.scope, m.name, h.time, h.power_max_mw / 1000.0::double precision AS most_w,
+            h.current_max_ma / 1000.0::double precision AS most_a
         FROM members AS m
         JOIN gigawatch.meter_1h AS h USING (meter_id)
         WHERE m.scope = 'feed' AND h.time < stop AND (h.time >= last_day OR h.time < first_day)
@@ -139,7 +141,7 @@ BEGIN
         FROM racks AS r JOIN gigawatch.node_now AS n ON n.rack_id = r.rack_id AND n.time > now() - interval '5 minutes'
         GROUP BY 1, 2, 3
     ), series AS (
-        SELECT o.site_id, o.scope, o.name, o.time, o.power_w, NULL::numeric AS most_a FROM of_hours AS o
+        SELECT o.site_id, o.scope, o.name, o.time, o.power_w, NULL::double precision AS most_a FROM of_hours AS o
         UNION ALL
         SELECT f.site_id, f.scope, f.name, f.time, f.most_w, f.most_a
         FROM (SELECT * FROM feed_days UNION ALL SELECT * FROM feed_edges) AS f

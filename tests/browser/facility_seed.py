@@ -36,9 +36,9 @@ OSLO = {
 }
 """Of oslo; REVERSED is placed once its hours are in."""
 AUSTIN = {
-    "grid": {"role": "utility", "simulated": True},
-    "rack-pdu": {"role": "pdu", "simulated": True, "hall": "Main", "breaker_ma": 32_000},
-    "crac": {"role": "cooling", "simulated": True},
+    "grid": {"role": "utility"},
+    "rack-pdu": {"role": "pdu", "hall": "Main", "breaker_ma": 32_000},
+    "crac": {"role": "cooling"},
 }
 FEEDS = [
     ("main-a", "ups-a-in"), ("main-b", SILENT), ("ups-a-in", "ups-a-out"), (SILENT, "ups-b-out"),
@@ -120,7 +120,6 @@ def seed(engine: Engine, now: datetime, *, faults: bool = True) -> None:
         if time.timetuple().tm_yday % 5 > 1
     ]
     send(engine, austin, site="austin", keep=KEEP)
-    # As its gateway's inventory would say it.
     place(engine, AUSTIN, site="austin")
     pues = files.pues(b"start,stop,pue\n2026-01-01,2036-01-01,1.31\n", time_zone="UTC")
     factors = files.intensities(b"start,stop,g_per_kwh\n2026-01-01,2036-01-01,26\n", time_zone="UTC")
@@ -142,6 +141,8 @@ def recent(engine: Engine, now: datetime) -> None:
         engine, [*_moments(_oslo(now), now), *([window(UNPLACED, now - MINUTE, kwh=0.1, covered_ms=60_000)])], keep=KEEP
     )
     send(engine, _moments(_austin(now), now), site="austin", keep=KEEP)
+    # Its gateway does not say of itself that it is simulated.
+    place(engine, {name: {"simulated": True} for name in AUSTIN}, site="austin")
 
 
 def _missing(it: MeterWindow, hour: datetime) -> bool:
