@@ -158,7 +158,7 @@ _METER_ORDERS: Mapping[MeterOrder, Callable[[MeterHealth], float | str | None]] 
     "feed": lambda it: it.feed,
     "power": lambda it: it.power_w,
     "coverage": lambda it: it.coverage_24h,
-    "seen": lambda it: it.last_seen.timestamp() if it.last_seen else None,
+    "seen": lambda it: seen.timestamp() if (seen := it.newest or it.last_seen) else None,
     "rejected": lambda it: it.rejected_24h,
     "stuck": lambda it: it.stuck_hours_24h,
     "reversed": lambda it: it.reversed_hours_24h,

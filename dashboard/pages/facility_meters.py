@@ -110,6 +110,8 @@ def _heading(name: str, order: MeterOrder, falling: bool, asked: View) -> dcc.Li
 
 def _cells(it: MeterHealth, now: datetime) -> list[Any]:
     meaning = MEANINGS[it.state]
+    # Windows may come late: its newest says more than when it was last stored.
+    seen = it.newest or it.last_seen
     # Of a meter that nobody reads, or that is no longer wanted, nothing is missing.
     poor = it.coverage_24h < GOOD_COVERAGE and it.state not in {"retired", "never heard of"}
     return [
@@ -122,12 +124,13 @@ def _cells(it: MeterHealth, now: datetime) -> list[Any]:
         " / ".join(filter(None, (it.site, it.hall))),
         ROLES[it.role] if it.role else UNKNOWN,
         it.feed or UNKNOWN,
-        quantities.power(it.power_w),
+        # What a silent meter said last is not its power now.
+        quantities.power(it.power_w if it.state != "silent" else None),
         badge(quantities.share(it.coverage_24h), "warn") if poor else quantities.share(it.coverage_24h),
         html.Time(
-            f"{quantities.duration((now - it.last_seen).total_seconds())} ago", dateTime=it.last_seen.isoformat(),
-            title=f"{quantities.moment(it.last_seen)} UTC",
-        ) if it.last_seen else UNKNOWN,
+            f"{quantities.duration((now - seen).total_seconds())} ago", dateTime=seen.isoformat(),
+            title=f"{quantities.moment(seen)} UTC",
+        ) if seen else UNKNOWN,
         _count(it.rejected_24h, ""),
         _count(it.stuck_hours_24h, "h"),
         _count(it.reversed_hours_24h, "h"),
