@@ -382,10 +382,9 @@ def _grouped(
 
 
 def _rows(connection: Connection, kind: type[T], sql: str, **values: Any) -> list[T]:
-    return [
-        kind(**{name: _plain(value) for name, value in row._mapping.items()})
-        for row in connection.execute(text(sql), values)
-    ]
+    found = connection.execute(text(sql), values)
+    names = tuple(found.keys())
+    return [kind(**dict(zip(names, map(_plain, row), strict=True))) for row in found]
 
 
 def _plain(value: Any) -> Any:

@@ -40,8 +40,8 @@ MOST_LAG = timedelta(minutes=75)
 """An hour is known a few minutes after its end; later, something does not go on."""
 MUCH_FAULTY = 0.05
 """Of the hours; less is a warning."""
-MOST_OF_SITE, MOST_OF_FLEET = timedelta(days=30), timedelta(days=7)
-"""Of a longer period so much is compared level by level: it is read hour by hour."""
+MOST_SITE_DAYS = 30
+"""Of a longer period so many days of sites, and one at least, are compared level by level: it is read hour by hour."""
 MOST_NODES = 2_000
 """Beyond, levels are not compared: it is read node by node."""
 FLEET_SCOPES: tuple[Scope, ...] = ("site", "feed")
@@ -87,7 +87,7 @@ def render(connection: Connection, asked: View, theme: Theme, now: datetime) -> 
     site = asked.site or (sites[0] if len(sites) == 1 else None)
     period = view.facility_period(asked, measured_until, 1 if site else len(sites))
     step = period.step
-    found = _read(connection, asked, period, measured_until, site)
+    found = _read(connection, asked, period, measured_until, site, 1 if site else len(sites))
     head = [_title(asked, site, until, now, found), _cards(found, now)]
     if not found.meters:
         # Of a number that somebody wrote down there is nothing to draw.
@@ -159,7 +159,7 @@ def _meters(connection: Connection) -> list[MeterHealth]:
     return recent.read_folded(facility.meter_health, connection)
 
 
-def _read(connection: Connection, asked: View, period: Period, until: datetime, site: str | None) -> _Found:
+def _read(connection: Connection, asked: View, period: Period, until: datetime, site: str | None, sites: int) -> _Found:
     def read(what: Callable[..., T], *args: Any) -> T:
         return recent.read_hourly(what, connection, *args)
 
@@ -167,11 +167,15 @@ def _read(connection: Connection, asked: View, period: Period, until: datetime, 
     start, stop, step = period.start, period.stop, period.step
     month = until.replace(day=1, hour=0)
     year_ago = month.replace(year=month.year - 1)
-    months = read(facility.pue, year_ago, until, "1 month", group, site)
-    levels_from = max(start, stop - (MOST_OF_SITE if site else MOST_OF_FLEET))
-    categories = sorted({row.category for row in months if row.category is not None})
+    by_site = read(facility.pue, start, stop, None, "site", site)
+    # A period without a measurement may still be of a site that has some.
+    measured = (
+        by_site if any(it.category for it in by_site) else read(facility.pue, year_ago, until, None, "site", site)
+    )
+    levels_from = max(start, stop - max(1, MOST_SITE_DAYS // sites) * DAY)
+    categories = sorted({row.category for row in measured if row.category is not None})
     chosen = int(asked.category) if asked.category else None
-    category = chosen if chosen in categories else facility_rows.nearest(months)
+    category = chosen if chosen in categories else facility_rows.nearest(measured)
     spans = {
         "24 h": (until - DAY, until),
         "This month": (month, until),
@@ -196,7 +200,7 @@ def _read(connection: Connection, asked: View, period: Period, until: datetime, 
         conditions=[] if category is None else read(facility.pue_conditions, start, stop, step, site, category),
         flow=facility_rows.flow(read(facility.facility, levels_from, stop, None, "site", site), levels),
         places=facility_rows.places(
-            read(facility.pue, start, stop, None, "hall" if site else "site", site), category
+            read(facility.pue, start, stop, None, "hall", site) if site else by_site, category
         ),
         of_places={} if site else _of_sites(
             read(facility.water, start, stop, None, "site", None, category),
@@ -205,7 +209,7 @@ def _read(connection: Connection, asked: View, period: Period, until: datetime, 
         ),
         water=water, heat=heat, carbon=carbon,
         days=read(facility.pue, year_ago, until, DAY, group, site, category),
-        months=months,
+        months=read(facility.pue, year_ago, until, "1 month", group, site, category),
         levels=levels,
         limits=read(facility.capacity, view.floor(until, DAY) - 30 * DAY, until, site, None if site else FLEET_SCOPES),
         levels_from=levels_from,
@@ -360,7 +364,7 @@ def _of_levels(found: _Found, period: Period) -> str:
     """What part of the period levels are compared over."""
     if found.levels_from <= period.start:
         return "of the period"
-    return f"of the last {(period.stop - found.levels_from).days} days of the period"
+    return f"of the last {quantities.duration((period.stop - found.levels_from).total_seconds())} of the period"
 
 
 def _flow(found: Flow, theme: Theme, of: str) -> html.Section:

@@ -132,7 +132,7 @@ BEGIN
             AND CASE l.scope WHEN 'rack' THEN rack.name = l.name WHEN 'row' THEN hall.name || '/' || rack.row = l.name
                 WHEN 'hall' THEN hall.name = l.name ELSE true END
     ), of_gpus AS MATERIALIZED (
-        SELECT r.site_id, r.scope, r.name, b.time, sum(b.power_mw) / 1000.0 AS power_w
+        SELECT r.site_id, r.scope, r.name, b.time, sum(b.power_mw)::double precision / 1000 AS power_w
         FROM racks AS r
         CROSS JOIN LATERAL expanded.rack_buckets(least(start, trend_from), stop, '1h', interval '1 hour', r.site_id, r.rack_id) AS b
         GROUP BY 1, 2, 3, 4
@@ -151,36 +151,39 @@ BEGIN
         SELECT s.site_id, s.scope, s.name, max(s.power_w) AS power_w, max(s.most_a) AS current_a FROM series AS s
         WHERE s.time >= date_bin('1 hour', start, '2000-01-01Z') GROUP BY 1, 2, 3
     ), days AS (
-        SELECT s.site_id, s.scope, s.name, date_bin('1 day', s.time, '2000-01-01Z') AS day, max(s.power_w) AS power_w, max(s.most_a) AS current_a
+        SELECT s.site_id, s.scope, s.name, date_bin('1 day', s.time, '2000-01-01Z') AS day, max(s.power_w)::double precision AS power_w,
+            max(s.most_a) AS current_a
         FROM series AS s WHERE s.time >= trend_from AND s.time < last_day GROUP BY 1, 2, 3, 4
     ), trends AS (
-        SELECT l.site_id, l.scope, l.name, l.unit, regr_slope(line.y, line.x) AS slope, regr_intercept(line.y, line.x) AS at_stop
-        FROM (SELECT DISTINCT it.site_id, it.scope, it.name, it.unit FROM limits AS it) AS l
-        JOIN days AS d USING (site_id, scope, name)
-        CROSS JOIN LATERAL (
-            SELECT CASE l.unit WHEN 'A' THEN d.current_a ELSE d.power_w END::double precision AS y,
-                (extract(epoch FROM d.day - stop) / 86400)::double precision AS x
-        ) AS line
-        GROUP BY 1, 2, 3, 4
-        HAVING count(line.y) >= 7
+        SELECT d.site_id, d.scope, d.name, count(d.power_w) AS power_days, regr_slope(d.power_w, d.x) AS power_slope,
+            regr_intercept(d.power_w, d.x) AS power_at_stop, count(d.current_a) AS current_days,
+            regr_slope(d.current_a, d.x) AS current_slope, regr_intercept(d.current_a, d.x) AS current_at_stop
+        FROM (
+            SELECT its.*, extract(epoch FROM its.day - stop)::double precision / 86400 AS x FROM days AS its
+        ) AS d
+        GROUP BY 1, 2, 3
     )
     SELECT site.name, l.scope, l.name, l.feed, l.kind, l.unit,
         CASE WHEN c.meters > 0 THEN 'meters' WHEN p.power_w IS NOT NULL OR g.power_w IS NOT NULL THEN 'gpus' END,
         l.value::double precision, l.usable::double precision, at.present::double precision, at.peak::double precision,
         (at.present / l.usable)::double precision, (at.peak / l.usable)::double precision, (l.usable - at.present)::double precision,
-        (l.usable - at.peak)::double precision, t.slope,
-        CASE WHEN t.slope > 0 THEN greatest(0, (l.usable::double precision - t.at_stop) / t.slope) END
+        (l.usable - at.peak)::double precision, trend.slope,
+        CASE WHEN trend.slope > 0 THEN greatest(0, (l.usable::double precision - trend.at_stop) / trend.slope) END
     FROM limits AS l
     LEFT JOIN counts AS c USING (site_id, scope, name)
     LEFT JOIN now_of AS n USING (site_id, scope, name)
     LEFT JOIN gpus_now AS g USING (site_id, scope, name)
     LEFT JOIN peaks AS p USING (site_id, scope, name)
-    LEFT JOIN trends AS t ON t.site_id = l.site_id AND t.scope = l.scope AND t.name = l.name AND t.unit = l.unit
+    LEFT JOIN trends AS t USING (site_id, scope, name)
     JOIN gigawatch.site ON site.site_id = l.site_id
     CROSS JOIN LATERAL (
         SELECT CASE WHEN l.unit = 'A' THEN n.current_a WHEN c.meters IS NULL THEN g.power_w WHEN n.known = c.meters THEN n.power_w END AS present,
             CASE l.unit WHEN 'A' THEN p.current_a ELSE p.power_w END AS peak
     ) AS at
+    CROSS JOIN LATERAL (
+        SELECT CASE WHEN l.unit = 'A' AND t.current_days >= 7 THEN t.current_slope WHEN l.unit = 'W' AND t.power_days >= 7 THEN t.power_slope END AS slope,
+            CASE l.unit WHEN 'A' THEN t.current_at_stop ELSE t.power_at_stop END AS at_stop
+    ) AS trend
     ORDER BY 1, array_position(ARRAY['site', 'hall', 'row', 'rack', 'feed'], l.scope), 3, 5;
 END
 $$;
