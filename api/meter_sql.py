@@ -219,8 +219,9 @@ FOLD_HOURS = f"""
             WHERE hour.time >= begun.time
         ) AS h
         CROSS JOIN LATERAL (
-            SELECT (1000 * extract(epoch FROM least(h.time + interval '1 hour', m.until)
-                - greatest(h.time, m.since)))::integer AS ms
+            -- A meter whose time of use is long over, or far ahead, is wanted for no part of it.
+            SELECT (1000 * greatest(0, extract(epoch FROM least(h.time + interval '1 hour', m.until)
+                - greatest(h.time, m.since))))::integer AS ms
         ) AS need
         CROSS JOIN LATERAL (
             SELECT CASE

@@ -1,10 +1,12 @@
 """A year of 20 sites with 100 meters each, by the hour: python -m bench.facility.
 
 Hours of meters are written as the fold of windows leaves them; days, sums and ratios are then folded by the very code
-of the API. What pages ask is measured as the report role asks it, each best of five.
+of the API. What pages ask is measured as the report role asks it, each best of five; then the page itself, by the
+dashboard's own code: its reads, figures and JSON, without anything that was read a moment ago, and with it.
 """
 
 import argparse
+import os
 import tempfile
 import time
 from collections.abc import Callable
@@ -17,6 +19,8 @@ from sqlalchemy import Connection, Engine, text
 
 from api.meter_rollups import topology_changed
 from api.rollups import SETTLED, Folder
+from bench.queries import page, quantile
+from dashboard import recent
 from gigawatch import database, facility_readings
 from gigawatch.embedded import EmbeddedServer
 from migrations.run import migrate
@@ -29,6 +33,14 @@ ROLES = (
 """Of each site: role, how many meters of 100, and the kWh of one in an hour."""
 HOUR, DAY = timedelta(hours=1), timedelta(days=1)
 REPEATS = 5
+PAGE_REPEATS = 20
+PAGE_MS = 300
+"""Limit of a page, at 95 %."""
+PAGES = {
+    "all sites, 24 h": "?range=24h", "all sites, 7 d": "", "all sites, 30 d": "?range=30d",
+    "all sites, 12 months": "?range=365d", "a site, 7 d": "?site=site-1", "a site, 30 d": "?site=site-1&range=30d",
+    "a site, 12 months": "?site=site-1&range=365d", "all sites, meters found": "?find=pdu-1&meters=-power",
+}  # fmt: skip
 
 
 HOURS = """
@@ -55,13 +67,16 @@ WINDOWS = """
     SELECT moment, meter_id, 10000, 1, 1, 1, 1000000000, 100000000, 0
     FROM generate_series(now() - interval '1 hour', now() + interval '1 hour', '10 s') AS moment, gigawatch.meter"""
 METERS = """
-    INSERT INTO gigawatch.meter (site_id, name, role, hall_id, fuel_j_per_l, potable, last_seen)
+    INSERT INTO gigawatch.meter (site_id, name, role, hall_id, fuel_j_per_l, potable, breaker_ma, contract_mw, rated_mw,
+        last_seen)
     SELECT site_id, role || '-' || n, role,
         CASE WHEN role IN ('pdu', 'it', 'cooling') THEN (
             SELECT hall_id FROM gigawatch.hall WHERE hall.site_id = site.site_id
             ORDER BY hall_id OFFSET mod(n, 2) LIMIT 1
         ) END,
-        CASE role WHEN 'fuel' THEN 35640000 END, CASE role WHEN 'water' THEN n = 1 END, now()
+        CASE role WHEN 'fuel' THEN 35640000 END, CASE role WHEN 'water' THEN n = 1 END,
+        CASE role WHEN 'pdu' THEN 80000 END, CASE role WHEN 'utility' THEN 2000000000 END,
+        CASE WHEN role LIKE 'ups%%' THEN 500000000 END, now()
     FROM gigawatch.site, (VALUES {roles}) AS it (role, count, kwh), generate_series(1, it.count) AS n"""
 
 
@@ -101,6 +116,43 @@ def best_ms(engine: Engine, read: Callable[[Connection], object]) -> float:
     return 1_000 * min(took)
 
 
+def page_ms(engine: Engine, query: str, now: datetime) -> tuple[list[float], float]:
+    """What the page took each time, and its mean of processor time, here and in the database's process."""
+    work, took = page("/facility", query, now), []
+    with engine.connect() as connection:
+        backend = connection.scalar(text("SELECT pg_backend_pid()"))
+
+        def used_s() -> float:
+            user, system = Path(f"/proc/{backend}/stat").read_text().rpartition(") ")[2].split()[11:13]
+            return time.process_time() + (int(user) + int(system)) / os.sysconf("SC_CLK_TCK")
+
+        before_s = used_s()
+        for _ in range(PAGE_REPEATS):
+            began_s = time.monotonic()
+            work(connection)
+            took.append(1_000 * (time.monotonic() - began_s))
+        return took, 1_000 * (used_s() - before_s) / PAGE_REPEATS
+
+
+def measure_pages(engine: Engine, now: datetime) -> None:
+    """Print what each page took: cold the median, the 95th percentile and processor time; warm the latter two."""
+    kept = recent.KEPT_S, recent.FOLDED_KEPT_S, recent.HOURLY_KEPT_S
+    recent.KEPT_S = recent.FOLDED_KEPT_S = recent.HOURLY_KEPT_S = 0.0
+    colds = {name: page_ms(engine, query, now) for name, query in PAGES.items()}
+    recent.KEPT_S, recent.FOLDED_KEPT_S, recent.HOURLY_KEPT_S = kept
+    for name, query in PAGES.items():
+        cold, cold_cpu_ms = colds[name]
+        page_ms(engine, query, now)
+        warm, warm_cpu_ms = page_ms(engine, query, now)
+        cold_ms, warm_ms = quantile(cold, 0.95), quantile(warm, 0.95)
+        limit = "within" if cold_ms <= PAGE_MS else "above"
+        print(
+            f"| {name} | {quantile(cold, 0.5):.0f} | {cold_ms:.0f} | {cold_cpu_ms:.0f} | {warm_ms:.0f} |"
+            f" {warm_cpu_ms:.0f} | {limit} |",
+            flush=True,
+        )
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--sites", type=int, default=20)
@@ -129,6 +181,13 @@ def main() -> None:
         "the EU's form, one site": lambda it: facility_readings.eu_eed(it, "site-1", start.year),
         "health of all meters": facility_readings.meter_health,
         "power ratio now": facility_readings.power_ratios_now,
+        "PUE beside load and temperature, hours of a week, fleet": lambda it: facility_readings.pue_conditions(
+            it, stop - 7 * DAY, stop, HOUR, None, 2
+        ),
+        "limits of feeds, fleet": lambda it: facility_readings.capacity(it, stop - 30 * DAY, stop, None, ("feed",)),
+        "levels from the GPUs to the grid of a week, fleet": lambda it: facility_readings.reconciliation(
+            it, stop - 7 * DAY, stop
+        ),
     }
     with tempfile.TemporaryDirectory(prefix="gigawatch-") as folder:
         Path(folder).chmod(0o755)
@@ -146,6 +205,7 @@ def main() -> None:
             reader = database.engine(server.url, role=database.REPORT_ROLE)
             for name, read in reads.items():
                 print(f"| {name} | {best_ms(reader, read):.0f} ms |", flush=True)
+            measure_pages(reader, stop + timedelta(minutes=5))
             reader.dispose()
             engine.dispose()
 

@@ -11,6 +11,7 @@ from urllib.parse import urlencode
 
 import dash
 import flask
+import msgspec
 import sqlalchemy
 from dash import ClientsideFunction, Input, Output, State, dcc, html
 from msgspec import Struct
@@ -19,8 +20,8 @@ from dashboard import ahead, components, live, quantities, recent, theme, view
 from dashboard.access import Access, add_headers
 from dashboard.compress import add_compression
 from dashboard.live import Digests
-from dashboard.pages import fleet, gpu, node, nodes, store, swings, tokens
-from dashboard.view import RANGES, View
+from dashboard.pages import facility, fleet, gpu, node, nodes, store, swings, tokens
+from dashboard.view import RANGES, Range, View
 from gigawatch import database, readings, settings, token_readings
 from gigawatch.serving import handed_down
 from gigawatch.settings import Settings
@@ -46,18 +47,26 @@ class Page(Struct, frozen=True):
     filtered: bool = True
     """Whether a period, and in the navigation its filters, choose what it shows."""
     filters: tuple[str, ...] = ("site", "rack", "model")
+    ranges: tuple[Range, ...] = view.LIVE
+    """Periods that end now, to choose from."""
+    usual: Range = "1h"
+    """The one that it shows where the address names none of them."""
 
 
-# A new page is a line here.
+# A new page is an entry here.
 PAGES = (
     Page("Fleet", r"/", fleet.render, "/", "fleet"),
     Page("Nodes", r"/nodes", nodes.render, "/nodes", "nodes"),
     Page("Energy per token", r"/tokens", tokens.render, "/tokens", "tokens", filters=("site", "model", "deployment")),
+    Page(
+        "PUE & facility", r"/facility", facility.render, "/facility", "facility", filters=("site",),
+        ranges=view.HOURLY, usual=view.USUAL_HOURLY,
+    ),
     Page("Load swings", r"/swings", swings.render, "/swings", "swings"),
     Page("Store", r"/store", store.render, "/store", "store", filtered=False),
     Page("Node", r"/nodes/([^/]+)", node.render),
     Page("GPU", r"/gpus/([^/]+)", gpu.render),
-)
+)  # fmt: skip
 
 
 def create() -> flask.Flask:
@@ -335,11 +344,16 @@ def _choose_period(app: dash.Dash, form: str, prefix: str) -> None:
         )
 
 
+def _fitting(page: Page, asked: View) -> View:
+    """What is asked for; without a period that the page does not have, so that it shows its usual one."""
+    return asked if asked.range in page.ranges else msgspec.structs.replace(asked, range=View().range)
+
+
 def _render(connection: sqlalchemy.Connection, path: str, asked: View, chosen: theme.Theme, now: datetime) -> Any:
     for page in PAGES:
         found = re.fullmatch(page.pattern, path.rstrip("/") or "/")
         if found:
-            return page.render(connection, asked, chosen, now, *found.groups())
+            return page.render(connection, _fitting(page, asked), chosen, now, *found.groups())
     return components.message(
         "No such page",
         html.P(["There is nothing at ", html.Code(path[:96]), "."]),
@@ -399,10 +413,11 @@ def _live(summary: readings.FleetSummary, now: datetime) -> Any:
 
 
 def _navigation(path: str, asked: View) -> list[Any]:
-    query = view.elsewhere(asked)
     return [
         components.choice_link(
-            [html.Span(className=f"icon {page.icon}"), page.title], f"{page.link}{query}", chosen=path == page.link
+            [html.Span(className=f"icon {page.icon}"), page.title],
+            f"{page.link}{view.elsewhere(_fitting(page, asked))}",
+            chosen=path == page.link,
         )
         for page in PAGES
         if page.link is not None
@@ -413,6 +428,8 @@ def _filters(path: str, asked: View, choices: readings.Choices, racks: list[str]
     page = next((it for it in PAGES if it.link == path), None)
     if page is not None and not page.filtered:
         return []
+    offered = view.LIVE if page is None else page.ranges
+    shown = asked.range if page is None or asked.range in page.ranges else page.usual
     lists = {
         "site": ("site", choices.sites, asked.site),
         "rack": ("rack", racks, asked.rack),
@@ -422,11 +439,11 @@ def _filters(path: str, asked: View, choices: readings.Choices, racks: list[str]
     ranges = html.Nav(
         [
             components.choice_link(
-                label,
+                RANGES[key][0],
                 path + (view.query(asked, range=key, start=None, stop=None) or "?"),
-                chosen=key == asked.range and not asked.custom,
+                chosen=key == shown and not asked.custom,
             )
-            for key, (label, _) in RANGES.items()
+            for key in offered
         ],
         className="choice",
         **{"aria-label": "Period"},

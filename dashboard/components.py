@@ -78,8 +78,9 @@ def panel(title: str, *children: Child, note: Child = None, control: Child = Non
     )
 
 
-def chart(drawn: Chart, identity: str) -> html.Div:
-    """A figure, with what it says in words for those who do not see it."""
+def chart(drawn: Chart, identity: str, *, least_width: str | None = None) -> html.Div:
+    """A figure, with what it says in words for those who do not see it; where it has no room it is scrolled."""
+    scrolled: dict[str, Any] = {} if least_width is None else {"style": {"overflowX": "auto"}, "tabIndex": 0}
     words = f"{live.PREFIX}{identity}-words"
     return html.Div(
         [
@@ -88,12 +89,14 @@ def chart(drawn: Chart, identity: str) -> html.Div:
                 figure=drawn.figure,
                 config={"displaylogo": False, "displayModeBar": False, "responsive": True, "locale": "en"},
                 className="chart",
+                **({} if least_width is None else {"style": {"minWidth": least_width}}),
             ),
             html.P(drawn.summary, id=words, className="screen-reader"),
         ],
         className="drawn",
         role="group",
         **{"aria-labelledby": words},
+        **scrolled,
     )
 
 

@@ -66,14 +66,39 @@ def digits(value: float | None, unit: str) -> str:
     return f"{value / factor:.3g}{SPACE}{scaled_unit}".rstrip(SPACE)
 
 
+def ratio(value: float | None) -> str:
+    """A ratio such as PUE in two decimals: 1.25; what is below 1 never looks like it."""
+    if value is None:
+        return UNKNOWN
+    return f"{min(value, 0.994) if value < 1 else value:.2f}"
+
+
+def signed(value: float, unit: str) -> str:
+    """A change in three digits with its sign: +12.3 W, −0.013 A."""
+    sign = "\u2212" if value < 0 else "+"
+    return f"{sign if value else ''}{digits(abs(value), unit)}"
+
+
+def volume(cubic_metres: float | None) -> str:
+    """A volume: 12.3 m³."""
+    return UNKNOWN if cubic_metres is None else f"{_thousands(cubic_metres)}{SPACE}m³"
+
+
+def current(amperes: float | None) -> str:
+    """A current: 63.2 A."""
+    return UNKNOWN if amperes is None else f"{amperes:.1f}{SPACE}A"
+
+
 def latency(seconds: float | None) -> str:
     """A short time: 34 ms, 1.23 s."""
     return digits(seconds, "s") if seconds is None or seconds >= 1 else digits(seconds * 1000, "ms")
 
 
 def mass(kilograms: float | None) -> str:
-    """A mass: 34 g, 1.23 kg."""
-    return UNKNOWN if kilograms is None else digits(kilograms * 1000, "g")
+    """A mass: 34 g, 1.23 kg, 12.3 t."""
+    if kilograms is None:
+        return UNKNOWN
+    return digits(kilograms * 1000, "g") if abs(kilograms) < 1000 else digits(kilograms / 1000, "t")
 
 
 def money(amount: float | None, currency: str) -> str:
@@ -152,6 +177,10 @@ def _scaled(value: float | None, unit: str) -> tuple[str, str]:
     factor, scaled_unit = scale(value, unit)
     shown = value / factor
     return (f"{shown:.0f}" if factor == 1 or shown >= 100 else f"{shown:.3g}"), scaled_unit
+
+
+def _thousands(value: float) -> str:
+    return f"{value:,.0f}".replace(",", "\u202f") if abs(value) >= 1000 else f"{value:.3g}"
 
 
 def _joined(parts: tuple[str, str]) -> str:

@@ -1,7 +1,7 @@
 """What was read a moment ago, for all who look at the same: ten people at one page ask the store once.
 
-A value is kept for so few seconds that a page's own refresh always reads anew; its age shows in the badge at the top as
-that of any other. While one reads, others who want the same wait for it.
+A value of now is kept for so few seconds that a page's own refresh always reads anew; its age shows in the badge at the
+top as that of any other. While one reads, others who want the same wait for it.
 """
 
 import threading
@@ -15,6 +15,7 @@ T = TypeVar("T")
 P = ParamSpec("P")
 KEPT_S = 4.0
 FOLDED_KEPT_S = 90.0
+HOURLY_KEPT_S = 300.0
 MOST = 500
 
 
@@ -46,6 +47,13 @@ def read_folded(
 ) -> T:
     """The same, within the last FOLDED_KEPT_S seconds: of figures up to one minute, until those up to the next come."""
     return _read(FOLDED_KEPT_S, what, connection, *args, **given)
+
+
+def read_hourly(
+    what: Callable[Concatenate[Connection, P], T], connection: Connection, *args: P.args, **given: P.kwargs
+) -> T:
+    """The same, within the last HOURLY_KEPT_S seconds: of periods that end where whole hours are known."""
+    return _read(HOURLY_KEPT_S, what, connection, *args, **given)
 
 
 def _read(kept_s: float, what: Callable[..., T], connection: Connection, *args: Any, **given: Any) -> T:

@@ -11,10 +11,11 @@ from urllib.parse import parse_qsl, urlencode
 import msgspec
 from msgspec import Struct
 
+from gigawatch.facility_readings import HealthState
 from gigawatch.readings import NodeOrder, NodeState, Where, step_for
 from gigawatch.token_readings import Boundary, Of
 
-Range = Literal["15m", "1h", "6h", "24h", "7d", "30d"]
+Range = Literal["15m", "1h", "6h", "24h", "7d", "30d", "365d"]
 Group = Literal["fleet", "site", "rack", "gpu_model"]
 Heat = Literal["power", "temperature", "utilisation"]
 By = Literal["deployment", "model", "gpu_model", "site"]
@@ -23,6 +24,10 @@ TokenOrder = Literal[
     "label", "tokens", "j_per_token", "variation", "tokens_per_s_per_mw", "cost", "carbon", "ttft_p50", "ttft_p95",
     "itl", "batch", "idle", "gpus", "coverage",
 ]  # fmt: skip
+Category = Literal["1", "2", "3"]
+MeterOrder = Literal[
+    "problem", "meter", "place", "role", "feed", "power", "coverage", "seen", "rejected", "stuck", "reversed"
+]
 
 RANGES: dict[Range, tuple[str, timedelta]] = {
     "15m": ("15 min", timedelta(minutes=15)),
@@ -31,7 +36,14 @@ RANGES: dict[Range, tuple[str, timedelta]] = {
     "24h": ("24 h", timedelta(hours=24)),
     "7d": ("7 d", timedelta(days=7)),
     "30d": ("30 d", timedelta(days=30)),
+    "365d": ("12 months", timedelta(days=365)),
 }
+LIVE: tuple[Range, ...] = ("15m", "1h", "6h", "24h", "7d", "30d")
+"""Of pages that show what is by the minute;"""
+HOURLY: tuple[Range, ...] = ("24h", "7d", "30d", "365d")
+"""and by the hour;"""
+USUAL_HOURLY: Range = "7d"
+"""what these show where the address names none of theirs."""
 LONGEST = timedelta(days=366)
 POINTS = 300
 SHORT = timedelta(minutes=30)
@@ -74,6 +86,11 @@ class View(Struct, frozen=True, kw_only=True):
     against_start: datetime | None = None
     """With against_stop: the period to compare with, in place of the one before."""
     against_stop: datetime | None = None
+    category: Category | None = None
+    """Of the facility, as are those below: where the energy of IT is metered; None: nearest to the IT equipment."""
+    health: HealthState | None = None
+    meters: MeterOrder = "problem"
+    meters_descending: bool = False
 
     @property
     def where(self) -> Where:
@@ -116,7 +133,9 @@ def parse(search: str | None) -> tuple[View, list[str]]:
     named = ("site", "rack", "model", "deployment", "against")
     known: dict[str, Any] = {key: given[key] for key in named if key in given}
     known["find"] = given.get("find", "").strip()[:LONGEST_FIND]
-    for key, field, marked in (("sort", "descending", True), ("order", "rising", False)):
+    for key, field, marked in (
+        ("sort", "descending", True), ("order", "rising", False), ("meters", "meters_descending", True),
+    ):  # fmt: skip
         if key in given:
             known[field] = given[key].startswith("-") is marked
             given[key] = given[key].removeprefix("-")
@@ -184,6 +203,8 @@ def query(view: View, **changes: Any) -> str:
         parts["sort"] = f"-{changed.sort}"
     if changed.order != usual.order or changed.rising:
         parts["order"] = changed.order if changed.rising else f"-{changed.order}"
+    if changed.meters_descending:
+        parts["meters"] = f"-{changed.meters}"
     return f"?{urlencode(parts)}" if parts else ""
 
 
@@ -191,11 +212,12 @@ _KEYS: Mapping[str, str] = {
     "site": "site", "rack": "rack", "model": "model", "range": "range", "start": "from", "stop": "to",
     "group": "group", "heat": "heat", "find": "find", "state": "state", "sort": "sort", "page": "page",
     "boundary": "boundary", "deployment": "deployment", "by": "by", "order": "order", "ttft": "ttft",
-    "against": "against", "against_start": "against_from", "against_stop": "against_to",
+    "against": "against", "against_start": "against_from", "against_stop": "against_to", "category": "category",
+    "health": "health", "meters": "meters",
 }  # fmt: skip
 _KINDS: Mapping[str, Any] = {
     "range": Range, "group": Group, "heat": Heat, "state": NodeState, "sort": NodeOrder, "boundary": Boundary,
-    "by": By, "order": TokenOrder, "ttft": Wait,
+    "by": By, "order": TokenOrder, "ttft": Wait, "category": Category, "health": HealthState, "meters": MeterOrder,
 }  # fmt: skip
 _KNOWN = frozenset(_KEYS.values())
 
@@ -247,6 +269,33 @@ def token_period(view: View, until: datetime, deployments: int) -> Period:
     step = step_for(start, stop, POINTS, width.total_seconds())
     edge = min(width, timedelta(hours=1))
     return Period(floor(start, step), floor(stop, edge), step)
+
+
+MOST_BY_HOUR = timedelta(days=62)
+"""Of the facility: longer periods are read by the day."""
+MOST_POINTS = 2_000
+"""Hours of sites that are shown one by one; beyond, longer bins are."""
+
+
+def facility_period(view: View, until: datetime, sites: int) -> Period:
+    """The period of the facility's figures: whole hours that are known, in bins of 1 or 6 h, a day or a week.
+
+    Args:
+        view: what is asked for.
+        until: up to when the hours of meters are known.
+        sites: how many there are to be read.
+    """
+    hour, day = timedelta(hours=1), timedelta(days=1)
+    if view.start is not None and view.stop is not None:
+        start = floor(view.start, hour)
+        stop = max(start + hour, min(floor(view.stop, hour), until))
+    else:
+        asked = view.range if view.range in HOURLY else USUAL_HOURLY
+        start, stop = until - RANGES[asked][1], until
+    finest = hour if stop - start <= MOST_BY_HOUR else day
+    widths = (it for it in (hour, 6 * hour, day) if it >= finest and sites * (stop - start) / it <= MOST_POINTS)
+    step = next(widths, 7 * day)
+    return Period(floor(start, step), stop, step)
 
 
 def today(now: datetime) -> Period:

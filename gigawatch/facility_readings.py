@@ -12,6 +12,8 @@ from gigawatch.topology.document import Feed, MeterRole, Site
 
 T = TypeVar("T")
 FacilityGroup = Literal["fleet", "site", "hall"]
+Scope = Literal["site", "hall", "row", "rack", "feed"]
+"""Of a limit."""
 ReconciledGroup = Literal["site", "rack", "node"]
 Step = timedelta | Literal["1 month", "3 months", "1 year"] | None
 """Of whole hours, or months of the calendar, UTC; None: the whole period."""
@@ -254,7 +256,7 @@ class Capacity(Struct, frozen=True, kw_only=True):
     """A limit, what is drawn of it, and what is left: report.capacity()."""
 
     site: str
-    scope: Literal["site", "hall", "row", "rack", "feed"]
+    scope: Scope
     name: str
     """Of the part; of a feed that of its meter."""
     feed: Literal["A", "B"] | None
@@ -357,9 +359,13 @@ def water(
     step: Step = None,
     group_by: FacilityGroup = "fleet",
     site: str | None = None,
+    category: int | None = None,
 ) -> list[Water]:
     """WUE by group and bin, a row for each category."""
-    return _grouped(connection, Water, "report.water", start, stop, step, group_by, site)
+    return _grouped(
+        connection, Water, "report.water", start, stop, step, group_by, site,
+        extra=", CAST(:category AS integer)", category=category,
+    )  # fmt: skip
 
 
 def heat(
@@ -381,9 +387,13 @@ def facility_carbon(
     step: Step = None,
     group_by: FacilityGroup = "fleet",
     site: str | None = None,
+    category: int | None = None,
 ) -> list[FacilityCarbon]:
     """What the facility's energy emitted, and CUE, by group (fleet or site), bin, category and method."""
-    return _grouped(connection, FacilityCarbon, "report.facility_carbon", start, stop, step, group_by, site)
+    return _grouped(
+        connection, FacilityCarbon, "report.facility_carbon", start, stop, step, group_by, site,
+        extra=", CAST(:category AS integer)", category=category,
+    )  # fmt: skip
 
 
 def eu_eed(connection: Connection, site: str, year: int, category: int | None = None) -> list[EuIndicator]:
@@ -408,11 +418,18 @@ def reconciliation(
     )  # fmt: skip
 
 
-def capacity(connection: Connection, start: datetime, stop: datetime, site: str | None = None) -> list[Capacity]:
-    """Limits of feeds and budgets, what is drawn now, and the peak of a period."""
+def capacity(
+    connection: Connection,
+    start: datetime,
+    stop: datetime,
+    site: str | None = None,
+    scopes: tuple[Scope, ...] | None = None,
+) -> list[Capacity]:
+    """Limits of feeds and budgets, or of some scopes, what is drawn now, and the peak of a period."""
     return _rows(
-        connection, Capacity, "SELECT * FROM report.capacity(:start, :stop, CAST(:site AS text))",
-        start=start, stop=stop, site=site,
+        connection, Capacity,
+        "SELECT * FROM report.capacity(:start, :stop, CAST(:site AS text), CAST(:scopes AS text[]))",
+        start=start, stop=stop, site=site, scopes=None if scopes is None else list(scopes),
     )  # fmt: skip
 
 
@@ -441,12 +458,69 @@ def _grouped(
 
 
 def _rows(connection: Connection, kind: type[T], sql: str, **values: Any) -> list[T]:
-    return [
-        kind(**{name: _plain(value) for name, value in row._mapping.items()})
-        for row in connection.execute(text(sql), values)
-    ]
+    found = connection.execute(text(sql), values)
+    names = tuple(found.keys())
+    return [kind(**dict(zip(names, map(_plain, row), strict=True))) for row in found]
 
 
 def _plain(value: Any) -> Any:
     """Decimals as floats: what is exact is in the views."""
     return float(value) if isinstance(value, Decimal) else value
+
+
+class FleetPowerRatio(Struct, frozen=True, kw_only=True):
+    """Power of all sites over that of their IT at this moment, indicative: report.power_ratio_fleet_now."""
+
+    category: int
+    sites: int
+    """With a ratio at this moment: the sums are of these."""
+    sites_with_meters: int
+    power_ratio: float | None
+    facility_power_w: float | None
+    it_power_w: float | None
+    meters_silent: int
+    time: datetime | None
+    simulated: bool
+
+
+class PueConditions(Struct, frozen=True, kw_only=True):
+    """PUE of a site in a bin, beside its load and the air outside: report.pue_conditions()."""
+
+    time: datetime
+    site: str
+    category: int
+    pue: float | None
+    it_power_w: float | None
+    """Mean of the hours in the sums."""
+    facility_power_w: float | None
+    outside_temp_c: float | None
+    hours: int
+    hours_missing: int
+    hours_faulty: int
+
+
+def fleet_power_ratios_now(connection: Connection) -> list[FleetPowerRatio]:
+    """The power ratio of all sites together at this moment, by category."""
+    return _rows(connection, FleetPowerRatio, "SELECT * FROM report.power_ratio_fleet_now ORDER BY category")
+
+
+def pue_conditions(
+    connection: Connection,
+    start: datetime,
+    stop: datetime,
+    step: timedelta,
+    site: str | None = None,
+    category: int | None = None,
+) -> list[PueConditions]:
+    """PUE by site and bin beside load and outside temperature, also of bins that are in no sum."""
+    return _rows(
+        connection, PueConditions,
+        "SELECT * FROM report.pue_conditions(:start, :stop, :step, CAST(:site AS text), CAST(:category AS integer))",
+        start=start, stop=stop, step=step, site=site, category=category,
+    )  # fmt: skip
+
+
+def facility_until(connection: Connection) -> datetime:
+    """Up to when the facility's hours are known now; the year 2000 before the first."""
+    found: datetime = connection.execute(text("SELECT until FROM report.facility_until")).scalar_one()
+    return found

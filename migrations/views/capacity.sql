@@ -1,10 +1,10 @@
 -- report.capacity(): limits of feeds, racks, rows, halls and sites, what is drawn, and what is left.
 -- Definition: a row for each limit: of a meter (scope feed) its breaker (A), contract and rating (W), and each budget of the topology (W). usable is
 -- the limit, of a breaker 80 % of its rating: what a load that lasts may draw (NFPA 70, 210.20). present is of the newest windows of the last 5 minutes; peak the
--- greatest from start to stop: of a meter the greatest reading, of a sum of meters the greatest hour's mean. headroom = usable −
+-- greatest from start to stop: of a meter the greatest reading, or where it tells energy alone the greatest hour's mean, as of a sum of meters. headroom = usable −
 -- present; stranded = usable − peak: what was never drawn. trend_per_day is the slope of the daily peaks over up to 30 days before stop, by least squares
 -- over 7 days at least; days_to_limit = (usable − the line at stop) / slope, where it rises. A budget is compared with the meters that feed its racks and nothing else, of a
--- hall and a site with the meters of its own sources first; without meters with its GPUs alone (basis gpus). Unit: A or W, as unit says; days.
+-- hall and a site with the meters of its own sources first; without meters with its GPUs alone (basis gpus). in_scopes chooses among site, hall, row, rack and feed. Unit: A or W, as unit says; days.
 -- Missing data: what no meter tells is NULL; a sum lacks no part: where one of its meters is not known, the hour, or the moment, is left out.
 -- needs: facility_parts
 -- Which meters tell what a part of a site draws.
@@ -45,7 +45,8 @@ WHERE c.rank = c.first AND NOT EXISTS (
 CREATE FUNCTION report.capacity(
     start timestamptz DEFAULT now() - interval '7 days',
     stop timestamptz DEFAULT now(),
-    in_site text DEFAULT NULL
+    in_site text DEFAULT NULL,
+    in_scopes text[] DEFAULT NULL
 ) RETURNS TABLE (
     site text, scope text, name text, feed text, kind text, unit text, basis text, limit_value double precision,
     usable double precision, present double precision, peak double precision, use_share double precision,
@@ -58,6 +59,8 @@ AS $$
 DECLARE
     chosen integer := (SELECT site.site_id FROM gigawatch.site WHERE site.name = in_site);
     trend_from constant timestamptz := date_bin('1 day', stop, '2000-01-01Z') - interval '30 days';
+    last_day constant timestamptz := date_bin('1 day', stop, '2000-01-01Z');
+    first_day constant timestamptz := date_bin('1 day', start + interval '1 day' - interval '1 us', '2000-01-01Z');
 BEGIN
     RETURN QUERY
     WITH limits AS MATERIALIZED (
@@ -68,11 +71,11 @@ BEGIN
                 ('rated', 'W', m.rated_mw / 1000.0, m.rated_mw / 1000.0)
         ) AS its (kind, unit, value, usable)
         WHERE its.value IS NOT NULL AND m.role IS NOT NULL AND (m.until IS NULL OR m.until > now())
-            AND (in_site IS NULL OR m.site_id = chosen)
+            AND (in_site IS NULL OR m.site_id = chosen) AND (in_scopes IS NULL OR 'feed' = ANY (in_scopes))
         UNION ALL
         SELECT b.site_id, b.scope, b.name, NULL, 'budget', 'W', b.budget_mw / 1000.0, b.budget_mw / 1000.0, NULL
         FROM gigawatch.power_budget AS b
-        WHERE in_site IS NULL OR b.site_id = chosen
+        WHERE (in_site IS NULL OR b.site_id = chosen) AND (in_scopes IS NULL OR b.scope = ANY (in_scopes))
     ), members AS MATERIALIZED (
         SELECT l.site_id, l.scope, l.name, l.meter_id FROM limits AS l WHERE l.scope = 'feed' GROUP BY 1, 2, 3, 4
         UNION ALL
@@ -91,18 +94,34 @@ BEGIN
             ORDER BY it.time DESC LIMIT 1
         ) AS w
         GROUP BY 1, 2, 3
+    ), feed_days AS MATERIALIZED (
+        -- The greatest reading of a day is that of its hours.
+        SELECT m.site_id, m.scope, m.name, d.time, d.power_max_mw / 1000.0::double precision AS most_w,
+            d.current_max_ma / 1000.0::double precision AS most_a
+        FROM members AS m
+        JOIN gigawatch.meter_1d AS d USING (meter_id)
+        WHERE m.scope = 'feed' AND d.time >= least(first_day, trend_from) AND d.time < last_day
+    ), feed_edges AS MATERIALIZED (
+        SELECT m.site_id, m.scope, m.name, h.time, h.power_max_mw / 1000.0::double precision AS most_w,
+            h.current_max_ma / 1000.0::double precision AS most_a
+        FROM members AS m
+        JOIN gigawatch.meter_1h AS h USING (meter_id)
+        WHERE m.scope = 'feed' AND h.time < stop AND (h.time >= last_day OR h.time < first_day)
+            AND h.time >= date_bin('1 hour', start, '2000-01-01Z')
+    ), read_power AS (
+        SELECT DISTINCT f.site_id, f.name FROM (SELECT * FROM feed_days UNION ALL SELECT * FROM feed_edges) AS f
+        WHERE f.most_w IS NOT NULL
     ), hours AS (
-        SELECT m.site_id, m.scope, m.name, h.time, sum(h.energy_mj::numeric / nullif(h.energy_ms, 0)) AS mean_w,
-            max(h.power_max_mw) / 1000.0 AS most_w, max(h.current_max_ma) / 1000.0 AS most_a, count(*) AS known
+        SELECT m.site_id, m.scope, m.name, h.time, sum(h.energy_mj::double precision / nullif(h.energy_ms, 0)) AS mean_w, count(*) AS known
         FROM members AS m
         CROSS JOIN LATERAL (
-            SELECT it.time, it.energy_mj, it.energy_ms, it.power_max_mw, it.current_max_ma FROM gigawatch.meter_1h AS it
+            SELECT it.time, it.energy_mj, it.energy_ms FROM gigawatch.meter_1h AS it
             WHERE it.meter_id = m.meter_id AND it.time >= least(start, trend_from) AND it.time < stop AND it.covered_ms > 0 OFFSET 0
         ) AS h
+        WHERE m.scope <> 'feed' OR NOT EXISTS (SELECT FROM read_power AS f WHERE f.site_id = m.site_id AND f.name = m.name)
         GROUP BY 1, 2, 3, 4
     ), of_hours AS MATERIALIZED (
-        SELECT h.site_id, h.scope, h.name, h.time, h.most_a,
-            CASE WHEN h.scope = 'feed' THEN coalesce(h.most_w, h.mean_w) ELSE h.mean_w END AS power_w
+        SELECT h.site_id, h.scope, h.name, h.time, h.mean_w AS power_w
         FROM hours AS h JOIN counts AS c USING (site_id, scope, name) WHERE h.known = c.meters
     ), racks AS (
         SELECT l.site_id, l.scope, l.name, rack.rack_id
@@ -113,7 +132,7 @@ BEGIN
             AND CASE l.scope WHEN 'rack' THEN rack.name = l.name WHEN 'row' THEN hall.name || '/' || rack.row = l.name
                 WHEN 'hall' THEN hall.name = l.name ELSE true END
     ), of_gpus AS MATERIALIZED (
-        SELECT r.site_id, r.scope, r.name, b.time, sum(b.power_mw) / 1000.0 AS power_w
+        SELECT r.site_id, r.scope, r.name, b.time, sum(b.power_mw)::double precision / 1000 AS power_w
         FROM racks AS r
         CROSS JOIN LATERAL expanded.rack_buckets(least(start, trend_from), stop, '1h', interval '1 hour', r.site_id, r.rack_id) AS b
         GROUP BY 1, 2, 3, 4
@@ -122,43 +141,49 @@ BEGIN
         FROM racks AS r JOIN gigawatch.node_now AS n ON n.rack_id = r.rack_id AND n.time > now() - interval '5 minutes'
         GROUP BY 1, 2, 3
     ), series AS (
-        SELECT o.site_id, o.scope, o.name, o.time, o.power_w, o.most_a FROM of_hours AS o
+        SELECT o.site_id, o.scope, o.name, o.time, o.power_w, NULL::double precision AS most_a FROM of_hours AS o
+        UNION ALL
+        SELECT f.site_id, f.scope, f.name, f.time, f.most_w, f.most_a
+        FROM (SELECT * FROM feed_days UNION ALL SELECT * FROM feed_edges) AS f
         UNION ALL
         SELECT g.site_id, g.scope, g.name, g.time, g.power_w, NULL FROM of_gpus AS g
     ), peaks AS (
         SELECT s.site_id, s.scope, s.name, max(s.power_w) AS power_w, max(s.most_a) AS current_a FROM series AS s
         WHERE s.time >= date_bin('1 hour', start, '2000-01-01Z') GROUP BY 1, 2, 3
     ), days AS (
-        SELECT s.site_id, s.scope, s.name, date_bin('1 day', s.time, '2000-01-01Z') AS day, max(s.power_w) AS power_w, max(s.most_a) AS current_a
-        FROM series AS s WHERE s.time >= trend_from AND s.time < date_bin('1 day', stop, '2000-01-01Z') GROUP BY 1, 2, 3, 4
+        SELECT s.site_id, s.scope, s.name, date_bin('1 day', s.time, '2000-01-01Z') AS day, max(s.power_w)::double precision AS power_w,
+            max(s.most_a) AS current_a
+        FROM series AS s WHERE s.time >= trend_from AND s.time < last_day GROUP BY 1, 2, 3, 4
     ), trends AS (
-        SELECT l.site_id, l.scope, l.name, l.unit, regr_slope(line.y, line.x) AS slope, regr_intercept(line.y, line.x) AS at_stop
-        FROM (SELECT DISTINCT it.site_id, it.scope, it.name, it.unit FROM limits AS it) AS l
-        JOIN days AS d USING (site_id, scope, name)
-        CROSS JOIN LATERAL (
-            SELECT CASE l.unit WHEN 'A' THEN d.current_a ELSE d.power_w END::double precision AS y,
-                (extract(epoch FROM d.day - stop) / 86400)::double precision AS x
-        ) AS line
-        GROUP BY 1, 2, 3, 4
-        HAVING count(line.y) >= 7
+        SELECT d.site_id, d.scope, d.name, count(d.power_w) AS power_days, regr_slope(d.power_w, d.x) AS power_slope,
+            regr_intercept(d.power_w, d.x) AS power_at_stop, count(d.current_a) AS current_days,
+            regr_slope(d.current_a, d.x) AS current_slope, regr_intercept(d.current_a, d.x) AS current_at_stop
+        FROM (
+            SELECT its.*, extract(epoch FROM its.day - stop)::double precision / 86400 AS x FROM days AS its
+        ) AS d
+        GROUP BY 1, 2, 3
     )
     SELECT site.name, l.scope, l.name, l.feed, l.kind, l.unit,
         CASE WHEN c.meters > 0 THEN 'meters' WHEN p.power_w IS NOT NULL OR g.power_w IS NOT NULL THEN 'gpus' END,
         l.value::double precision, l.usable::double precision, at.present::double precision, at.peak::double precision,
         (at.present / l.usable)::double precision, (at.peak / l.usable)::double precision, (l.usable - at.present)::double precision,
-        (l.usable - at.peak)::double precision, t.slope,
-        CASE WHEN t.slope > 0 THEN greatest(0, (l.usable::double precision - t.at_stop) / t.slope) END
+        (l.usable - at.peak)::double precision, trend.slope,
+        CASE WHEN trend.slope > 0 THEN greatest(0, (l.usable::double precision - trend.at_stop) / trend.slope) END
     FROM limits AS l
     LEFT JOIN counts AS c USING (site_id, scope, name)
     LEFT JOIN now_of AS n USING (site_id, scope, name)
     LEFT JOIN gpus_now AS g USING (site_id, scope, name)
     LEFT JOIN peaks AS p USING (site_id, scope, name)
-    LEFT JOIN trends AS t ON t.site_id = l.site_id AND t.scope = l.scope AND t.name = l.name AND t.unit = l.unit
+    LEFT JOIN trends AS t USING (site_id, scope, name)
     JOIN gigawatch.site ON site.site_id = l.site_id
     CROSS JOIN LATERAL (
         SELECT CASE WHEN l.unit = 'A' THEN n.current_a WHEN c.meters IS NULL THEN g.power_w WHEN n.known = c.meters THEN n.power_w END AS present,
             CASE l.unit WHEN 'A' THEN p.current_a ELSE p.power_w END AS peak
     ) AS at
+    CROSS JOIN LATERAL (
+        SELECT CASE WHEN l.unit = 'A' AND t.current_days >= 7 THEN t.current_slope WHEN l.unit = 'W' AND t.power_days >= 7 THEN t.power_slope END AS slope,
+            CASE l.unit WHEN 'A' THEN t.current_at_stop ELSE t.power_at_stop END AS at_stop
+    ) AS trend
     ORDER BY 1, array_position(ARRAY['site', 'hall', 'row', 'rack', 'feed'], l.scope), 3, 5;
 END
 $$;

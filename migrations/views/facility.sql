@@ -1,7 +1,7 @@
 -- report.facility(): what the facility's meters counted over a period, by role.
 -- Definition: sums of the meters' energies and volumes, of each role, of hours that are over. A meter behind another of the same
 -- role is not added: what flows through both counts once. Energy of fuel is its volume times its energy by litre. power_w is energy over the time for
--- which it is known, times the meters; temp_c is the mean by time. Unit: J, m³, W, °C. Halls' rows have the meters of the hall, and those of the site without a hall the site's name.
+-- which it is known, times the meters that are wanted, in the mean by time; temp_c is the mean by time. Unit: J, m³, W, °C. Halls' rows have the meters of the hall, and those of the site without a hall the site's name.
 -- Missing data: what is not known is in no sum; coverage is the meter-time that is known over that which is wanted. Rows are of
 -- meters that the topology places: report.meter_health has the others.
 -- needs: facility_parts
@@ -29,6 +29,8 @@ BEGIN
             WITH sums AS MATERIALIZED (
                 SELECT expanded.facility_bin($3, b.time, $1) AS bin, b.site_id, b.hall_id, b.role, max(b.meters) AS meters,
                     sum(b.wanted_ms) AS wanted_ms, sum(b.energy_mj) AS energy_mj, sum(b.energy_ms) AS energy_ms,
+                    sum(b.energy_mj::double precision * b.wanted_ms / nullif(b.energy_ms, 0))
+                        / nullif(sum(b.wanted_ms::double precision / b.meters) FILTER (WHERE b.energy_ms > 0), 0) AS power_w,
                     sum(b.energy_interpolated_mj) AS interpolated_mj, sum(b.energy_integrated_mj) AS integrated_mj,
                     sum(b.energy_estimated_mj) AS estimated_mj, sum(b.volume_ml) AS volume_ml, sum(b.volume_ms) AS volume_ms,
                     sum(b.temp_mc_ms) AS temp_mc_ms, sum(b.temp_ms) AS temp_ms
@@ -36,7 +38,7 @@ BEGIN
                 GROUP BY 1, 2, 3, 4
             )
             SELECT s.bin, expanded.facility_label($4, site.name, hall.name), s.role, sum(s.energy_mj) / 1000,
-                (sum(s.energy_mj * s.meters / nullif(s.energy_ms, 0)))::double precision, sum(s.volume_ml) / 1000000,
+                sum(s.power_w), sum(s.volume_ml) / 1000000,
                 (sum(s.temp_mc_ms) / nullif(sum(s.temp_ms), 0) / 1000)::double precision, sum(s.meters)::bigint,
                 (CASE s.role
                     WHEN 'water' THEN sum(s.volume_ms)

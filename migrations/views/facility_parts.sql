@@ -152,10 +152,11 @@ BEGIN
                 JOIN gigawatch.site ON site.site_id = s.site_id
                 LEFT JOIN gigawatch.hall ON hall.hall_id = s.hall_id
             ), members AS (
-                SELECT n.label, n.figure, n.category, count(DISTINCT (n.site_id, n.hall_id)) AS count, bool_or(EXISTS (
+                SELECT n.label, n.figure, n.category, count(*) AS count, bool_or(EXISTS (
                     SELECT FROM gigawatch.meter AS m WHERE m.site_id = n.site_id AND m.role IS NOT NULL AND m.simulated
                 )) AS simulated
-                FROM named AS n GROUP BY 1, 2, 3
+                FROM (SELECT DISTINCT it.label, it.figure, it.category, it.site_id, it.hall_id FROM named AS it) AS n
+                GROUP BY 1, 2, 3
             ), groups AS (
                 SELECT n.bin, n.label, n.figure, n.category, sum(n.numerator) AS numerator, sum(n.denominator) AS denominator,
                     sum(n.hours)::bigint AS hours, sum(n.missing_h)::bigint AS missing_h, sum(n.faulty_h)::bigint AS faulty_h,

@@ -104,17 +104,12 @@ BEGIN
         GROUP BY its.rack_id, its.ids, h.time
         HAVING count(*) = cardinality(its.ids)
     ), of_roles AS (
-        SELECT f.site_id AS id, f.time, f.role, sum(f.energy_mj) AS mj, sum(f.energy_ms) >= 0.99 * sum(f.wanted_ms) AS whole
+        SELECT f.site_id AS id, f.time, CASE WHEN f.role IN ('pdu', 'ups_out', 'ups_in') THEN f.role ELSE 'facility' END AS role,
+            sum(f.energy_mj) AS mj, sum(f.energy_ms) >= 0.99 * sum(f.wanted_ms) AS whole
         FROM gigawatch.facility_1h AS f
-        WHERE group_by = 'site' AND f.role IN ('pdu', 'ups_out', 'ups_in') AND f.time >= start AND f.time <= stop - interval '1 hour'
-            AND (in_site IS NULL OR f.site_id = chosen)
+        WHERE group_by = 'site' AND f.role IN ('pdu', 'ups_out', 'ups_in', 'utility', 'generation', 'fuel')
+            AND f.time >= start AND f.time <= stop - interval '1 hour' AND (in_site IS NULL OR f.site_id = chosen)
         GROUP BY 1, 2, 3
-        UNION ALL
-        SELECT f.site_id, f.time, 'facility', sum(f.energy_mj), sum(f.energy_ms) >= 0.99 * sum(f.wanted_ms)
-        FROM gigawatch.facility_1h AS f
-        WHERE group_by = 'site' AND f.role IN ('utility', 'generation', 'fuel') AND f.time >= start AND f.time <= stop - interval '1 hour'
-            AND (in_site IS NULL OR f.site_id = chosen)
-        GROUP BY 1, 2
     ), levels AS MATERIALIZED (
         SELECT g.id, g.time, 1 AS place, 'gpu' AS level, g.mj FROM gpu AS g WHERE g.whole
         UNION ALL

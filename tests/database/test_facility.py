@@ -2,7 +2,7 @@
 
 import json
 from collections.abc import Callable, Sequence
-from datetime import datetime, timedelta
+from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import psycopg
@@ -205,11 +205,12 @@ def test_a_virtual_meter_is_known_where_all_its_terms_are(engine: Engine) -> Non
 
 
 def test_meters_count_while_figures_want_them(engine: Engine, report: Report) -> None:
-    """One is replaced by another at a full hour, and again in mid-hour, when both measured all of it."""
+    """One is replaced at a full hour, and one in mid-hour, when both measured all of it; one is long gone."""
     noon, later = START + 12 * HOUR, START + 18 * HOUR + timedelta(minutes=30)
     place(engine, {
         "u": {"role": "utility"}, "p": {"role": "pdu", "until": noon},
         "q": {"role": "pdu", "since": noon, "until": later}, "r": {"role": "pdu", "since": later},
+        "gone": {"role": "pdu", "until": START - 400 * DAY}, "planned": {"role": "pdu", "since": START + 400 * DAY},
     })  # fmt: skip
     send(engine, [*hourly("u", START, 24, kwh=120), *hourly("p", START, 24, kwh=100), *hourly("q", START, 24, kwh=100),
                   *hourly("r", START, 24, kwh=100)])  # fmt: skip
@@ -570,3 +571,53 @@ def test_the_power_ratio_now_is_of_the_last_minutes_and_of_all_meters(engine: En
     send(engine, [window("b", energy_mj=1_500_000, **recent)])
     (found,) = report(asked)
     assert (found["power_ratio"], found["it_power_w"], found["meters_silent"]) == (1.2, 250, 0)
+
+
+def test_pue_beside_load_and_the_air_outside_also_says_which_hours_are_in_no_sum(
+    engine: Engine, report: Report
+) -> None:
+    place(engine, {**UTILITY_AND_PDU, "air": {"role": "temperature"}, "aisle": {"role": "temperature", "hall": "A"}})
+    send(engine, [
+        *hourly("u", START, 3, kwh=120), window("u", START + 4 * HOUR, kwh=90), *hourly("p", START, 5, kwh=100),
+        *hourly("air", START, 2, temp_mean_mc=-3_500), *hourly("aisle", START, 5, temp_mean_mc=27_000),
+    ])  # fmt: skip
+    fold(engine)
+    found = report(
+        "SELECT * FROM report.pue_conditions(:start, :stop, '1 hour', 'oslo', 2)", start=START, stop=START + 5 * HOUR
+    )
+    assert [(it["pue"], it["it_power_w"], it["facility_power_w"], it["outside_temp_c"]) for it in found] == [
+        (1.2, 100_000, 120_000, -3.5), (1.2, 100_000, 120_000, -3.5), (1.2, 100_000, 120_000, None),
+        (None, None, None, None), (None, None, None, None),
+    ]  # fmt: skip
+    assert [(it["hours"], it["hours_missing"], it["hours_faulty"]) for it in found[2:]] == [
+        (1, 0, 0), (0, 1, 0), (0, 0, 1),
+    ]  # fmt: skip
+    (day,) = report("SELECT * FROM report.pue_conditions(:start, :stop, '1 day')", start=START, stop=START + DAY)
+    assert (day["pue"], day["outside_temp_c"], day["hours"]) == (1.2, -3.5, 3)
+    (until,) = report("SELECT * FROM report.facility_until")
+    assert until["until"] > START + 4 * HOUR
+
+
+def test_the_fleets_power_ratio_is_of_sums_over_sites_whose_meters_answer(engine: Engine, report: Report) -> None:
+    moment = datetime.now(UTC) - timedelta(minutes=2)
+    for site, facility_kw, it_kw in (("oslo", 120, 100), ("austin", 30, 20), ("paris", 9, None)):
+        place(engine, UTILITY_AND_PDU, site=site)
+        powers = {"u": facility_kw, "p": it_kw}
+        send(
+            engine,
+            [window(name, moment, kwh=kw / 60, covered_ms=60_000) for name, kw in powers.items() if kw is not None],
+            site=site,
+        )
+    (found,) = report("SELECT * FROM report.power_ratio_fleet_now")
+    assert found["power_ratio"] == pytest.approx(150 / 120, abs=1e-6)
+    assert (found["sites"], found["sites_with_meters"], found["meters_silent"]) == (2, 3, 1)
+
+
+def test_mean_power_of_a_role_is_that_of_its_meters_at_each_time(engine: Engine, report: Report) -> None:
+    """A second pump for the last of four hours, and a gap of one: the mean is of the time that is known."""
+    place(engine, {"a": {"role": "pump"}, "b": {"role": "pump", "since": START + 3 * HOUR}})
+    send(engine, [*hourly("a", START, 2, kwh=10), window("a", START + 3 * HOUR, kwh=10),
+                  window("b", START + 3 * HOUR, kwh=10)])  # fmt: skip
+    fold(engine)
+    (found,) = report("SELECT * FROM report.facility(:start, :stop)", start=START, stop=START + 4 * HOUR)
+    assert found["power_w"] == pytest.approx((10 + 10 + 20) * 1000 / 3)
