@@ -49,7 +49,7 @@ def trend(rows: Sequence[Pue], category: int | None, period: Period, theme: Them
     coverage_strip(figure, list(found), period.step, coverage, theme)
     value_axis(figure, "PUE")
     figure.lay_out(
-        yaxis={"tickformat": ".2f"},
+        yaxis={"tickformat": ".3~f"},
         yaxis2={"domain": [0, 0.055], "range": [0, 1], "visible": False, "fixedrange": True},
     )
     said = f"PUE by the {each(period.step)}"
@@ -174,7 +174,7 @@ def _against(
             )  # fmt: skip
     value_axis(figure, "PUE")
     figure.lay_out(
-        yaxis={"tickformat": ".2f"}, hovermode="closest",
+        yaxis={"tickformat": ".3~f"}, hovermode="closest",
         xaxis={"title": {"text": title}, "showspikes": False, "showgrid": True, "tickformat": "~g"},
     )  # fmt: skip
     said = f"PUE against {what} by the {each(step)}. {left_out(rows, step)}"
