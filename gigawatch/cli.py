@@ -12,7 +12,7 @@ from gigawatch.errors import ExitCode, GigawatchError
 GROUP = "gigawatch.commands"
 ORDER = (
     "up", "collect", "serve", "dashboard", "migrate", "token", "db", "tariff", "intensity", "pue",
-    "replay", "simulate", "doctor", "engines",
+    "report", "replay", "simulate", "doctor", "engines",
 )  # fmt: skip
 
 
