@@ -5,7 +5,7 @@ from collections.abc import Iterator, Sequence
 from html import escape
 
 from api.reports.model import Chart
-from api.reports.shown import number
+from api.reports.shown import grouped, number
 
 WIDTH, HEIGHT = 720, 210
 _LEFT, _RIGHT, _TOP, _BOTTOM = 56, 8, 26, 22
@@ -73,7 +73,8 @@ def _along_time(chart: Chart, name: str) -> Iterator[str]:
     )
     for tick in ticks:
         yield f'<line class="grid" x1="{_LEFT}" x2="{WIDTH - _RIGHT}" y1="{y(tick):.1f}" y2="{y(tick):.1f}"/>'
-        yield f'<text class="end" x="{_LEFT - 5}" y="{y(tick) + 3.5:.1f}">{number(tick)}</text>'
+        words = grouped(f"{tick:,.6g}")
+        yield f'<text class="end" x="{_LEFT - 5}" y="{y(tick) + 3.5:.1f}">{words}</text>'
     gaps = [all(series.values[place] is None for series in chart.series) for place in range(len(chart.labels))]
     every = math.ceil(len(chart.labels) / _MOST_LABELS)
     for place, label in enumerate(chart.labels):

@@ -87,7 +87,7 @@ def eu_eed_(config: Path | None, /, site: str, category: int | None, year: int, 
     """
     done = _write(config, lambda connection, now: eu_eed.make(connection, site, year, category, now), **given)
     if done.missing:
-        click.echo(f"{len(done.missing)} inputs are missing:", err=True)
+        click.echo(f"Missing inputs: {len(done.missing)}", err=True)
         for it in done.missing:
             click.echo(f"  {it.indicator}: {it.lacks}\n    {it.remedy}", err=True)
         if strict:

@@ -27,15 +27,16 @@ NAMES = {
     "SDC": "Floor area of the data centre",
     "SCR": "Floor area of the computer rooms",
 }
-_DECLARE = "Write it into the topology's file, and `gigawatch topology apply FILE`; a zero is said as 0."
+_DECLARE = "Write it into the topology's file, and `gigawatch topology apply FILE`."
+_DECLARE_ENERGY = f"{_DECLARE} Where there is none, write 0."
 REMEDIES = {
     "EDC": parts.PLACE_METERS,
-    "EDC-BG": _DECLARE,
+    "EDC-BG": _DECLARE_ENERGY,
     "EIT": parts.PLACE_METERS,
     "WIN": parts.PLACE_METERS,
-    "WIN-POT": "Write it into the topology's file at each water meter, and `gigawatch topology apply FILE`.",
+    "WIN-POT": f"{_DECLARE} Where there is no meter: {parts.PLACE_METERS}",
     "EREUSE": parts.PLACE_METERS,
-    "ERES-TOT": _DECLARE,
+    "ERES-TOT": _DECLARE_ENERGY,
     "PDIT": _DECLARE,
     "SDC": _DECLARE,
     "SCR": _DECLARE,

@@ -546,8 +546,8 @@ def _charts(
 
 def _bars(title: str, unit: str, found: Sequence[tuple[str, float | None]]) -> Chart:
     return Chart(
-        title=title, kind="bars", unit=unit, labels=[label for label, _ in found],
-        series=(Series(name=title, values=[value for _, value in found]),),
+        title=title, kind="bars", unit=unit, labels=[label for label, value in found if value is not None],
+        series=(Series(name=title, values=[value for _, value in found if value is not None]),),
     )  # fmt: skip
 
 

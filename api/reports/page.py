@@ -11,6 +11,9 @@ from api.reports.shown import shown
 
 MOST_ROWS = 500
 """Of a table; the rest is in the other formats."""
+SHORT = 15
+"""Rows of a table that is not spread over two printed pages."""
+LONGEST_WORD = 24
 SIMULATED = "Simulated data"
 _STYLE = (Path(__file__).parent / "page.css").read_text(encoding="utf-8")
 _FIGURES = {"number", "ratio", "share", "integer"}
@@ -40,7 +43,7 @@ def _page(report: Report) -> Iterator[str]:
     )
     yield f"{_facts(report.facts, 'facts')}{_facts(report.headline, 'headline')}</header>\n<main>\n"
     if report.missing:
-        yield f'<section class="missing">\n<h2>{len(report.missing)} inputs are missing</h2>\n<ul>\n'
+        yield f'<section class="missing">\n<h2>Missing inputs: {len(report.missing)}</h2>\n<ul>\n'
         for it in report.missing:
             yield f"<li><b>{escape(it.indicator)}</b>: {escape(it.lacks)}. {escape(it.remedy)}</li>\n"
         yield "</ul>\n</section>\n"
@@ -65,9 +68,11 @@ def _facts(facts: tuple[Fact, ...], look: str) -> str:
 
 
 def _table(table: Table) -> Iterator[str]:
-    yield f'<section>\n<h2 id="{table.name}">{escape(table.title)}</h2>\n'
+    short = ' class="short"' if len(table.rows) <= SHORT else ""
+    yield f'<section{short}>\n<div class="head">\n<h2 id="{table.name}">{escape(table.title)}</h2>\n'
     if table.about:
         yield f'<p class="about">{escape(table.about)}</p>\n'
+    yield "</div>\n"
     if not table.rows:
         yield f"<p>{escape(table.empty)}</p>\n</section>\n"
         return
@@ -78,10 +83,8 @@ def _table(table: Table) -> Iterator[str]:
         yield f'<th scope="col"{look}>{escape(column.title)}{unit}</th>'
     yield "</tr></thead>\n<tbody>\n"
     for row in table.rows[:MOST_ROWS]:
-        cells = (
-            f"<td{look}>{escape(shown(value, column.kind))}</td>"
-            for value, column, look in zip(row, table.columns, looks, strict=True)
-        )
+        words = [shown(value, column.kind) for value, column in zip(row, table.columns, strict=True)]
+        cells = [f"<td{_wide(it) or look}>{escape(it)}</td>" for it, look in zip(words, looks, strict=True)]
         yield f"<tr>{''.join(cells)}</tr>\n"
     yield "</tbody>\n</table></div>\n"
     if len(table.rows) > MOST_ROWS:
@@ -93,6 +96,11 @@ def _look(kind: str) -> str:
     if kind in _FIGURES:
         return ' class="n"'
     return ' class="t"' if kind in {"time", "date"} else ""
+
+
+def _wide(text: str) -> str:
+    """Of a text with a word that is too long for a column: it may be broken anywhere."""
+    return ' class="w"' if any(len(word) > LONGEST_WORD for word in text.split()) else ""
 
 
 def _signatures() -> Iterator[str]:

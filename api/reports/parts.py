@@ -125,9 +125,8 @@ def pue_row(it: Pue) -> tuple[Value, ...]:
 
 
 def best(found: Sequence[Pue]) -> Pue | None:
-    """The one that is measured nearest to the IT equipment, of those with any hours; else what is configured."""
-    measured = [it for it in found if it.pue is not None]
-    return max(measured, key=lambda it: it.category or 0, default=None)
+    """The one that is measured nearest to the IT equipment, those with any hours first; else what is configured."""
+    return max(found, key=lambda it: (it.pue is not None, it.category or 0), default=None)
 
 
 def gaps(found: Sequence[Gap]) -> Table:

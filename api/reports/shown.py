@@ -35,14 +35,14 @@ def _figure(value: float, kind: Kind) -> str:
         return _share(value)
     if kind == "ratio":
         return f"{value:.3f}"
-    return _grouped(f"{value:,}") if isinstance(value, int) else number(value)
+    return grouped(f"{value:,}") if isinstance(value, int) else number(value)
 
 
 def number(value: float) -> str:
     """A number to four digits at least, with its thousands apart."""
     size = abs(value)
     if size >= 1_000:
-        return _grouped(f"{value:,.0f}")
+        return grouped(f"{value:,.0f}")
     if size >= 100:
         return f"{value:.1f}"
     return f"{value:.4g}"
@@ -54,5 +54,6 @@ def _share(value: float) -> str:
     return f"{'99.99' if text == '100.00' and value < 1 else text} %"
 
 
-def _grouped(text: str) -> str:
+def grouped(text: str) -> str:
+    """Digits with their thousands apart, of a number with commas there."""
     return text.replace(",", "\N{NARROW NO-BREAK SPACE}")

@@ -125,10 +125,10 @@ def test_what_is_missing_of_the_eus_form_is_named(engine: Engine, run: Run) -> N
     place(engine, {"u": {"role": "utility"}})
     asked = ("eu-eed", "--site", "oslo", "--year", str(YEAR), "--format", "json", "--output", "-")
     said = run(command, *asked, stderr=True)
-    assert said.startswith("10 inputs are missing:\n  EDC: no hour has meters of the sources")
+    assert said.startswith("Missing inputs: 10\n  EDC: no hour has meters of the sources")
     for field, remedy in (
         ("PDIT: eu_report.pdit_kw", "topology apply"), ("WIN: no hour has meters of role water", "Place them"),
-        (f"ERES-TOT: eu_report.years.{YEAR} in the topology: guarantees_of_origin_kwh, ppa_kwh", "a zero is said as 0"),
+        (f"ERES-TOT: eu_report.years.{YEAR} in the topology: guarantees_of_origin_kwh, ppa_kwh", "write 0"),
     ):  # fmt: skip
         assert field in said
         assert remedy in said.partition(field)[2]
@@ -138,7 +138,7 @@ def test_what_is_missing_of_the_eus_form_is_named(engine: Engine, run: Run) -> N
     run(command, *asked, "--strict", status=1)
     # The page is made all the same, and says it.
     page = run(command, *asked[:-3], "html", "--output", "-")
-    assert "10 inputs are missing" in page
+    assert "Missing inputs: 10" in page
     assert "<svg" not in page
 
 
