@@ -98,7 +98,7 @@ def _along_time(chart: Chart, name: str) -> Iterator[str]:
             for place, value in enumerate(series.values):
                 if value is not None:
                     x = _LEFT + slot * (place + 0.12) + width * number_
-                    top, height = min(y(value), y(0)), abs(y(value) - y(0))
+                    top, height = min(y(value), y(chart.floor)), abs(y(value) - y(chart.floor))
                     yield (
                         f'<rect class="s{number_}" x="{x:.1f}" y="{top:.1f}" width="{width:.1f}"'
                         f' height="{height:.1f}"/>'

@@ -54,7 +54,7 @@ class Chart(Struct, frozen=True, kw_only=True):
     labels: Sequence[str]
     series: tuple[Series, ...]
     floor: float = 0
-    """Where the axis begins: 1 for a PUE."""
+    """Where the axis and columns begin: 1 for a PUE."""
 
 
 class Missing(Struct, frozen=True, kw_only=True):
