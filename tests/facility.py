@@ -11,7 +11,7 @@ from api.decode import Parcel, decode
 from api.meter_rollups import topology_changed
 from api.rollups import SETTLED, Folder
 from api.store import Store
-from gigawatch.records import EnergyMethod, Inventory, MeterWindow
+from gigawatch.records import EnergyMethod, Event, Inventory, MeterWindow
 from gigawatch.wire import MSGPACK, Batch, Receipt, encode
 
 HOUR, DAY = timedelta(hours=1), timedelta(days=1)
@@ -41,7 +41,13 @@ def hourly(meter: str, start: datetime, hours: int, **values: Any) -> list[Meter
 
 
 def send(
-    engine: Engine, windows: Iterable[MeterWindow], *, site: str = "oslo", keep: timedelta = KEEP, **batch: Any
+    engine: Engine,
+    windows: Iterable[MeterWindow],
+    *,
+    site: str = "oslo",
+    keep: timedelta = KEEP,
+    events: Sequence[Event] = (),
+    **batch: Any,
 ) -> Receipt:
     """Store windows as a batch of the site's meter gateway."""
     now = datetime.now(UTC)
@@ -50,6 +56,7 @@ def send(
         Batch(machine_id=machine, sent_at=now, **batch),
         inventory=Inventory(hostname=machine, site=site),
         meter_windows=list(windows),
+        events=events,
     )
     (parcel,) = decode(body, MSGPACK, now, 300)
     assert isinstance(parcel, Parcel)

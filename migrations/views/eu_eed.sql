@@ -41,7 +41,7 @@ BEGIN
     ), of_figure AS MATERIALIZED (
         SELECT s.figure, CASE WHEN s.hours > 0 THEN s.numerator END AS numerator,
             CASE WHEN s.hours > 0 THEN s.denominator END AS denominator, s.coverage,
-            CASE WHEN s.missing_h + s.faulty_h > 0 THEN format('%s h are missing and %s h faulty: report.meter_health names the meters',
+            CASE WHEN s.missing_h + s.faulty_h > 0 THEN format('%s h are missing and %s h faulty: report.facility_gaps() names the meters',
                 s.missing_h, s.faulty_h) END AS gaps
         FROM sums AS s CROSS JOIN best WHERE s.category IS NULL OR s.category = best.category
     ), declared AS MATERIALIZED (

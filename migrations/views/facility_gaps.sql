@@ -1,0 +1,127 @@
+-- report.facility_gaps(), report.facility_until: which hours the facility's ratios lack, and which meters are why.
+-- Definition: of each ratio of a whole site (pue, wue, wue_potable, erf, ref, cer, by category where it has one) that has any hour in the period,
+-- the hours that are not in its sums, joined where they follow each other for the same reasons: time is the start of the first, hours how many.
+-- state is missing (a meter that the sums want is not known for 99 % of the hour), faulty (all are known, and what they say cannot be right) or absent (meters for
+-- both sums were not there yet, or no more). meters names those that are why, reasons says of each what it lacks. facility_until.until is up to when hours are
+-- known. Unit: h.
+-- Missing data: hours after facility_until are in no row. With those in the sums the rows of a ratio are the whole hours of the period up to then.
+-- needs: facility_parts
+CREATE VIEW report.facility_until AS
+SELECT expanded.facility_until() AS until;
+COMMENT ON VIEW report.facility_until IS 'Up to when the facility''s hours are known';
+COMMENT ON COLUMN report.facility_until.until IS 'Hours before it are folded, UTC; 2000-01-01 where none is';
+
+CREATE FUNCTION report.facility_gaps(
+    start timestamptz,
+    stop timestamptz,
+    in_site text DEFAULT NULL,
+    in_category integer DEFAULT NULL
+) RETURNS TABLE (
+    "time" timestamptz, hours bigint, site text, figure text, category smallint, state text, meters text[], reasons text[]
+)
+LANGUAGE plpgsql STABLE PARALLEL SAFE SECURITY DEFINER SET search_path = pg_catalog SET plan_cache_mode = force_custom_plan
+AS $$
+#variable_conflict use_column
+DECLARE
+    chosen integer := (SELECT it.site_id FROM gigawatch.site AS it WHERE it.name = in_site);
+    first timestamptz := date_bin('1 hour', start + interval '1 hour' - interval '1 us', '2000-01-01Z');
+    beyond timestamptz := least(date_bin('1 hour', stop, '2000-01-01Z'), expanded.facility_until());
+BEGIN
+    RETURN QUERY
+    WITH ratio AS MATERIALIZED (
+        SELECT r.time, r.site_id, r.figure, coalesce(r.category, 0::smallint) AS category, r.hours, r.missing_h
+        FROM gigawatch.facility_ratio_1h AS r
+        WHERE r.hall_id IS NULL AND r.time >= first AND r.time < beyond AND (in_site IS NULL OR r.site_id = chosen)
+            AND (in_category IS NULL OR r.category IS NULL OR r.category = in_category)
+    ), dropped AS MATERIALIZED (
+        SELECT t.site_id, t.figure, t.category, hour.time,
+            CASE WHEN r.hours IS NULL THEN 'absent' WHEN r.missing_h > 0 THEN 'missing' ELSE 'faulty' END AS state
+        FROM (SELECT DISTINCT it.site_id, it.figure, it.category FROM ratio AS it) AS t
+        CROSS JOIN generate_series(first, beyond - interval '1 us', interval '1 hour') AS hour (time)
+        LEFT JOIN ratio AS r USING (site_id, figure, category, time)
+        WHERE coalesce(r.hours, 0) = 0
+    ), said AS MATERIALIZED (
+        -- Of each meter and such an hour what the fold of the hour judged: the same bounds.
+        SELECT m.site_id, m.meter_id, m.name, m.role, m.potable, m.backup, d.time,
+            CASE
+                WHEN its.known_ms = 0 THEN 'no data'
+                WHEN its.known_ms * 100 < need.ms * 99 THEN 'known in part'
+                WHEN need.ms < 3600000 AND its.known_ms > need.ms + 36000 THEN 'measured more than its part of the hour'
+            END AS lack,
+            CASE
+                WHEN h.stuck_h > 0 THEN 'register stood still'
+                WHEN h.reversed_h > 0 AND m.role NOT IN ('utility', 'generation') THEN 'power flowed backwards'
+                WHEN its.known_ms > need.ms + 36000 THEN 'read twice'
+            END AS fault
+        FROM (SELECT DISTINCT it.site_id, it.time FROM dropped AS it WHERE it.state <> 'absent') AS d
+        JOIN gigawatch.meter AS m ON m.site_id = d.site_id AND m.role IN (SELECT it.role FROM expanded.figure_role AS it)
+        CROSS JOIN LATERAL (
+            SELECT (1000 * extract(epoch FROM least(d.time + interval '1 hour', m.until) - greatest(d.time, m.since)))::integer AS ms
+        ) AS need
+        LEFT JOIN gigawatch.meter_1h AS h ON h.meter_id = m.meter_id AND h.time = d.time AND h.time >= first AND h.time < beyond
+        CROSS JOIN LATERAL (
+            SELECT coalesce(CASE
+                WHEN m.role = 'water' OR (m.role = 'fuel' AND h.energy_mj IS NULL AND m.fuel_j_per_l IS NOT NULL) THEN h.volume_ms
+                ELSE h.energy_ms
+            END, 0) AS known_ms
+        ) AS its
+        WHERE need.ms > 0
+    ), because AS (
+        SELECT d.site_id, d.figure, d.category, d.time, d.state, s.name, its.reason
+        FROM dropped AS d
+        JOIN expanded.figure_role AS f USING (figure, category)
+        JOIN said AS s ON s.site_id = d.site_id AND s.time = d.time AND s.role = f.role
+        CROSS JOIN LATERAL (
+            SELECT CASE d.state
+                WHEN 'faulty' THEN s.fault
+                WHEN 'missing' THEN CASE
+                    WHEN f.figure = 'wue_potable' AND s.role = 'water' AND s.potable IS NULL
+                        THEN 'nobody said whether it is drinking water'
+                    ELSE s.lack
+                END
+            END AS reason
+        ) AS its
+        WHERE its.reason IS NOT NULL
+            AND NOT (f.figure = 'wue_potable' AND s.role = 'water' AND s.potable IS FALSE)
+            AND NOT (f.figure = 'ref' AND f.side = 'n' AND s.backup)
+            -- What is behind another of the same sum is not in it.
+            AND NOT EXISTS (
+                SELECT FROM expanded.meter_above AS above
+                JOIN gigawatch.meter AS upper ON upper.meter_id = above.above_id
+                JOIN expanded.figure_role AS of_upper ON of_upper.role = upper.role AND of_upper.figure = f.figure
+                    AND of_upper.category = f.category AND of_upper.side = f.side
+                WHERE above.meter_id = s.meter_id AND (upper.since IS NULL OR upper.since < d.time + interval '1 hour')
+                    AND (upper.until IS NULL OR upper.until > d.time)
+            )
+    ), each AS (
+        SELECT d.site_id, d.figure, d.category, d.time, d.state,
+            coalesce(array_agg(b.name ORDER BY b.name) FILTER (WHERE b.name IS NOT NULL), '{}') AS meters,
+            coalesce(array_agg(b.reason ORDER BY b.name) FILTER (WHERE b.name IS NOT NULL), CASE d.state
+                WHEN 'absent' THEN ARRAY['no meters for both sums']
+                WHEN 'faulty' THEN CASE d.figure
+                    WHEN 'pue' THEN ARRAY['energy of IT above that of the sources']
+                    WHEN 'erf' THEN ARRAY['reused energy above that of the sources']
+                    WHEN 'ref' THEN ARRAY['energy made on site above that of the sources']
+                    ELSE ARRAY['a sum below 0']
+                END
+                ELSE '{}'
+            END) AS reasons
+        FROM dropped AS d
+        LEFT JOIN because AS b USING (site_id, figure, category, time)
+        GROUP BY 1, 2, 3, 4, 5
+    ), runs AS (
+        SELECT e.*, e.time - row_number() OVER (
+            PARTITION BY e.site_id, e.figure, e.category, e.state, e.meters, e.reasons ORDER BY e.time
+        ) * interval '1 hour' AS run
+        FROM each AS e
+    )
+    SELECT min(r.time), count(*), site.name, r.figure, nullif(r.category, 0::smallint), r.state, r.meters, r.reasons
+    FROM runs AS r
+    JOIN gigawatch.site USING (site_id)
+    GROUP BY site.name, r.figure, r.category, r.state, r.meters, r.reasons, r.run
+    ORDER BY 3, 1, 4, 5;
+END
+$$;
+COMMENT ON FUNCTION report.facility_gaps IS
+    'The hours from start to stop that the ratios of whole sites lack, as ranges (start of the first, number of hours), by figure and category: '
+    'missing, faulty or absent, and the meters that are why, with what each lacks';
