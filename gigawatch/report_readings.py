@@ -83,12 +83,6 @@ def topology(connection: Connection, site: str) -> TopologyInForce | None:
     return found[0] if found else None
 
 
-def facility_until(connection: Connection) -> datetime:
-    """Up to when the facility's hours are known."""
-    found: datetime = connection.execute(text("SELECT until FROM report.facility_until")).scalar_one()
-    return found
-
-
 def definition(connection: Connection) -> str:
     """SHA-256 of the files that define the views of schema report."""
     found = connection.execute(

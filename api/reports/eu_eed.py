@@ -85,7 +85,7 @@ def make(connection: Connection, site: str, year: int, category: int | None, now
             Fact("Regime", f"{found[0].regime}, due on 15 May {year + 1}"),
             Fact("Reporting year", f"{year}, calendar year, UTC" + ("" if over >= stop else ": it is not over")),
             Fact("Boundary", f"the whole site; IT: {parts.of_category(chosen)}"),
-            Fact("Known up to", f"{report_readings.facility_until(connection):%Y-%m-%d %H:%M} UTC"),
+            Fact("Known up to", f"{facility_readings.facility_until(connection):%Y-%m-%d %H:%M} UTC"),
         ),
         headline=tuple(_headline(known[name]) for name in ("PUE", "WUE", "ERF", "REF")),
         missing=missing(found),

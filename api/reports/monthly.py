@@ -75,7 +75,7 @@ def make(connection: Connection, site: str, month: str, zone: ZoneInfo, category
                 + ("" if over >= stop else f"; it is not over: figures reach to {over:%Y-%m-%d %H:%M} UTC"),
             ),
             Fact("Boundary", f"the whole site; IT: {parts.of_category(chosen)}"),
-            Fact("Facility known up to", f"{report_readings.facility_until(connection):%Y-%m-%d %H:%M} UTC"),
+            Fact("Facility known up to", f"{facility_readings.facility_until(connection):%Y-%m-%d %H:%M} UTC"),
             Fact("Tokens known up to", f"{token_readings.tokens_until(connection):%Y-%m-%d %H:%M} UTC"),
         ),
         headline=_headline(best, waters, carbons, chosen),

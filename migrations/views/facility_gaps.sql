@@ -1,16 +1,10 @@
--- report.facility_gaps(), report.facility_until: which hours the facility's ratios lack, and which meters are why.
+-- report.facility_gaps(): which hours the facility's ratios lack, and which meters are why.
 -- Definition: of each ratio of a whole site (pue, wue, wue_potable, erf, ref, cer, by category where it has one) that has any hour in the period,
 -- the hours that are not in its sums, joined where they follow each other for the same reasons: time is the start of the first, hours how many.
 -- state is missing (a meter that the sums want is not known for 99 % of the hour), faulty (all are known, and what they say cannot be right) or absent (meters for
--- both sums were not there yet, or no more). meters names those that are why, reasons says of each what it lacks. facility_until.until is up to when hours are
--- known. Unit: h.
--- Missing data: hours after facility_until are in no row. With those in the sums the rows of a ratio are the whole hours of the period up to then.
+-- both sums were not there yet, or no more). meters names those that are why, reasons says of each what it lacks. Unit: h.
+-- Missing data: hours after report.facility_until are in no row. With those in the sums the rows of a ratio are the whole hours of the period up to then.
 -- needs: facility_parts
-CREATE VIEW report.facility_until AS
-SELECT expanded.facility_until() AS until;
-COMMENT ON VIEW report.facility_until IS 'Up to when the facility''s hours are known';
-COMMENT ON COLUMN report.facility_until.until IS 'Hours before it are folded, UTC; 2000-01-01 where none is';
-
 CREATE FUNCTION report.facility_gaps(
     start timestamptz,
     stop timestamptz,
