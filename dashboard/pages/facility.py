@@ -1,5 +1,6 @@
 """PUE and the facility: what IT takes of all energy, where the rest goes, and whether the meters may be believed."""
 
+from base64 import b64encode
 from collections.abc import Callable, Sequence
 from datetime import datetime, timedelta
 from typing import Any, TypeVar
@@ -29,9 +30,12 @@ from gigawatch.facility_readings import (
     PueConditions,
     Reconciled,
     Scope,
+    SiteTopology,
     Water,
 )
 from gigawatch.readings import Where
+from gigawatch.topology.picture import drawn
+from gigawatch.topology.plan import in_force
 
 T = TypeVar("T")
 
@@ -114,6 +118,7 @@ def render(connection: Connection, asked: View, theme: Theme, now: datetime) -> 
             _places(found, asked, site),
             panel("Water, heat, carbon", _beside(found), note=f"of the period · {_metered(found.category)}", wide=True),
             _calendar(found, theme),
+            *_picture(found.topology),
             _reconciliation(found, site, _of_levels(found, period)),
             facility_meters.limits(found.limits, of_site=site is not None),
             *facility_meters.render(found.meters, asked, now),
@@ -145,6 +150,8 @@ class _Found(Struct, frozen=True, kw_only=True):
     levels: list[Reconciled]
     levels_from: datetime
     nodes: int
+    topology: SiteTopology | None
+    """Of one site."""
     limits: list[Capacity]
     meters: list[MeterHealth]
 
@@ -214,6 +221,7 @@ def _read(connection: Connection, asked: View, period: Period, until: datetime, 
         limits=read(facility.capacity, view.floor(until, DAY) - 30 * DAY, until, site, None if site else FLEET_SCOPES),
         levels_from=levels_from,
         nodes=nodes,
+        topology=next(iter(read(facility.topologies, site)), None) if site else None,
         meters=[it for it in _meters(connection) if site in {None, it.site}],
     )  # fmt: skip
 
@@ -546,6 +554,22 @@ def _figure(label: str, value: float | None, unit: str, coverage: float | None, 
         share=coverage,
         tone="warn" if coverage is not None and coverage < GOOD_COVERAGE else "",
     )
+
+
+def _picture(found: SiteTopology | None) -> list[html.Section]:
+    """The single-line diagram, where the site's topology is declared."""
+    if found is None:
+        return []
+    svg = b64encode(drawn(in_force(found.site, found.document)).encode()).decode()
+    words = f"Single-line diagram of {found.site}: what feeds what, from the sources to the racks"
+    return [
+        panel(
+            "Topology",
+            html.Div(html.Img(src=f"data:image/svg+xml;base64,{svg}", alt=words), className="scroll", tabIndex=0),
+            note=f"in force since {quantities.moment(found.applied)} UTC, from {found.source}",
+            wide=True,
+        )
+    ]
 
 
 def _calendar(found: _Found, theme: Theme) -> html.Section:
