@@ -1,5 +1,5 @@
-"""From the register to the store, while the API, the agent and the meters are killed: the energy of a meter's windows in
-the store is its register's difference, to the millijoule."""
+"""From the register to the store, while the API, the agent and the meters are killed: the energy of a meter's windows
+in the store is its register's difference, to the millijoule."""
 
 import json
 import time
