@@ -56,8 +56,10 @@ class Ahead(threading.Thread):
             try:
                 self._look()
             except sqlalchemy.exc.SQLAlchemyError as error:
-                # Who asks is told; here it is tried again.
+                # Who asks now reads for himself, and is told why it fails; here it is tried again.
                 log.debug("reading ahead: %s", error)
+                with self._guard:
+                    self._until = None
 
     def stop(self) -> None:
         """End soon."""

@@ -296,7 +296,10 @@ def test_a_store_of_another_version_is_said(watched: Watched, factory: str) -> N
         connection.execute(text(rename.format("serving", "serving_before")))
     try:
         watched.page.goto("/tokens?range=24h")
-        expect(watched.page.get_by_role("alert").filter(has_text="Not live")).to_contain_text("gigawatch migrate")
+        # What was read ahead or a moment ago is shown for some seconds.
+        expect(watched.page.get_by_role("alert").filter(has_text="Not live")).to_contain_text(
+            "gigawatch migrate", timeout=20_000
+        )
         expect(watched.page.locator("main")).to_contain_text("No figures")
     finally:
         with engine.begin() as connection:
