@@ -34,6 +34,8 @@ from gigawatch.wire import (
 )
 
 T = TypeVar("T")
+Fault = tuple[str, str, str]
+"""A field that is wrong, why, and what to do."""
 MOST_REFUSALS = 100
 MOST_BATCHES = 10_000
 """In one request of a relay."""
@@ -284,6 +286,29 @@ def _explain(where: str, error: Exception, raw: Raw, decoder: Callable[..., Any]
         error=message[:300] + shown,
         remedy="docs/api.md lists the fields with their units and bounds; leave out what is not known.",
     )
+
+
+def good_windows(
+    refused: list[Refusal], name: str, places: Sequence[int], windows: Sequence[T], fault: Callable[[T], Fault | None]
+) -> tuple[list[int], list[T]]:
+    """The windows without a fault, and their places in the batch's list; of the others it is said why.
+
+    Args:
+        refused: takes what is said.
+        name: of the list.
+        places: of each window in it.
+        windows: that are looked at.
+        fault: what is wrong with one, if anything.
+    """
+    good = []
+    for place, window in zip(places, windows, strict=True):
+        found = fault(window)
+        if found is None:
+            good.append((place, window))
+        else:
+            field, error, remedy = found
+            refuse(refused, Refusal(where=f"{name}[{place}].{field}", error=error, remedy=remedy))
+    return [place for place, _ in good], [window for _, window in good]
 
 
 def refuse(refused: list[Refusal], refusal: Refusal) -> None:

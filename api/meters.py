@@ -7,7 +7,7 @@ from typing import Any, NamedTuple
 import psycopg
 from psycopg import sql
 
-from api.decode import Parcel, refuse
+from api.decode import Fault, Parcel, good_windows, refuse
 from api.rows import BOUNDS, LARGEST_LEAD
 from gigawatch.bodies import NTP
 from gigawatch.records import MeterWindow
@@ -217,19 +217,13 @@ def check(parcel: Parcel, earliest: datetime) -> None:
         parcel: what was received.
         earliest: older windows are no longer taken.
     """
-    good = []
-    for place, window in zip(parcel.meter_places, parcel.meter_windows, strict=True):
-        fault = next(_faults(window, parcel.received, earliest), None)
-        if fault is None:
-            good.append((place, window))
-        else:
-            field, error, remedy = fault
-            refuse(parcel.refused, Refusal(where=f"{_WHERE}[{place}].{field}", error=error, remedy=remedy))
-    parcel.meter_places = [place for place, _ in good]
-    parcel.meter_windows = [window for _, window in good]
+    parcel.meter_places, parcel.meter_windows = good_windows(
+        parcel.refused, _WHERE, parcel.meter_places, parcel.meter_windows,
+        lambda window: next(_faults(window, parcel.received, earliest), None),
+    )  # fmt: skip
 
 
-def _faults(window: MeterWindow, received: datetime, earliest: datetime) -> Iterator[tuple[str, str, str]]:
+def _faults(window: MeterWindow, received: datetime, earliest: datetime) -> Iterator[Fault]:
     """Each field that is wrong, why, and what to do."""
     end = window.start + timedelta(milliseconds=window.covered_ms)
     start_ms = round(window.start.timestamp() * MILLISECONDS_PER_SECOND)
