@@ -458,14 +458,15 @@ def _grouped(
 
 
 def _rows(connection: Connection, kind: type[T], sql: str, **values: Any) -> list[T]:
+    """Of what the statement gives; decimals as floats: what is exact is in the views."""
     found = connection.execute(text(sql), values)
     names = tuple(found.keys())
-    return [kind(**dict(zip(names, map(_plain, row), strict=True))) for row in found]
-
-
-def _plain(value: Any) -> Any:
-    """Decimals as floats: what is exact is in the views."""
-    return float(value) if isinstance(value, Decimal) else value
+    return [
+        kind(
+            **{name: float(value) if type(value) is Decimal else value for name, value in zip(names, row, strict=True)}
+        )
+        for row in found
+    ]
 
 
 class FleetPowerRatio(Struct, frozen=True, kw_only=True):

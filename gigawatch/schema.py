@@ -574,6 +574,7 @@ def _factor(name: str, *columns: SchemaItem, kinds: Mapping[str, str], comment: 
         Column("stop", Time, nullable=False, comment="Up to this moment, which is not part of it; a whole minute"),
         *columns,
         Column("retired", Time, comment="When it was replaced or removed; absent while it counts"),
+        Index(f"{name}_stop_idx", "stop"),
         CheckConstraint("start < stop", name="start"),
         CheckConstraint(
             "date_bin('00:01:00', start, '2000-01-01 00:00:00+00') = start"
@@ -1038,6 +1039,7 @@ def _facility_rollup(level: str) -> Table:
             "time", "site_id", "hall_id", "role", name=f"facility_{level}_bucket_key",
             postgresql_nulls_not_distinct=True,
         ),
+        Index(f"facility_{level}_site_id_time_idx", "site_id", "time"),
         comment=f"What the meters of one role in a hall, or of none, counted in {level}: the sums of meter_{level}",
     )  # fmt: skip
 
@@ -1066,7 +1068,11 @@ def _ratio_rollup(level: str) -> Table:
             "time", "site_id", "hall_id", "figure", "category", name=f"facility_ratio_{level}_bucket_key",
             postgresql_nulls_not_distinct=True,
         ),
-        Index(f"facility_ratio_{level}_figure_time_idx", "figure", "time"),
+        Index(
+            f"facility_ratio_{level}_figure_time_idx", "figure", "time", "category",
+            postgresql_where=text("hall_id IS NULL"),
+        ),
+        Index(f"facility_ratio_{level}_site_id_time_idx", "site_id", "time"),
         CheckConstraint(f"figure IN {FIGURES}", name="figure"),
         comment=f"Both sums of each ratio of a site, or a hall, in {level}",
     )  # fmt: skip

@@ -30,6 +30,8 @@ METER_ROLES = (
 
 def upgrade() -> None:
     """Apply."""
+    for table in ("configured_pue", "grid_intensity", "tariff"):
+        op.create_index(f"{table}_stop_idx", table, ["stop"], unique=False, schema="gigawatch")
     op.create_table(
         "facility_1d",
         sa.Column("time", sa.DateTime(timezone=True), nullable=False, comment="Start of the bucket"),
@@ -59,6 +61,9 @@ def upgrade() -> None:
         schema="gigawatch",
         comment="What the meters of one role in a hall, or of none, counted in 1d: the sums of meter_1d",
     )
+    op.create_index(
+        "facility_1d_site_id_time_idx", "facility_1d", ["site_id", "time"], unique=False, schema="gigawatch"
+    )
     op.create_table(
         "facility_1h",
         sa.Column("time", sa.DateTime(timezone=True), nullable=False, comment="Start of the bucket"),
@@ -87,6 +92,9 @@ def upgrade() -> None:
         ),
         schema="gigawatch",
         comment="What the meters of one role in a hall, or of none, counted in 1h: the sums of meter_1h",
+    )
+    op.create_index(
+        "facility_1h_site_id_time_idx", "facility_1h", ["site_id", "time"], unique=False, schema="gigawatch"
     )
     op.create_table(
         "facility_ratio_1d",
@@ -129,7 +137,19 @@ def upgrade() -> None:
         comment="Both sums of each ratio of a site, or a hall, in 1d",
     )
     op.create_index(
-        "facility_ratio_1d_figure_time_idx", "facility_ratio_1d", ["figure", "time"], unique=False, schema="gigawatch"
+        "facility_ratio_1d_figure_time_idx",
+        "facility_ratio_1d",
+        ["figure", "time", "category"],
+        unique=False,
+        schema="gigawatch",
+        postgresql_where=sa.text("hall_id IS NULL"),
+    )
+    op.create_index(
+        "facility_ratio_1d_site_id_time_idx",
+        "facility_ratio_1d",
+        ["site_id", "time"],
+        unique=False,
+        schema="gigawatch",
     )
     op.create_table(
         "facility_ratio_1h",
@@ -172,7 +192,19 @@ def upgrade() -> None:
         comment="Both sums of each ratio of a site, or a hall, in 1h",
     )
     op.create_index(
-        "facility_ratio_1h_figure_time_idx", "facility_ratio_1h", ["figure", "time"], unique=False, schema="gigawatch"
+        "facility_ratio_1h_figure_time_idx",
+        "facility_ratio_1h",
+        ["figure", "time", "category"],
+        unique=False,
+        schema="gigawatch",
+        postgresql_where=sa.text("hall_id IS NULL"),
+    )
+    op.create_index(
+        "facility_ratio_1h_site_id_time_idx",
+        "facility_ratio_1h",
+        ["site_id", "time"],
+        unique=False,
+        schema="gigawatch",
     )
     op.create_table(
         "meter_1d",

@@ -43,6 +43,18 @@ WITH RECURSIVE edge (meter_id, above_id) AS (
 )
 SELECT above.meter_id, above.above_id FROM above WHERE above.meter_id <> above.above_id;
 
+-- Meters that are not in a sum, since one above them is: from since up to until.
+CREATE VIEW expanded.figure_shadow AS
+WITH pair AS MATERIALIZED (
+    SELECT own.figure, own.category, own.side, own.role, its.role AS above_role
+    FROM expanded.figure_role AS own JOIN expanded.figure_role AS its USING (figure, category, side)
+)
+SELECT above.meter_id, pair.figure, pair.category, pair.side, upper.since, upper.until
+FROM expanded.meter_above AS above
+JOIN gigawatch.meter AS m ON m.meter_id = above.meter_id
+JOIN gigawatch.meter AS upper ON upper.meter_id = above.above_id
+JOIN pair ON pair.role = m.role AND pair.above_role = upper.role;
+
 -- Up to when the facility's hours are known.
 CREATE FUNCTION expanded.facility_until() RETURNS timestamptz LANGUAGE sql STABLE PARALLEL SAFE
 BEGIN ATOMIC
@@ -178,9 +190,9 @@ BEGIN
             ) AS known
             $query$, coalesce(string_agg(format($part$
                 SELECT it.* FROM gigawatch.facility_ratio_%s AS it
-                WHERE it.figure = ANY ($5) AND it.time >= %L AND it.time < %L AND (it.hall_id IS NOT NULL) = ($4 = 'hall')
+                WHERE it.figure = ANY ($5) AND it.time >= %L AND it.time < %L AND it.hall_id IS %s
                     AND ($6 IS NULL OR it.category = $6) AND ($8 IS NULL OR it.site_id = $9)
-                $part$, part.level, part.first, part.beyond), ' UNION ALL '),
+                $part$, part.level, part.first, part.beyond, CASE group_by WHEN 'hall' THEN 'NOT NULL' ELSE 'NULL' END), ' UNION ALL '),
                 'SELECT it.* FROM gigawatch.facility_ratio_1h AS it WHERE false'))
         FROM expanded.facility_spans(start, stop, step) AS part
     ) USING start, stop, step, group_by, in_figures, in_category, until, in_site, chosen;

@@ -29,18 +29,16 @@ WITH RECURSIVE chain AS (
     ) AS newest ON true
     WHERE NOT chain.virtual
     GROUP BY chain.top_id
+), shadows AS MATERIALIZED (
+    SELECT s.meter_id, s.category, s.side FROM expanded.figure_shadow AS s
+    WHERE s.figure = 'pue' AND (s.since IS NULL OR s.since <= now()) AND (s.until IS NULL OR s.until > now())
 ), members AS (
     SELECT m.site_id, f.category, f.side, m.simulated, p.power_mw, coalesce(p.known, false) AS known, p.time
     FROM gigawatch.meter AS m
     JOIN powers AS p USING (meter_id)
     JOIN expanded.figure_role AS f ON f.figure = 'pue' AND f.role = m.role
     WHERE NOT EXISTS (
-        SELECT FROM expanded.meter_above AS above
-        JOIN gigawatch.meter AS upper ON upper.meter_id = above.above_id
-        JOIN expanded.figure_role AS its ON its.figure = 'pue' AND its.role = upper.role AND its.category = f.category
-            AND its.side = f.side
-        WHERE above.meter_id = m.meter_id AND (upper.since IS NULL OR upper.since <= now())
-            AND (upper.until IS NULL OR upper.until > now())
+        SELECT FROM shadows AS s WHERE s.meter_id = m.meter_id AND s.category = f.category AND s.side = f.side
     )
 ), sums AS (
     SELECT site_id, category, bool_or(simulated) AS simulated, min(time) AS time,

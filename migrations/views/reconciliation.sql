@@ -52,14 +52,18 @@ BEGIN
             AND (in_site IS NULL OR b.site_id = chosen)
         GROUP BY 1, 2
         UNION ALL
-        SELECT p.node_id, b.time, sum(b.energy_mj), bool_and(coalesce(b.energy_ms, 0) >= 0.99 * 3600000)
+        SELECT p.node_id, b.time, gpus.mj, gpus.whole
         FROM places AS p
         CROSS JOIN LATERAL (
-            SELECT it.time, it.energy_mj, it.energy_ms FROM expanded.gpu_1h AS it
+            SELECT it.time, it.slots, it.covered_ms, it.energy_mj, it.energy_ms FROM gigawatch.gpu_1h AS it
             WHERE it.node_id = p.node_id AND it.time >= start AND it.time <= stop - interval '1 hour' OFFSET 0
         ) AS b
-        WHERE of_nodes
-        GROUP BY 1, 2
+        CROSS JOIN LATERAL (
+            -- A node's GPUs are one row: as rows of their own they took ten times as long.
+            SELECT sum(expanded.at(b.energy_mj, slot)) AS mj, bool_and(coalesce(expanded.at(b.energy_ms, slot), 0) >= 0.99 * 3600000) AS whole
+            FROM generate_series(1, b.slots) AS slot WHERE expanded.at(b.covered_ms, slot) IS NOT NULL
+        ) AS gpus
+        WHERE of_nodes AND gpus.whole IS NOT NULL
     ), by_meter AS (
         -- Nodes with meters of their own: two feeds are added.
         SELECT p.node_id, h.time, sum(h.energy_mj) AS mj, count(*) AS known, meters.count

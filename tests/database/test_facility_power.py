@@ -55,6 +55,30 @@ def test_example_11_breakers_carry_eighty_percent(engine: Engine, report: Report
     assert (found["b", "breaker"]["present"], found["b", "breaker"]["days_to_limit"]) == (None, None)
 
 
+def test_the_peak_is_of_the_period_though_it_begins_and_ends_within_days(engine: Engine, report: Report) -> None:
+    place(engine, {"a": {"role": "pdu", "rated_mw": 20 * 10**6}})
+    peaks_kw = {5: 9, 7: 3, 30: 5, 54: 6, 58: 8}
+    send(engine, [
+        window("a", START + n * HOUR, kwh=1, power_max_mw=peaks_kw.get(n, 1) * 10**6) for n in range(60)
+    ])  # fmt: skip
+    fold(engine, START + 60 * HOUR)
+
+    def peak_w(first: int, beyond: int) -> float:
+        (limit,) = report(
+            "SELECT peak FROM report.capacity(:start, :stop)", start=START + first * HOUR, stop=START + beyond * HOUR
+        )
+        peak: float = limit["peak"]
+        return peak
+
+    found = {(first, beyond): peak_w(first, beyond) for first, beyond in (
+        (6, 60), (6, 58), (6, 54), (6, 20), (50, 58), (55, 58), (55, 60), (55, 70), (0, 48),
+    )}  # fmt: skip
+    assert found == {
+        (6, 60): 8_000, (6, 58): 6_000, (6, 54): 5_000, (6, 20): 3_000, (50, 58): 6_000, (55, 58): 1_000,
+        (55, 60): 8_000, (55, 70): 8_000, (0, 48): 9_000,
+    }  # fmt: skip
+
+
 def test_budgets_are_compared_with_the_meters_that_feed_their_racks(engine: Engine, report: Report) -> None:
     place(engine, {"u": {"role": "utility"}, "p1": {"role": "pdu", "hall": "1"}, "p2": {"role": "pdu", "hall": "1"},
                    "p3": {"role": "pdu", "hall": "1"}})  # fmt: skip
