@@ -16,7 +16,7 @@ from bench.queries import PAGE, PAGE_MS, TIMEOUT_S, opened, quantile
 from dashboard import ahead, theme
 from dashboard.pages import tokens
 from dashboard.view import View
-from gigawatch import database
+from gigawatch import database, token_readings
 
 NAMES = (
     "energy per token", "energy per token, facility", "energy per token by model, facility", "energy per token by site",
@@ -67,7 +67,7 @@ def main() -> None:
 
         before = known(owner, -timedelta(minutes=1))
         gc.freeze()
-        thread = ahead.start(reader, read)
+        thread = ahead.start(reader, token_readings.tokens_until, read)
         while thread.until(View()) != before:
             time.sleep(0.1)
         first_ms = {name: ask(name) for name in NAMES}

@@ -1,14 +1,15 @@
-"""Energy per token, read before anybody asks for it.
+"""Energy per token and the facility, read before anybody asks for them.
 
-It changes once a minute, when another minute is folded, and to read it of 500 deployments takes the store about a
-second. So a thread reads for the new minute what was shown lately, and pages go on to that minute when it is done: who
-looks on does not wait. Only who asks for what nobody asked for lately does.
+They change once a minute, or an hour, when another is folded, and to read them of 500 deployments or of 20 sites takes
+the store up to a second. So a thread for each reads what was shown lately for the new minute or hour, and pages go on
+to that when it is done: who looks on does not wait. Only who asks for what nobody asked for lately does.
 """
 
 import logging
+import math
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from datetime import datetime
 
 import sqlalchemy
@@ -16,7 +17,6 @@ from sqlalchemy import URL, Connection, Engine
 
 from dashboard import recent
 from dashboard.view import View
-from gigawatch import token_readings
 
 LATELY_S = 90.0
 """Pages that are looked at ask again within this time, even where the browser's tab is in the background."""
@@ -27,31 +27,39 @@ LATE_S = 30.0
 """Reading ahead that takes longer than this, or fails, holds nobody up."""
 log = logging.getLogger(__name__)
 
+Newest = Callable[[Connection], datetime]
+"""Up to when figures are known."""
 Read = Callable[[Connection, View, datetime], object]
-"""Reads all that a view shows of the minutes up to a moment."""
+"""Reads all that a view shows of figures up to a moment."""
 
 
 class Ahead(threading.Thread):
-    """Reads ahead for all pages of one store.
+    """Reads ahead for all views of one page of a store.
 
     Args:
         reader: of the report role.
+        newest: what says that there is more to be read.
         read: what is to be kept by `recent`.
+        always: views that are read though nobody asked: what the navigation opens.
+        again_s: after so long all is read again though nothing is newer, before `recent` keeps it no longer.
     """
 
-    def __init__(self, reader: Engine, read: Read) -> None:
+    def __init__(self, reader: Engine, newest: Newest, read: Read, always: Sequence[View], again_s: float) -> None:
         super().__init__(name="reading ahead", daemon=True)
         self._reader = reader
+        self._newest = newest
         self._read = read
+        self._always = always
+        self._again_s = again_s
         self._ending = threading.Event()
         self._guard = threading.Lock()
         self._asked: dict[View, float] = {}
         """When each view was last asked for, by the monotonic clock, the latest last."""
         self._until: datetime | None = None
-        self._looked_s = 0.0
+        self._looked_s = self._read_s = 0.0
 
     def run(self) -> None:
-        """Look for another minute until told to stop."""
+        """Look for what is newer until told to stop."""
         while not self._ending.wait(LOOK_EVERY_S):
             try:
                 self._look()
@@ -75,34 +83,39 @@ class Ahead(threading.Thread):
 
     def _look(self) -> None:
         with self._reader.connect() as connection:
-            newest = token_readings.tokens_until(connection)
-            if newest != self._until:
-                for asked in self._views():
-                    self._read(connection, asked, newest)
+            newest = self._newest(connection)
+            now_s = time.monotonic()
+            if newest != self._until or now_s - self._read_s >= self._again_s:
+                with recent.anew():
+                    for asked in self._views():
+                        self._read(connection, asked, newest)
+                self._read_s = now_s
         with self._guard:
             self._until, self._looked_s = newest, time.monotonic()
 
     def _views(self) -> list[View]:
-        """What was asked for lately, and the page as the navigation leads to it."""
+        """What was asked for lately, and what always is read."""
         since_s = time.monotonic() - LATELY_S
         with self._guard:
             self._asked = {view: at_s for view, at_s in self._asked.items() if at_s >= since_s}
             lately = [*self._asked][-MOST_VIEWS:]
-        return [*lately, *({View()} - {*lately})]
+        return [*lately, *(it for it in self._always if it not in lately)]
 
 
-_of_store: dict[URL, Ahead] = {}
+_of_store: dict[tuple[URL, Newest], Ahead] = {}
 
 
-def start(reader: Engine, read: Read) -> Ahead:
+def start(
+    reader: Engine, newest: Newest, read: Read, always: Sequence[View] = (View(),), again_s: float = math.inf
+) -> Ahead:
     """Read ahead from now on, for all whose connections are to this reader's store."""
-    thread = _of_store[reader.url] = Ahead(reader, read)
+    thread = _of_store[reader.url, newest] = Ahead(reader, newest, read, always, again_s)
     thread.start()
     return thread
 
 
-def until(connection: Connection, asked: View) -> datetime:
-    """Up to when figures of deployments are known, and read ahead where somebody does that."""
-    thread = _of_store.get(connection.engine.url)
+def until(connection: Connection, newest: Newest, asked: View) -> datetime:
+    """Up to when figures are known, and read ahead where somebody does that."""
+    thread = _of_store.get((connection.engine.url, newest))
     found = None if thread is None else thread.until(asked)
-    return recent.read(token_readings.tokens_until, connection) if found is None else found
+    return recent.read(newest, connection) if found is None else found

@@ -22,7 +22,7 @@ from dashboard.compress import add_compression
 from dashboard.live import Digests
 from dashboard.pages import facility, fleet, gpu, node, nodes, store, swings, tokens
 from dashboard.view import RANGES, Range, View
-from gigawatch import database, readings, settings, token_readings
+from gigawatch import database, facility_readings, readings, settings, token_readings
 from gigawatch.serving import handed_down
 from gigawatch.settings import Settings
 from gigawatch.units import MILLISECONDS_PER_SECOND
@@ -74,7 +74,17 @@ def create() -> flask.Flask:
     server = build(settings.load())
     ahead.start(
         server.config[READER],
+        token_readings.tokens_until,
         lambda connection, asked, until: tokens.render_until(connection, asked, theme.LIGHT, datetime.now(UTC), until),
+    )
+    ahead.start(
+        server.config[READER],
+        facility_readings.facility_until,
+        lambda connection, asked, until: facility.render_until(
+            connection, asked, theme.LIGHT, datetime.now(UTC), until
+        ),
+        always=[View(), *(View(range=it) for it in view.HOURLY)],
+        again_s=recent.HOURLY_KEPT_S / 2,
     )
     # Dash's components are many, and stay: looking through them for garbage would take a tenth of a second of a page.
     gc.collect()

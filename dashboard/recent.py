@@ -6,7 +6,9 @@ top as that of any other. While one reads, others who want the same wait for it.
 
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
 from typing import Any, Concatenate, ParamSpec, TypeVar
 
 from sqlalchemy import Connection
@@ -22,12 +24,24 @@ MOST = 500
 class _Entry:
     def __init__(self) -> None:
         self.lock = threading.Lock()
+        self.read_s = 0.0
         self.until = 0.0
         self.value: Any = None
 
 
 _entries: dict[Any, _Entry] = {}
 _guard = threading.Lock()
+_since_s = ContextVar("_since_s", default=0.0)
+
+
+@contextmanager
+def anew() -> Iterator[None]:
+    """Within it, what was read before is read again, for all who come after."""
+    token = _since_s.set(time.monotonic())
+    try:
+        yield
+    finally:
+        _since_s.reset(token)
 
 
 def read(what: Callable[Concatenate[Connection, P], T], connection: Connection, *args: P.args, **given: P.kwargs) -> T:
@@ -59,8 +73,10 @@ def read_hourly(
 def _read(kept_s: float, what: Callable[..., T], connection: Connection, *args: Any, **given: Any) -> T:
     entry = _entry((connection.engine.url, what, args, tuple(sorted(given.items()))))
     with entry.lock:
-        if time.monotonic() >= entry.until:
+        began_s = time.monotonic()
+        if began_s >= entry.until or entry.read_s < _since_s.get():
             entry.value = what(connection, *args, **given)
+            entry.read_s = began_s
             entry.until = time.monotonic() + kept_s
         value: T = entry.value
         return value

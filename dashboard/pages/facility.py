@@ -9,7 +9,7 @@ from dash import dcc, html
 from msgspec import Struct
 from sqlalchemy import Connection
 
-from dashboard import components, facility_figures, facility_rows, quantities, recent, view
+from dashboard import ahead, components, facility_figures, facility_rows, quantities, recent, view
 from dashboard.components import badge, card, chart, choice, panel, table
 from dashboard.facility_rows import CATEGORIES, CHAIN, Flow, Place
 from dashboard.pages import facility_meters
@@ -73,7 +73,11 @@ TOPOLOGY = """sites:
 
 def render(connection: Connection, asked: View, theme: Theme, now: datetime) -> Any:
     """The page."""
-    until = recent.read(facility.facility_until, connection)
+    return render_until(connection, asked, theme, now, ahead.until(connection, facility.facility_until, asked))
+
+
+def render_until(connection: Connection, asked: View, theme: Theme, now: datetime, until: datetime) -> Any:
+    """The page, where hours of meters are known up to some moment."""
     hour = view.floor(now, HOUR)
     # Before the first hour of meters there may still be a configured PUE.
     measured_until = until if until.year > 2000 else hour

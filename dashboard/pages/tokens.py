@@ -49,7 +49,7 @@ gpus = [0, 1, 2, 3]                     # the GPUs that work for it"""
 
 def render(connection: Connection, asked: View, theme: Theme, now: datetime) -> Any:
     """The page."""
-    return render_until(connection, asked, theme, now, ahead.until(connection, asked))
+    return render_until(connection, asked, theme, now, ahead.until(connection, token_readings.tokens_until, asked))
 
 
 def render_until(connection: Connection, asked: View, theme: Theme, now: datetime, until: datetime) -> Any:

@@ -1,18 +1,20 @@
-"""Energy per token read ahead: pages go on to another minute when it is read, and wait for nothing."""
+"""Figures read ahead: pages go on to another minute or hour when it is read, and wait for nothing."""
 
 import time
 from collections.abc import Iterator
 from datetime import UTC, datetime
+from typing import Any
 
 import pytest
 from sqlalchemy import Connection, Engine, event
 
 from dashboard import ahead, theme
 from dashboard.ahead import Ahead
-from dashboard.pages import tokens
+from dashboard.pages import facility, tokens
 from dashboard.view import View
-from gigawatch import token_readings
+from gigawatch import facility_readings, token_readings
 from gigawatch.records import Assignment
+from tests import facility as meters
 from tests.agents import wait_for
 from tests.factory import MINUTE_MS, Machine, Vllm, fold, now_minute_ms, run, store
 
@@ -55,18 +57,18 @@ def site(engine: Engine) -> Site:
 @pytest.fixture
 def reading(report_engine: Engine, site: Site, monkeypatch: pytest.MonkeyPatch) -> Iterator[Ahead]:
     monkeypatch.setattr(ahead, "LOOK_EVERY_S", 0.05)
-    thread = ahead.start(report_engine, page)
+    thread = ahead.start(report_engine, token_readings.tokens_until, page)
     yield thread
     thread.stop()
     thread.join()
-    del ahead._of_store[report_engine.url]
+    del ahead._of_store[report_engine.url, token_readings.tokens_until]
 
 
 def page(connection: Connection, asked: View, until: datetime) -> object:
     return tokens.render_until(connection, asked, theme.LIGHT, datetime.now(UTC), until)
 
 
-def asked_for(report_engine: Engine, asked: View) -> tuple[str, int]:
+def asked_for(report_engine: Engine, asked: View, render: Any = tokens.render) -> tuple[str, int]:
     """The page as words, and how many statements asked the store for its figures."""
     statements = []
 
@@ -76,7 +78,7 @@ def asked_for(report_engine: Engine, asked: View) -> tuple[str, int]:
 
     with report_engine.connect() as connection:
         event.listen(connection, "before_cursor_execute", note)
-        found = tokens.render(connection, asked, theme.LIGHT, datetime.now(UTC))
+        found = render(connection, asked, theme.LIGHT, datetime.now(UTC))
     return str(found), len(statements)
 
 
@@ -125,7 +127,7 @@ def test_a_thread_that_fails_holds_nobody_up(
         connection.exec_driver_sql("SELECT 1 / 0")
 
     first = site.go_on()
-    thread = ahead.start(report_engine, fail)
+    thread = ahead.start(report_engine, token_readings.tokens_until, fail)
     try:
         time.sleep(0.5)
         assert thread.until(DEPLOYMENT) is None
@@ -135,4 +137,39 @@ def test_a_thread_that_fails_holds_nobody_up(
     finally:
         thread.stop()
         thread.join()
-        del ahead._of_store[report_engine.url]
+        del ahead._of_store[report_engine.url, token_readings.tokens_until]
+
+
+def test_the_facility_is_read_again_where_no_hour_is_newer(
+    engine: Engine, report_engine: Engine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Late data change hours that are known already: they are shown though what was read is kept for longer."""
+    monkeypatch.setattr(ahead, "LOOK_EVERY_S", 0.05)
+    start = meters.today() - meters.DAY
+    meters.place(engine, {"u": {"role": "utility"}, "p": {"role": "pdu"}})
+    meters.send(engine, [*meters.hourly("u", start, 24, kwh=150), *meters.hourly("p", start, 23, kwh=100)])
+    meters.fold(engine, start + meters.DAY)
+    passes = []
+
+    def page(connection: Connection, asked: View, until: datetime) -> None:
+        facility.render_until(connection, asked, theme.LIGHT, datetime.now(UTC), until)
+        passes.append(until)
+
+    thread = ahead.start(report_engine, facility_readings.facility_until, page, always=[View(range="24h")], again_s=0.2)
+    try:
+        wait_for("the first pass", lambda: thread.until(View()) is not None, 20)
+        words, statements = asked_for(report_engine, View(range="24h"), facility.render)
+        # What is of this moment is read again after four seconds, hours are not.
+        assert statements <= 3
+        assert "1 h of this period are missing" in words
+        meters.send(engine, meters.hourly("p", start + 23 * meters.HOUR, 1, kwh=100))
+        meters.fold(engine, start + meters.DAY)
+        done = len(passes)
+        wait_for("another pass", lambda: len(passes) > done + 1, 20)
+        words, statements = asked_for(report_engine, View(range="24h"), facility.render)
+        assert statements <= 3
+        assert "of this period are missing" not in words
+    finally:
+        thread.stop()
+        thread.join()
+        del ahead._of_store[report_engine.url, facility_readings.facility_until]
