@@ -1,13 +1,14 @@
-"""A year of 20 sites with 100 meters each, by the hour: python -m bench.facility.
+"""A year of 20 sites with 100 meters each, by the hour: python -m bench.facility FOLDER, which keeps the store.
 
 Hours of meters are written as the fold of windows leaves them; days, sums and ratios are then folded by the very code
-of the API. What pages ask is measured as the report role asks it, each best of five; then the page itself, by the
-dashboard's own code: its reads, figures and JSON, without anything that was read a moment ago, and with it.
+of the API. Sites have feeds, racks with budgets, the grid's carbon intensity by the hour and a certificate by the year;
+the newest hour ends within a day, as most do. What pages ask is measured as the report role asks it, each best of five;
+then the page itself, by the dashboard's own code: its reads, figures and JSON, without anything that was read a moment
+ago, and with it.
 """
 
 import argparse
 import os
-import tempfile
 import time
 from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
@@ -66,6 +67,41 @@ WINDOWS = """
         energy_mj, power_mean_mw, rejected_readings)
     SELECT moment, meter_id, 10000, 1, 1, 1, 1000000000, 100000000, 0
     FROM generate_series(now() - interval '1 hour', now() + interval '1 hour', '10 s') AS moment, gigawatch.meter"""
+INTENSITIES = """
+    WITH told AS (
+        INSERT INTO gigawatch.factor_import (site_id, source, version) SELECT site_id, 'bench', '1' FROM gigawatch.site
+        RETURNING import_id, site_id
+    )
+    INSERT INTO gigawatch.grid_intensity (import_id, site_id, start, stop, method, instrument, g_per_kwh, estimated)
+    SELECT import_id, site_id, hour, hour + interval '1 hour', 'location', NULL,
+        round((300 + 200 * random())::numeric, 1), false
+    FROM told CROSS JOIN generate_series(%(start)s, %(stop)s - interval '1 hour', '1 hour') AS hour
+    UNION ALL
+    SELECT import_id, site_id, %(start)s, %(stop)s, 'market', 'PPA', 12, false FROM told"""
+PLACES = (
+    """
+    INSERT INTO gigawatch.meter_feed (meter_id, fed_id)
+    SELECT upper.meter_id, fed.meter_id
+    FROM (VALUES ('utility', 2, 'ups_in'), ('ups_in', 4, 'ups_out'), ('ups_out', 4, 'pdu'), ('pdu', 24, 'it'),
+        ('utility', 2, 'cooling')) AS its (upper, count, fed)
+    JOIN gigawatch.meter AS upper ON upper.role = its.upper
+    JOIN gigawatch.meter AS fed ON fed.role = its.fed AND fed.site_id = upper.site_id
+        AND mod(split_part(fed.name, '-', 2)::integer - split_part(upper.name, '-', 2)::integer, its.count) = 0""",
+    """
+    INSERT INTO gigawatch.rack (site_id, hall_id, name)
+    SELECT site_id, hall_id, 'rack-' || split_part(name, '-', 2) FROM gigawatch.meter WHERE role = 'it'""",
+    """
+    INSERT INTO gigawatch.meter_rack (meter_id, rack_id)
+    SELECT meter_id, rack_id FROM gigawatch.meter AS m JOIN gigawatch.rack ON rack.site_id = m.site_id
+        AND rack.name = 'rack-' || split_part(m.name, '-', 2)
+    WHERE m.role = 'it'""",
+    """
+    INSERT INTO gigawatch.power_budget (site_id, scope, name, budget_mw)
+    SELECT site_id, 'site', name, 4000000000 FROM gigawatch.site
+    UNION ALL SELECT site_id, 'hall', name, 1000000000 FROM gigawatch.hall
+    UNION ALL SELECT site_id, 'rack', name, 40000000 FROM gigawatch.rack""",
+)
+"""What feeds what, and what may be drawn where."""
 METERS = """
     INSERT INTO gigawatch.meter (site_id, name, role, hall_id, fuel_j_per_l, potable, breaker_ma, contract_mw, rated_mw,
         last_seen)
@@ -87,11 +123,13 @@ def fill(connection: "psycopg.Connection[Any]", sites: int, days: int, stop: dat
     run("INSERT INTO gigawatch.site (name) SELECT 'site-' || n FROM generate_series(1, %s) AS n", [sites])
     run("INSERT INTO gigawatch.hall (site_id, name) SELECT site_id, unnest(ARRAY['A', 'B']) FROM gigawatch.site")
     run(METERS.format(roles=roles))
+    for statement in PLACES:
+        run(statement)
+    run(INTENSITIES, {"start": stop - days * DAY, "stop": stop})
     run(
         "INSERT INTO gigawatch.rollup (level, closed, folded, node_id) VALUES ('meter_1h', %(it)s, %(it)s, 0)",
         {"it": stop},
     )
-    run(WINDOWS)
     for day in range(days):
         run(HOURS.format(roles=roles), {"start": stop - (days - day) * DAY})
 
@@ -153,14 +191,52 @@ def measure_pages(engine: Engine, now: datetime) -> None:
         )
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--sites", type=int, default=20)
-    parser.add_argument("--days", type=int, default=365)
-    given = parser.parse_args()
-    stop = datetime.now(UTC).replace(hour=0, minute=0, second=0, microsecond=0)
-    start = stop - given.days * DAY
-    reads: dict[str, Callable[[Connection], object]] = {
+def filled(folder: Path, sites: int, days: int) -> None:
+    """Make a store in a new folder, and leave it stopped."""
+    stop = datetime.now(UTC).replace(hour=15, minute=0, second=0, microsecond=0) - DAY
+    with EmbeddedServer(folder) as server:
+        engine = database.engine(server.url)
+        migrate(engine)
+        with owned(engine) as connection:
+            fill(connection, sites, days, stop)
+            took_s = fold(engine, connection, stop)
+            connection.execute("VACUUM ANALYZE")
+        with engine.connect() as counting:
+            hours = counting.scalar(text("SELECT count(*) FROM gigawatch.meter_1h"))
+        print(f"{hours:,} hours of meters; {sites * days:,} days of sites folded in {took_s:.1f} s", flush=True)
+        engine.dispose()
+
+
+def owned(engine: Engine) -> "psycopg.Connection[Any]":
+    """A connection of the store's owner, in autocommit."""
+    url = engine.url.set(drivername="postgresql").render_as_string(hide_password=False)
+    return psycopg.connect(url, autocommit=True, options="-c timezone=UTC")
+
+
+def measure(folder: Path) -> None:
+    """Print what reads and pages take of the store in a folder."""
+    with EmbeddedServer(folder) as server:
+        engine = database.engine(server.url)
+        migrate(engine)
+        with owned(engine) as connection:
+            connection.execute("TRUNCATE gigawatch.meter_window")
+            connection.execute(WINDOWS)
+            connection.execute("VACUUM ANALYZE gigawatch.meter_window")
+            connection.execute("UPDATE gigawatch.meter SET last_seen = now()")
+        with engine.connect() as marks:
+            stop = facility_readings.facility_until(marks)
+        reader = database.engine(server.url, role=database.REPORT_ROLE)
+        for name, read in reads(stop).items():
+            print(f"| {name} | {best_ms(reader, read):.0f} |", flush=True)
+        measure_pages(reader, stop + timedelta(minutes=5))
+        reader.dispose()
+        engine.dispose()
+
+
+def reads(stop: datetime) -> dict[str, Callable[[Connection], object]]:
+    """What pages and reports ask of the year before a moment."""
+    start = stop - 365 * DAY
+    return {
         "PUE by month, fleet": lambda it: facility_readings.pue(it, start, stop, "1 month"),
         "PUE by month, each site": lambda it: facility_readings.pue(it, start, stop, "1 month", "site"),
         "PUE by day, fleet": lambda it: facility_readings.pue(it, start, stop, DAY),
@@ -189,25 +265,18 @@ def main() -> None:
             it, stop - 7 * DAY, stop
         ),
     }
-    with tempfile.TemporaryDirectory(prefix="gigawatch-") as folder:
-        Path(folder).chmod(0o755)
-        with EmbeddedServer(Path(folder) / "data") as server:
-            engine = database.engine(server.url)
-            migrate(engine)
-            url = engine.url.set(drivername="postgresql").render_as_string(hide_password=False)
-            with psycopg.connect(url, autocommit=True, options="-c timezone=UTC") as connection:
-                fill(connection, given.sites, given.days, stop)
-                took_s = fold(engine, connection, stop)
-                connection.execute("VACUUM ANALYZE")
-            with engine.connect() as counting:
-                hours = counting.scalar(text("SELECT count(*) FROM gigawatch.meter_1h"))
-            print(f"{hours:,} hours of meters; {given.sites * given.days:,} days of sites folded in {took_s:.1f} s")
-            reader = database.engine(server.url, role=database.REPORT_ROLE)
-            for name, read in reads.items():
-                print(f"| {name} | {best_ms(reader, read):.0f} ms |", flush=True)
-            measure_pages(reader, stop + timedelta(minutes=5))
-            reader.dispose()
-            engine.dispose()
+
+
+def main() -> None:
+    """Run and print."""
+    parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
+    parser.add_argument("folder", type=Path, help="of a store; it is filled where there is none")
+    parser.add_argument("--sites", type=int, default=20)
+    parser.add_argument("--days", type=int, default=365)
+    given = parser.parse_args()
+    if not given.folder.exists():
+        filled(given.folder, given.sites, given.days)
+    measure(given.folder)
 
 
 if __name__ == "__main__":
