@@ -59,7 +59,7 @@ BEGIN
             WHERE it.node_id = p.node_id AND it.time >= start AND it.time <= stop - interval '1 hour' OFFSET 0
         ) AS b
         CROSS JOIN LATERAL (
-            -- A node's GPUs are one row: as rows of their own they took ten times as long.
+            -- A node's GPUs are one row, and summed within it.
             SELECT sum(expanded.at(b.energy_mj, slot)) AS mj, bool_and(coalesce(expanded.at(b.energy_ms, slot), 0) >= 0.99 * 3600000) AS whole
             FROM generate_series(1, b.slots) AS slot WHERE expanded.at(b.covered_ms, slot) IS NOT NULL
         ) AS gpus
