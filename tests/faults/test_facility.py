@@ -193,8 +193,11 @@ def serving(meters: Mapping[str, SimulatedMeter], flows: Flows) -> Iterator[dict
             by_port.setdefault(it.instrument.port, []).append(it)
         for those in by_port.values():
             addresses.update(dict.fromkeys((it.name for it in those), await ports.serve(those)))
-        ready.set()
         at_s = int(time.time())
+        for it in meters.values():
+            # What none has counted yet, it does not show either.
+            it.count(at_s - 1, 1, flows)
+        ready.set()
         while not ending.is_set():
             for at in range(at_s, at_s := int(time.time())):
                 for it in meters.values():
