@@ -10,7 +10,7 @@ from api.reports import parts, periods
 from api.reports.model import Chart, Column, Fact, Report, Series, Table, Value
 from api.reports.shown import number, shown
 from gigawatch import facility_readings, readings, report_readings, token_readings
-from gigawatch.facility_readings import FacilityCarbon, Heat, Pue, Water
+from gigawatch.facility_readings import FacilityCarbon, FacilityCost, Heat, Pue, Water
 from gigawatch.readings import Where
 from gigawatch.token_readings import BOUNDARIES, EnergyPerToken, Of
 from gigawatch.units import SECONDS_PER_HOUR
@@ -47,12 +47,10 @@ def make(connection: Connection, site: str, month: str, zone: ZoneInfo, category
     best = parts.best(totals)
     chosen = best.category if best else None
     hours = facility_readings.pue(connection, start, over, HOUR, "site", site, chosen) if chosen else []
-    waters = [it for it in facility_readings.water(connection, start, over, None, "site", site) if _is(it, category)]
-    heats = [it for it in facility_readings.heat(connection, start, over, None, "site", site) if _is(it, category)]
-    carbons = [
-        it for it in facility_readings.facility_carbon(connection, start, over, None, "site", site)
-        if _is(it, category)
-    ]  # fmt: skip
+    waters = facility_readings.water(connection, start, over, None, "site", site, category)
+    heats = facility_readings.heat(connection, start, over, None, "site", site, category)
+    carbons = facility_readings.facility_carbon(connection, start, over, None, "site", site, category)
+    costs = facility_readings.facility_cost(connection, start, over, None, "site", site, category)
     tokens = token_readings.energy_per_token(connection, start, over, None, "deployment", of=Of(site=site))
     meters = facility_readings.meter_health(connection, site)
     roles = parts.energy_by_role(connection, start, over, site)
@@ -88,6 +86,7 @@ def make(connection: Connection, site: str, month: str, zone: ZoneInfo, category
             levels,
             _water(waters),
             _heat(heats),
+            _facility_cost(costs),
             _facility_carbon(carbons),
             _gpus(connection, start, over, site),
             _tokens(tokens),
@@ -96,7 +95,7 @@ def make(connection: Connection, site: str, month: str, zone: ZoneInfo, category
             _peaks(hours),
             _capacity(connection, start, over, site),
             parts.gaps(report_readings.gaps(connection, start, over, site, category)),
-            parts.meters(meters),
+            parts.meters(meters, facility_readings.meter_coverage(connection, start, over, site)),
             _events(connection, site, start, over),
             _sources(connection, site, start, over),
         ),
@@ -116,10 +115,6 @@ def make(connection: Connection, site: str, month: str, zone: ZoneInfo, category
         ),
         versions=parts.versions(connection, site),
     )  # fmt: skip
-
-
-def _is(it: Water | Heat | FacilityCarbon, category: int | None) -> bool:
-    return category is None or it.category == category
 
 
 def _headline(
@@ -209,15 +204,18 @@ def _water(found: Sequence[Water]) -> Table:
             Column("category", "Category", "integer"),
             Column("wue_l_per_kwh", "WUE", "ratio", "L/kWh"),
             Column("wue_potable_l_per_kwh", "WUE, drinking water", "ratio", "L/kWh"),
+            Column("wue_fresh_l_per_kwh", "WUE, fresh water", "ratio", "L/kWh"),
             Column("water_m3", "Water", "number", "m³"),
             Column("potable_m3", "Drinking water", "number", "m³"),
+            Column("fresh_m3", "Fresh water", "number", "m³"),
             Column("it_energy_kwh", "IT", "number", "kWh"),
             *parts.HOURS,
         ),
         rows=[
             (
-                it.category, it.wue_l_per_kwh, it.wue_potable_l_per_kwh, it.water_m3, it.potable_m3,
-                parts.kwh(it.it_energy_j), it.hours, it.hours_missing, it.hours_faulty, it.coverage,
+                it.category, it.wue_l_per_kwh, it.wue_potable_l_per_kwh, it.wue_fresh_l_per_kwh, it.water_m3,
+                it.potable_m3, it.fresh_m3, parts.kwh(it.it_energy_j), it.hours, it.hours_missing, it.hours_faulty,
+                it.coverage,
             )
             for it in found
         ],
@@ -252,6 +250,32 @@ def _heat(found: Sequence[Heat]) -> Table:
         ],
         empty="No hour has meters of role heat_reuse or generation beside the sources, or heat_removed beside cooling. "
         f"{parts.PLACE_METERS}",
+    )  # fmt: skip
+
+
+def _facility_cost(found: Sequence[FacilityCost]) -> Table:
+    return Table(
+        name="facility_cost",
+        title="Cost of the facility's energy",
+        about="E_DC of the hours that PUE has, times the price of each, by currency; energy made on site is priced as "
+        "what is bought. By kWh of IT it is that over E_IT of the same hours.",
+        columns=(
+            Column("category", "Category", "integer"),
+            Column("currency", "Currency"),
+            Column("cost", "Cost", "number"),
+            Column("cost_per_it_kwh", "By kWh of IT", "number"),
+            Column("facility_energy_kwh", "Facility", "number", "kWh"),
+            Column("price_coverage", "With a price", "share"),
+            parts.COVERAGE,
+        ),
+        rows=[
+            (
+                it.category, it.currency, it.cost, it.cost_per_it_kwh, parts.kwh(it.facility_energy_j),
+                it.price_coverage, it.coverage,
+            )
+            for it in found
+        ],
+        empty="There is no hour with a measured PUE.",
     )  # fmt: skip
 
 

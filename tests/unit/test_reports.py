@@ -18,7 +18,7 @@ from hypothesis import strategies as st
 
 from api.reports import eu_eed, parts, periods
 from api.reports.charts import described, drawn
-from api.reports.commands import WRITERS, file_name
+from api.reports.formats import FORMATS, file_name
 from api.reports.model import Chart, Column, Fact, Kind, Missing, Report, Series, Table, Value
 from api.reports.page import MOST_ROWS
 from api.reports.shown import shown
@@ -52,7 +52,7 @@ def report(rows: list[tuple[Value, ...]], **values: Any) -> Report:
 
 
 def written(made: Report) -> dict[str, bytes]:
-    return {name: writer(made) for name, writer in WRITERS.items()}
+    return {name: it.write(made) for name, it in FORMATS.items()}
 
 
 class Page(HTMLParser):
@@ -130,12 +130,12 @@ def test_names_are_texts_whatever_they_are() -> None:
         assert "script>" not in of["html"].decode().partition("</style>")[0]
         assert json.loads(of["json"])["tables"]["things"]["rows"][0]["name"] == HOSTILE[0]
         # A file's name leads nowhere.
-        assert re.fullmatch(r"gigawatch-monthly-[\w.-]+-2026-01", file_name(made))
-        assert ".." not in file_name(report([], site="../../etc/passwd")).replace("..-", "")
+        assert re.fullmatch(r"gigawatch-monthly-[\w.-]+-2026-01\.csv", file_name(made, "csv"))
+        assert ".." not in file_name(report([], site="../../etc/passwd"), "csv").replace("..-", "")
 
 
 def test_a_page_needs_nothing_from_elsewhere_and_has_room_to_sign() -> None:
-    page = WRITERS["html"](report([ROW])).decode()
+    page = FORMATS["html"].write(report([ROW])).decode()
     assert "Signature" in page
     assert not re.search(r"url\(\s*[^#]|@import|https?://", page)
     assert "default-src 'none'" in page
@@ -287,4 +287,4 @@ def test_a_period_that_has_not_begun_is_refused() -> None:
 
 
 def test_each_input_of_the_eus_form_has_a_remedy() -> None:
-    assert eu_eed.REMEDIES.keys() == eu_eed.NAMES.keys() - {"PUE", "WUE", "ERF", "REF"}
+    assert eu_eed.REMEDIES.keys() == eu_eed.NAMES.keys() - {"PUE", "WUE", "ERF", "REF", "ERES-TOT"}
