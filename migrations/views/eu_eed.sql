@@ -44,8 +44,7 @@ BEGIN
         SELECT coalesce(in_category, (SELECT min(s.category) FROM sums AS s WHERE s.figure = 'pue' AND s.hours > 0),
             (SELECT min(s.category) FROM sums AS s WHERE s.figure = 'pue'))::smallint AS category
     ), of_figure AS MATERIALIZED (
-        SELECT s.figure, CASE WHEN s.hours > 0 THEN s.numerator END AS numerator,
-            CASE WHEN s.hours > 0 THEN s.denominator END AS denominator, s.coverage, s.is_year,
+        SELECT s.figure, s.numerator, s.denominator, s.coverage, s.is_year,
             CASE WHEN s.missing_h + s.faulty_h > 0 THEN format('%s h are missing and %s h faulty: report.facility_gaps() names the meters',
                 s.missing_h, s.faulty_h) END AS gaps
         FROM sums AS s CROSS JOIN best WHERE s.category IS NULL OR s.category = best.category
@@ -80,7 +79,8 @@ BEGIN
             pot.numerator / 1000000 AS win_pot, pot.coverage AS pot_coverage, pot.gaps AS pot_gaps,
             fresh.numerator / 1000000 AS win_fre, fresh.coverage AS fre_coverage, fresh.gaps AS fre_gaps,
             -- The water of the regime's WUE, over the IT of the same hours.
-            CASE WHEN amended THEN fresh.numerator / nullif(fresh.denominator, 0) ELSE wue.numerator / nullif(wue.denominator, 0) END * 3600000 AS wue,
+            CASE WHEN amended THEN fresh.numerator * 3600000 / nullif(fresh.denominator, 0)
+                ELSE wue.numerator * 3600000 / nullif(wue.denominator, 0) END AS wue,
             erf.numerator / 3600000000 AS ereuse, erf.denominator / 3600000000 AS edc_of_reuse, erf.coverage AS erf_coverage,
             erf.gaps AS erf_gaps, ref.numerator / 3600000000 AS on_site, ref.coverage AS ref_coverage, ref.gaps AS ref_gaps, d.*,
             backup.kwh AS backup_kwh, backup.coverage AS backup_coverage,

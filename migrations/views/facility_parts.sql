@@ -132,7 +132,7 @@ BEGIN ATOMIC
     SELECT CASE group_by WHEN 'fleet' THEN 'fleet' WHEN 'site' THEN site ELSE coalesce(site || ' / ' || hall, site) END;
 END;
 
--- Both sums of ratios over a period by bin and group. Of fleet and site those of whole sites, of hall those of halls. is_year:
+-- Both sums of ratios over a period by bin and group, NULL where no hour is in them. Of fleet and site those of whole sites, of hall those of halls. is_year:
 -- the bin is of whole years of complete months, of which 99 % of the hours are in the sums. sites is how many have an hour in the sums; sites_missing those that
 -- have the meters in the period, and no such hour in the bin.
 CREATE FUNCTION expanded.ratio_sums(
@@ -171,8 +171,8 @@ BEGIN
                 FROM (SELECT DISTINCT it.label, it.figure, it.category, it.site, it.site_id, it.hall_id FROM named AS it) AS n
                 GROUP BY 1, 2, 3
             ), groups AS (
-                SELECT n.bin, n.label, n.figure, n.category, sum(n.numerator) AS numerator, sum(n.denominator) AS denominator,
-                    sum(n.hours)::bigint AS hours, sum(n.missing_h)::bigint AS missing_h, sum(n.faulty_h)::bigint AS faulty_h,
+                SELECT n.bin, n.label, n.figure, n.category, sum(n.numerator) FILTER (WHERE n.hours > 0) AS numerator,
+                    sum(n.denominator) FILTER (WHERE n.hours > 0) AS denominator, sum(n.hours)::bigint AS hours, sum(n.missing_h)::bigint AS missing_h, sum(n.faulty_h)::bigint AS faulty_h,
                     sum(n.numerator_meters)::bigint AS numerator_meters, sum(n.denominator_meters)::bigint AS denominator_meters,
                     coalesce(array_agg(n.site) FILTER (WHERE n.hours > 0), '{}') AS sites
                 FROM named AS n GROUP BY 1, 2, 3, 4

@@ -53,8 +53,7 @@ BEGIN
     SELECT m.time, m.label, m.category,
         CASE WHEN m.is_year THEN '' ELSE 'interim ' END || CASE group_by WHEN 'hall' THEN 'pPUE' ELSE 'PUE' END, 'measured',
         (m.numerator / nullif(m.denominator, 0))::double precision, (m.denominator / nullif(m.numerator, 0))::double precision,
-        CASE WHEN m.hours > 0 THEN m.numerator / 1000 END, CASE WHEN m.hours > 0 THEN m.denominator / 1000 END, m.hours,
-        m.missing_h, m.faulty_h, m.coverage, m.numerator_meters, m.denominator_meters, m.simulated, m.sites, m.sites_missing
+        m.numerator / 1000, m.denominator / 1000, m.hours, m.missing_h, m.faulty_h, m.coverage, m.numerator_meters, m.denominator_meters, m.simulated, m.sites, m.sites_missing
     FROM measured AS m
     UNION ALL
     SELECT c.time, c.label, NULL, 'configured PUE', 'configured', c.pue::double precision, (1 / c.pue)::double precision, NULL,

@@ -24,14 +24,12 @@ AS $$
 BEGIN
     RETURN QUERY
     WITH sums AS MATERIALIZED (
-        SELECT * FROM expanded.ratio_sums(start, stop, step, group_by, in_site, ARRAY['wue', 'wue_potable', 'wue_fresh'], in_category)
+        SELECT r.*, (r.numerator * 3600000 / nullif(r.denominator, 0))::double precision AS l_per_kwh
+        FROM expanded.ratio_sums(start, stop, step, group_by, in_site, ARRAY['wue', 'wue_potable', 'wue_fresh'], in_category) AS r
     )
-    SELECT w.time, w.label, w.category, (w.numerator * 3600000 / 1000 / nullif(w.denominator / 1000, 0))::double precision,
-        (p.numerator * 3600000 / 1000 / nullif(p.denominator / 1000, 0))::double precision,
-        CASE WHEN w.hours > 0 THEN w.numerator / 1000000 END, CASE WHEN p.hours > 0 THEN p.numerator / 1000000 END,
-        CASE WHEN w.hours > 0 THEN w.denominator / 1000 END, w.hours, w.missing_h, w.faulty_h, w.coverage, p.coverage, w.simulated,
-        (f.numerator * 3600000 / 1000 / nullif(f.denominator / 1000, 0))::double precision, CASE WHEN f.hours > 0 THEN f.numerator / 1000000 END,
-        f.coverage
+    SELECT w.time, w.label, w.category, w.l_per_kwh, p.l_per_kwh, w.numerator / 1000000, p.numerator / 1000000,
+        w.denominator / 1000, w.hours, w.missing_h, w.faulty_h, w.coverage, p.coverage, w.simulated, f.l_per_kwh,
+        f.numerator / 1000000, f.coverage
     FROM sums AS w
     LEFT JOIN sums AS p ON p.figure = 'wue_potable' AND p.time = w.time AND p.label = w.label AND p.category = w.category
     LEFT JOIN sums AS f ON f.figure = 'wue_fresh' AND f.time = w.time AND f.label = w.label AND f.category = w.category
