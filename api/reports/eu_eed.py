@@ -50,8 +50,9 @@ REMEDIES = {
 }
 """Of what is put in; PUE, WUE, ERF, REF and ERES-TOT are made of it."""
 NOT_IN_IT = (
-    "TWH, TIN, CDD, CBtG, electrical grid functions, refrigerants, CSERV, CSTOR, BIN, BOUT, data traffic, and all of "
-    "Annex I: Gigawatch does not know them. Add them by hand."
+    "TWH, TIN, CDD, CBtG, electrical grid functions, refrigerants, CSERV, CSTOR, BIN, BOUT, data traffic, which WUE "
+    "category WIN is of, whether PDIT is installed or rated, and all of Annex I: Gigawatch does not know them. Add "
+    "them by hand."
 )
 AMENDED = (
     "Adopted by the Commission on 21 September 2026, with first labels by 15 August 2027. Its number and its entry "

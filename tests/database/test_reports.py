@@ -145,6 +145,18 @@ def test_what_is_missing_of_the_eus_form_is_named(engine: Engine, run: Run) -> N
     assert "<svg" not in page
 
 
+def test_a_regime_that_may_not_be_in_force_is_said_to_be_that(engine: Engine, run: Run) -> None:
+    place(engine, {"u": {"role": "utility"}})
+    found = json.loads(run(command, "eu-eed", "--site", "oslo", "--year", "2026", "--format", "json", "--output", "-"))
+    facts = found["facts"]
+    assert facts["Regime"].endswith("as amended by C(2026) 3472 final, due on 15 May 2027")
+    assert "entry into force are not known" in facts["State of the regime"]
+    assert facts["Reporting year"] == "2027"
+    lacking = {it["indicator"]: it["lacks"] for it in found["missing"]}
+    assert "WIN-POT" not in lacking
+    assert lacking["WIN-FRE"] == "no hour has meters of role water and of IT"
+
+
 def gaps(engine: Engine, stop: datetime, category: int | None = None) -> list[tuple[str, int, int, str, str]]:
     """Figure, first hour, hours, state and reasons."""
     with engine.connect() as connection:
