@@ -196,7 +196,8 @@ def _levels(connection: Connection, start: datetime, stop: datetime, site: str) 
 
 
 def _water(found: Sequence[Water]) -> Table:
-    return Table(
+    return parts.listed(
+        found,
         name="water",
         title="Water",
         about="WUE of the whole site: water / E_IT, over the hours in which both are known.",
@@ -211,20 +212,13 @@ def _water(found: Sequence[Water]) -> Table:
             Column("it_energy_kwh", "IT", "number", "kWh"),
             *parts.HOURS,
         ),
-        rows=[
-            (
-                it.category, it.wue_l_per_kwh, it.wue_potable_l_per_kwh, it.wue_fresh_l_per_kwh, it.water_m3,
-                it.potable_m3, it.fresh_m3, parts.kwh(it.it_energy_j), it.hours, it.hours_missing, it.hours_faulty,
-                it.coverage,
-            )
-            for it in found
-        ],
         empty=f"No hour has meters of role water and of IT. {parts.PLACE_METERS}",
-    )  # fmt: skip
+    )
 
 
 def _heat(found: Sequence[Heat]) -> Table:
-    return Table(
+    return parts.listed(
+        found,
         name="heat",
         title="Reuse, renewable energy and cooling",
         about="ERF, the part of REF that meters know (made on site), ERE = (1 − ERF) × PUE, and CER; each over its own "
@@ -241,20 +235,14 @@ def _heat(found: Sequence[Heat]) -> Table:
             Column("reuse_energy_kwh", "Reused", "number", "kWh"),
             Column("on_site_energy_kwh", "Made on site", "number", "kWh"),
         ),
-        rows=[
-            (
-                it.category, it.erf, it.erf_coverage, it.ref_on_site, it.ref_coverage, it.ere, it.cer, it.cer_coverage,
-                parts.kwh(it.reuse_energy_j), parts.kwh(it.on_site_energy_j),
-            )
-            for it in found
-        ],
         empty="No hour has meters of role heat_reuse or generation beside the sources, or heat_removed beside cooling. "
         f"{parts.PLACE_METERS}",
-    )  # fmt: skip
+    )
 
 
 def _facility_cost(found: Sequence[FacilityCost]) -> Table:
-    return Table(
+    return parts.listed(
+        found,
         name="facility_cost",
         title="Cost of the facility's energy",
         about="E_DC of the hours that PUE has, times the price of each, by currency; energy made on site is priced as "
@@ -268,19 +256,13 @@ def _facility_cost(found: Sequence[FacilityCost]) -> Table:
             Column("price_coverage", "With a price", "share"),
             parts.COVERAGE,
         ),
-        rows=[
-            (
-                it.category, it.currency, it.cost, it.cost_per_it_kwh, parts.kwh(it.facility_energy_j),
-                it.price_coverage, it.coverage,
-            )
-            for it in found
-        ],
         empty="There is no hour with a measured PUE.",
-    )  # fmt: skip
+    )
 
 
 def _facility_carbon(found: Sequence[FacilityCarbon]) -> Table:
-    return Table(
+    return parts.listed(
+        found,
         name="facility_carbon",
         title="Emissions of the facility",
         about="E_DC of the hours that PUE has, times the intensity of each; CUE is that over E_IT of the same hours. "
@@ -296,15 +278,8 @@ def _facility_carbon(found: Sequence[FacilityCarbon]) -> Table:
             Column("estimated_share", "Of it estimated", "share"),
             parts.COVERAGE,
         ),
-        rows=[
-            (
-                it.category, it.method, it.instrument, it.carbon_kg, it.cue_kg_per_kwh, parts.kwh(it.facility_energy_j),
-                it.intensity_coverage, it.estimated_share, it.coverage,
-            )
-            for it in found
-        ],
         empty="There is no hour with a measured PUE.",
-    )  # fmt: skip
+    )
 
 
 def _gpus(connection: Connection, start: datetime, stop: datetime, site: str) -> Table:
@@ -375,7 +350,8 @@ def _cost(connection: Connection, start: datetime, stop: datetime, site: str) ->
         for boundary in BOUNDARIES
         for it in readings.cost(connection, start, stop, None, where, "site", boundary)
     ]  # fmt: skip
-    return Table(
+    return parts.listed(
+        found,
         name="cost",
         title="Cost of the GPUs' energy",
         about="At the boundaries gpu, it and facility, by currency. Energy without a price is not in the cost.",
@@ -389,15 +365,8 @@ def _cost(connection: Connection, start: datetime, stop: datetime, site: str) ->
             Column("measured_pue_share", "With measured PUE", "share"),
             parts.COVERAGE,
         ),
-        rows=[
-            (
-                it.boundary, it.currency, it.cost, parts.kwh(it.energy_j), it.price_coverage, it.boundary_coverage,
-                it.measured_pue_share, it.coverage,
-            )
-            for it in found
-        ],
         empty="No energy of GPUs is known.",
-    )  # fmt: skip
+    )
 
 
 def _carbon(connection: Connection, start: datetime, stop: datetime, site: str) -> Table:
@@ -407,7 +376,8 @@ def _carbon(connection: Connection, start: datetime, stop: datetime, site: str) 
         for boundary in BOUNDARIES
         for it in readings.carbon(connection, start, stop, None, where, "site", boundary)
     ]  # fmt: skip
-    return Table(
+    return parts.listed(
+        found,
         name="carbon",
         title="Emissions of the GPUs' energy",
         about="At the boundaries gpu, it and facility, location-based and by each market instrument: accounts of the "
@@ -423,15 +393,8 @@ def _carbon(connection: Connection, start: datetime, stop: datetime, site: str) 
             Column("boundary_coverage", "Known at boundary", "share"),
             parts.COVERAGE,
         ),
-        rows=[
-            (
-                it.boundary, it.method, it.instrument, it.carbon_kg, parts.kwh(it.energy_j), it.intensity_coverage,
-                it.estimated_share, it.boundary_coverage, it.coverage,
-            )
-            for it in found
-        ],
         empty="No energy of GPUs is known.",
-    )  # fmt: skip
+    )
 
 
 def _peaks(hours: Sequence[Pue]) -> Table:
@@ -499,7 +462,8 @@ def _capacity(connection: Connection, start: datetime, stop: datetime, site: str
 def _events(connection: Connection, site: str, start: datetime, stop: datetime) -> Table:
     found, count = report_readings.meter_events(connection, site, start, stop, MOST_EVENTS)
     more = f" The first {MOST_EVENTS} of {count}." if count > len(found) else ""
-    return Table(
+    return parts.listed(
+        found,
         name="meter_events",
         title="Events of meters",
         about=f"What agents said of the meters that they read.{more}",
@@ -510,7 +474,6 @@ def _events(connection: Connection, site: str, start: datetime, stop: datetime) 
             Column("hostname", "Agent on"),
             Column("message", "What happened"),
         ),
-        rows=[(it.time, it.severity, it.kind, it.hostname, it.message) for it in found],
         empty="None.",
     )
 

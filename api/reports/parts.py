@@ -4,6 +4,7 @@ from collections.abc import Callable, Sequence
 from datetime import datetime
 from typing import Literal
 
+from msgspec import Struct
 from sqlalchemy import Connection
 
 from api.reports.model import Chart, Column, Fact, Series, Table, Value
@@ -119,10 +120,24 @@ def pue_charts(
 
 def pue_row(it: Pue) -> tuple[Value, ...]:
     """A row of PUE_COLUMNS."""
-    return (
-        it.category, it.name, it.pue, kwh(it.facility_energy_j), kwh(it.it_energy_j), it.hours, it.hours_missing,
-        it.hours_faulty, it.coverage,
-    )  # fmt: skip
+    return row(it, PUE_COLUMNS)
+
+
+def row(it: Struct, columns: Sequence[Column]) -> tuple[Value, ...]:
+    """What a record has for columns with the names of its fields; for one in kWh that may be its field in J."""
+    fields = it.__struct_fields__
+    return tuple(
+        getattr(it, column.key) if column.key in fields else kwh(getattr(it, f"{column.key.removesuffix('kwh')}j"))
+        for column in columns
+    )
+
+
+def listed(
+    found: Sequence[Struct], *, name: str, title: str, about: str, columns: tuple[Column, ...], empty: str
+) -> Table:
+    """A table with a row for each record, whose columns have the names of its fields."""
+    rows = [row(it, columns) for it in found]
+    return Table(name=name, title=title, about=about, columns=columns, rows=rows, empty=empty)
 
 
 def best(found: Sequence[Pue]) -> Pue | None:

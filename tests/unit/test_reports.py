@@ -4,6 +4,7 @@ import csv
 import io
 import json
 import re
+from collections.abc import Callable
 from datetime import UTC, date, datetime, timedelta
 from html.parser import HTMLParser
 from typing import Any
@@ -16,13 +17,14 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from api.reports import eu_eed, parts, periods
+from api.reports import eu_eed, monthly, parts, periods
 from api.reports.charts import described, drawn
 from api.reports.formats import FORMATS, file_name
 from api.reports.model import Chart, Column, Fact, Kind, Missing, Report, Series, Table, Value
 from api.reports.page import MOST_ROWS
 from api.reports.shown import shown
 from gigawatch.errors import GigawatchError
+from gigawatch.facility_readings import FacilityCarbon, FacilityCost, Heat, Water
 from gigawatch.report_readings import Gap
 
 NOW = datetime(2026, 2, 1, 12, tzinfo=UTC)
@@ -284,6 +286,22 @@ def test_a_period_that_has_not_begun_is_refused() -> None:
     assert periods.begun(NOW - timedelta(hours=1), NOW, "x") == NOW
     with pytest.raises(GigawatchError, match="No hour of 2026 is over"):
         periods.begun(NOW, NOW + timedelta(minutes=59), "2026")
+
+
+@pytest.mark.parametrize(
+    ("table", "kind"),
+    [(monthly._water, Water), (monthly._heat, Heat), (monthly._facility_cost, FacilityCost),
+     (monthly._facility_carbon, FacilityCarbon)],
+)  # fmt: skip
+def test_columns_have_the_names_of_what_is_read(table: Callable[[list[Any]], Table], kind: Any) -> None:
+    """Of energies in kWh that of a field in J."""
+    values = {name: number for number, name in enumerate(kind.__struct_fields__, 1)}
+    made = table([kind(**values)])
+    (row,) = made.rows
+    for column, value in zip(made.columns, row, strict=True):
+        joules = values.get(f"{column.key.removesuffix('kwh')}j")
+        assert value == (values[column.key] if column.key in values else joules and joules / 3_600_000), column.key
+    assert table([]).empty
 
 
 def test_each_input_of_the_eus_form_has_a_remedy() -> None:
