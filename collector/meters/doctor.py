@@ -66,6 +66,11 @@ def _meter(settings: Meter) -> Finding:
             subject, "note", f"{text}; without rated_kw a glitch of its register can pass for energy",
             "Set rated_kw in its [[meters]]: the most that can flow through it, such as what its breaker takes.",
         )  # fmt: skip
+    if report.tells("volume") and settings.rated_m3_h is None:
+        return Finding(
+            subject, "note", f"{text}; without rated_m3_h a glitch of its register can pass for water",
+            "Set rated_m3_h in its [[meters]]: the greatest flow, which is 1.25 times the Q3 on its dial.",
+        )  # fmt: skip
     return Finding(subject, "good", text)
 
 
