@@ -150,7 +150,7 @@ class EmbeddedServer:
         self._wait_until_ready()
 
     def launch(self) -> "subprocess.Popen[bytes]":
-        """Start the process of a server that was started before and ended; it answers once it has recovered."""
+        """Start the server's process; it answers once it has recovered what one before it left."""
         with self.log.open("ab") as log:
             self._own(self.log)
             # In a session of its own, so that Ctrl-C in the terminal stops it after its clients, not before.
