@@ -19,13 +19,16 @@ from typing import Any
 
 import bcrypt
 import httpx
+import msgspec
 import pytest
 
 from collector.meters.maps import load
+from collector.meters.reader import Meters
 from collector.meters.reading import Denied, MeterProblem, Reading
 from collector.meters.redfish import RedfishDriver
 from gigawatch.errors import ExitCode, GigawatchError
 from gigawatch.settings import Meter
+from tests.agents import wait_for
 from tests.processes import free_port
 
 TOOLS = Path(sys.executable).parent
@@ -364,6 +367,29 @@ def test_a_wrong_password_is_not_tried_until_the_account_is_locked(sessions: Ses
     assert (caught.value.exit_code, caught.value.of_account) == (ExitCode.CONFIGURATION, True)
     assert "horse" not in str(caught.value)
     assert sessions.asked == ["POST /redfish/v1/SessionService/Sessions"], "one failure each time"
+
+
+def test_that_an_account_is_left_alone_is_told_with_its_remedy(sessions: Sessions, tmp_path: Path) -> None:
+    known = {"user": "admin", "secret_file": secret(tmp_path, "correct horse")}
+    its = Meter(
+        name="pdu", driver="redfish", address=sessions.url, map="redfish-chassis-power", index={"chassis": 1},
+        interval_s=1, **known,
+    )  # fmt: skip
+    meters = Meters((its, msgspec.structs.replace(its, name="other")), 10, 0, {})
+    meters.start()
+    wait_for("attempt", lambda: sessions.asked)
+    time.sleep(1.5)
+    meters.tick(60_000)
+    meters.shut()
+    (event,) = meters.take()
+    assert event.kind == "meter_silent"
+    for words in (
+        "Meters pdu, other",
+        "does not let us in (401). Check user and secret_file",
+        "not tried again before",
+    ):
+        assert words in event.message
+    assert len(sessions.asked) == 1, "for both meters, and at the second interval no more"
 
 
 def test_an_account_that_may_not_read_this_is_no_wrong_password(sessions: Sessions, tmp_path: Path) -> None:
