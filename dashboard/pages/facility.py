@@ -691,7 +691,7 @@ def _how() -> list[Any]:
         html.P("An agent reads meters, on any machine that reaches them. Name each in its settings:"),
         html.Pre(METERS),
         html.P("Look at one before, once:"),
-        html.Pre("gigawatch meter probe 10.0.8.21 \\\n    --driver modbus --map schneider-pm5000"),
+        html.Pre("gigawatch meter probe 10.0.8.21 \\\n    --map schneider-pm5000"),
         html.P("Say what each measures and feeds, in one file for all sites:"),
         html.Pre(TOPOLOGY),
         html.Pre("gigawatch topology check sites.yaml\ngigawatch topology apply sites.yaml"),

@@ -14,7 +14,7 @@ from click.testing import CliRunner
 from sqlalchemy import Engine, text
 
 from api.factors import commands as factors
-from api.meter_commands import meters
+from api.meter_commands import import_
 from api.reports.commands import report as command
 from gigawatch import report_readings
 from gigawatch.records import Event, Severity
@@ -72,7 +72,7 @@ def a_year(engine: Engine, run: Run, tmp_path: Path) -> None:
         lines = [f"{year}-01-01T00:00Z,{meter},{total * (year - YEAR)}" for meter, total in totals.items()
                  for year in (YEAR, YEAR + 1)]  # fmt: skip
         path.write_text("\n".join([f"start,meter,register_{unit}", *lines]))
-        run(meters, "import", str(path), "--site", "oslo")
+        run(import_, str(path), "--site", "oslo")
     fold(engine, datetime(YEAR + 1, 1, 1, 2, tzinfo=UTC))
 
 
