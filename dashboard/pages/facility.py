@@ -52,7 +52,9 @@ MOST_SITE_DAYS = 30
 MOST_NODES = 2_000
 """Beyond, levels are not compared: it is read node by node."""
 FLEET_SCOPES: tuple[Scope, ...] = ("site", "feed")
-"""Whose limits are read of all sites: sums of many meters are read hour by hour, too."""
+"""Whose limits are all read of all sites;"""
+SUM_SCOPES: tuple[Scope, ...] = ("hall", "row", "rack")
+"""those of sums of meters, which are read hour by hour, are so where most is used now."""
 NO_PUE = (
     "Nothing measures a PUE yet: it wants meters of all sources (utility, generation, fuel) and of IT (ups_out, pdu or"
     " it) in the topology, and a full hour of both."
@@ -223,6 +225,10 @@ def _read(
         without = {name: facility_rows.without(rows, category, sites) for name, rows in by_span.items()}
         now = [it for it in recent.read(facility.power_ratios_now, connection) if it.category == category]
         without[NOW] = [it for it in sites if it not in {row.site for row in now if row.power_ratio is not None}]
+    month_ago = view.floor(until, DAY) - 30 * DAY
+    limits = read(facility.capacity, month_ago, until, site, None if site else FLEET_SCOPES)
+    if site is None:
+        limits = limits + read(facility.capacity, month_ago, until, None, SUM_SCOPES, facility_meters.MOST_SUMS)
     water = read(facility.water, start, stop, None, group, site, category)
     heat = read(facility.heat, start, stop, None, group, site)
     carbon = read(facility.facility_carbon, start, stop, None, group, site, category)
@@ -253,7 +259,7 @@ def _read(
         days=read(facility.pue, year_ago, until, DAY, group, site, category),
         months=read(facility.pue, year_ago, until, "1 month", group, site, category),
         levels=levels,
-        limits=read(facility.capacity, view.floor(until, DAY) - 30 * DAY, until, site, None if site else FLEET_SCOPES),
+        limits=limits,
         levels_from=levels_from,
         nodes=nodes,
         topology=next(iter(read(facility.topologies, site)), None) if site else None,

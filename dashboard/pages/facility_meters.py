@@ -40,6 +40,8 @@ MEANINGS: dict[HealthState, str] = {
     "retired": "its time of use is over",
 }
 MOST_LIMITS = 15
+MOST_SUMS = 10
+"""Of all sites' racks, rows and halls."""
 
 
 def render(meters: Sequence[MeterHealth], asked: View, now: datetime) -> list[Any]:
@@ -172,12 +174,13 @@ def limits(rows: Sequence[Capacity], *, of_site: bool) -> html.Section:
             numbers=range(1, 10),
         ),
         html.P(
-            f"{len(shown)} of {quantities.count(len(rows))} limits, the tightest first. "
-            "Of a breaker 80 % of its rating is usable by a load that lasts (NFPA 70, 210.20). Trend: of the daily"
+            f"{len(shown)} of {quantities.count(len(rows))} limits, the tightest first"
+            + (". " if of_site else f"; of racks, rows and halls the {MOST_SUMS} of which most is used now. ")
+            + "Of a breaker 80 % of its rating is usable by a load that lasts (NFPA 70, 210.20). Trend: of the daily"
             " peaks of up to 30 days.",
             className="note",
         ) if shown else None,
-        note="peak: of 30 days" + ("" if of_site else " · racks, rows and halls: choose a site"),
+        note="peak: of 30 days",
         wide=True,
     )  # fmt: skip
 

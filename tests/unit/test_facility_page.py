@@ -273,7 +273,7 @@ def test_limits_of_which_most_is_used_come_first_and_a_breaker_has_its_rule() ->
     assert [it.name for it in rows] == ["pdu-1", "main", "unknown"]
     words = said(facility_meters.limits(rows, of_site=False))
     for part in ("breaker, feed A", "80 % rule", "50.4\u00a0A", "95\u00a0%", "+0.02\u00a0A", "125\u00a0d", "2\u00a0MW",
-                 "choose a site"):  # fmt: skip
+                 "the 10 of which most is used now"):  # fmt: skip
         assert part in words
     assert "No limit is known" in said(facility_meters.limits([], of_site=True))
 
