@@ -67,7 +67,11 @@ def trend(
     figure = blank(theme, period, height=280, rows=(0.16, 1.0))
     draw_line(figure, bins(period), period.step, Series("PUE", values), theme.series[0], 1, quantities.ratio,
               width=1.8, legend=False)  # fmt: skip
-    hollow = [time for time in without if time in found and found[time].pue is not None]
+    # Of the last bin, which may end before its middle, nothing is seen.
+    hollow = [
+        time for time in without
+        if time + period.step / 2 <= period.stop and time in found and found[time].pue is not None
+    ]  # fmt: skip
     if hollow:
         figure.trace(
             "scatter",
@@ -262,7 +266,7 @@ def kind_of(row: Pue) -> int:
 
 def key(theme: Theme) -> list[tuple[str, str, str]]:
     """Sign, colour and words of each kind of day."""
-    colours = (theme.sequence[3], theme.sequence[1], theme.warn, theme.border_strong, theme.bad)
+    colours = (theme.sequence[3], theme.sequence[1], theme.warn, theme.text_muted, theme.bad)
     return [(sign, colour, words) for (sign, words), colour in zip(KINDS.values(), colours, strict=True)]
 
 

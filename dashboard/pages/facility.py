@@ -11,7 +11,7 @@ from sqlalchemy import Connection
 
 from dashboard import components, facility_figures, facility_rows, quantities, recent, view
 from dashboard.components import badge, card, chart, choice, panel, table
-from dashboard.facility_rows import CATEGORIES, CHAIN, Flow, Place
+from dashboard.facility_rows import CATEGORIES, CHAIN, ROLES, Flow, Place
 from dashboard.pages import facility_meters
 from dashboard.plots import GOOD_COVERAGE
 from dashboard.quantities import SPACE, UNKNOWN
@@ -55,6 +55,8 @@ FLEET_SCOPES: tuple[Scope, ...] = ("site", "feed")
 """Whose limits are all read of all sites;"""
 SUM_SCOPES: tuple[Scope, ...] = ("hall", "row", "rack")
 """those of sums of meters, which are read hour by hour, are so where most is used now."""
+MOST_LISTED = 200
+"""Meters of the topology as a table."""
 NO_PUE = (
     "Nothing measures a PUE yet: it wants meters of all sources (utility, generation, fuel) and of IT (ups_out, pdu or"
     " it) in the topology, and a full hour of both."
@@ -367,7 +369,7 @@ def _limits(asked: View, found: _Found) -> list[Any]:
         )
     if found.category and len(found.sites) > 1:
         within = _in_words(found, PERIOD) or f"all {len(found.sites)} sites"
-        said.append(html.P(f"The PUE of this period is of {within}. Hollow: a time at which not all are in it."))
+        said.append(html.P(f"The PUE of this period is of {within}."))
     if not found.category:
         said.append(html.Div(NO_PUE if found.meters else CONFIGURED, className="banner warn"))
     if asked.rack or asked.model:
@@ -642,8 +644,11 @@ def _picture(found: SiteTopology | None, theme: Theme) -> list[html.Section]:
     """The single-line diagram, where the site's topology is declared."""
     if found is None:
         return []
-    svg = b64encode(drawn(in_force(found.site, found.document), theme.name).encode()).decode()
+    plan = in_force(found.site, found.document)
+    svg = b64encode(drawn(plan, theme.name).encode()).decode()
     words = f"Single-line diagram of {found.site}: what feeds what, from the sources to the racks"
+    meters = list(plan.meters.values())
+    more = f", {quantities.count(MOST_LISTED)} of {quantities.count(len(meters))} meters"
     return [
         panel(
             "Topology",
@@ -653,6 +658,25 @@ def _picture(found: SiteTopology | None, theme: Theme) -> list[html.Section]:
                 tabIndex=0,
                 role="region",
                 **{"aria-label": words},
+            ),
+            html.Details(
+                [
+                    html.Summary(f"As a table{more if len(meters) > MOST_LISTED else ''}"),
+                    table(
+                        f"What each meter of {found.site} feeds",
+                        ("Meter", "Role", "Hall", "Feeds"),
+                        [
+                            [
+                                it.name,
+                                ROLES[it.declared.role],
+                                it.hall or UNKNOWN,
+                                some((*it.feeds, *it.racks)) or UNKNOWN,
+                            ]
+                            for it in meters[:MOST_LISTED]
+                        ],
+                        "No meter is declared.",
+                    ),
+                ]
             ),
             note=f"in force since {quantities.moment(found.applied)} UTC, from {found.source}",
             wide=True,

@@ -187,7 +187,8 @@ def limits(rows: Sequence[Capacity], *, of_site: bool) -> html.Section:
 
 def _limit(it: Capacity) -> list[Any]:
     def words(value: float | None) -> str:
-        return quantities.current(value) if it.unit == "A" else quantities.power(value)
+        said = quantities.current(value) if it.unit == "A" else quantities.power(value)
+        return said.replace("-", "\u2212")
 
     worst = max(it.use_share or 0.0, it.peak_share or 0.0)
     tone = "bad" if worst >= 1 else "warn" if worst >= 0.9 else ""
