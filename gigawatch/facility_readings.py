@@ -505,12 +505,23 @@ def capacity(
     stop: datetime,
     site: str | None = None,
     scopes: tuple[Scope, ...] | None = None,
+    most: int | None = None,
 ) -> list[Capacity]:
-    """Limits of feeds and budgets, or of some scopes, what is drawn now, and the peak of a period."""
+    """Limits of feeds and budgets, or of some scopes, what is drawn now, and the peak of a period.
+
+    Args:
+        connection: of the report role.
+        start: of the period.
+        stop: of the period.
+        site: None: all.
+        scopes: None: all.
+        most: only so many parts, those of which most is used now; None: all.
+    """
     return _rows(
         connection, Capacity,
-        "SELECT * FROM report.capacity(:start, :stop, CAST(:site AS text), CAST(:scopes AS text[]))",
-        start=start, stop=stop, site=site, scopes=None if scopes is None else list(scopes),
+        "SELECT * FROM report.capacity(:start, :stop, CAST(:site AS text), CAST(:scopes AS text[]),"
+        " CAST(:most AS integer))",
+        start=start, stop=stop, site=site, scopes=None if scopes is None else list(scopes), most=most,
     )  # fmt: skip
 
 

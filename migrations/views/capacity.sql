@@ -4,7 +4,8 @@
 -- greatest from start to stop: of a meter the greatest reading, or where it tells energy alone the greatest hour's mean, as of a sum of meters. headroom = usable −
 -- present; stranded = usable − peak: what was never drawn. trend_per_day is the slope of the daily peaks over up to 30 days before stop, by least squares
 -- over 7 days at least; days_to_limit = (usable − the line at stop) / slope, where it rises. A budget is compared with the meters that feed its racks and nothing else, of a
--- hall and a site with the meters of its own sources first; without meters with its GPUs alone (basis gpus). in_scopes chooses among site, hall, row, rack and feed. Unit: A or W, as unit says; days.
+-- hall and a site with the meters of its own sources first; without meters with its GPUs alone (basis gpus). in_scopes chooses among site, hall, row, rack and feed; in_most
+-- the parts of which most is used now: peak and trend of these alone are read. Unit: A or W, as unit says; days.
 -- Missing data: what no meter tells is NULL; a sum lacks no part: where one of its meters is not known, the hour, or the moment, is left out.
 -- needs: facility_parts
 -- Which meters tell what a part of a site draws.
@@ -46,7 +47,8 @@ CREATE FUNCTION report.capacity(
     start timestamptz DEFAULT now() - interval '7 days',
     stop timestamptz DEFAULT now(),
     in_site text DEFAULT NULL,
-    in_scopes text[] DEFAULT NULL
+    in_scopes text[] DEFAULT NULL,
+    in_most integer DEFAULT NULL
 ) RETURNS TABLE (
     site text, scope text, name text, feed text, kind text, unit text, basis text, limit_value double precision,
     usable double precision, present double precision, peak double precision, use_share double precision,
@@ -94,6 +96,29 @@ BEGIN
             ORDER BY it.time DESC LIMIT 1
         ) AS w
         GROUP BY 1, 2, 3
+    ), racks AS (
+        SELECT l.site_id, l.scope, l.name, rack.rack_id
+        FROM (SELECT DISTINCT it.site_id, it.scope, it.name FROM limits AS it WHERE it.scope <> 'feed') AS l
+        JOIN gigawatch.rack ON rack.site_id = l.site_id
+        LEFT JOIN gigawatch.hall ON hall.hall_id = rack.hall_id
+        WHERE NOT EXISTS (SELECT FROM counts AS c WHERE c.site_id = l.site_id AND c.scope = l.scope AND c.name = l.name)
+            AND CASE l.scope WHEN 'rack' THEN rack.name = l.name WHEN 'row' THEN hall.name || '/' || rack.row = l.name
+                WHEN 'hall' THEN hall.name = l.name ELSE true END
+    ), gpus_now AS (
+        SELECT r.site_id, r.scope, r.name, sum(n.power_mw) / 1000.0 AS power_w
+        FROM racks AS r JOIN gigawatch.node_now AS n ON n.rack_id = r.rack_id AND n.time > now() - interval '5 minutes'
+        GROUP BY 1, 2, 3
+    ), tightest AS MATERIALIZED (
+        SELECT l.site_id, l.scope, l.name
+        FROM limits AS l
+        LEFT JOIN counts AS c USING (site_id, scope, name)
+        LEFT JOIN now_of AS n USING (site_id, scope, name)
+        LEFT JOIN gpus_now AS g USING (site_id, scope, name)
+        GROUP BY 1, 2, 3
+        ORDER BY max(
+            CASE WHEN l.unit = 'A' THEN n.current_a WHEN c.meters IS NULL THEN g.power_w WHEN n.known = c.meters THEN n.power_w END / l.usable
+        ) DESC NULLS LAST, 1, 2, 3
+        LIMIT in_most
     ), feed_days AS MATERIALIZED (
         -- The greatest reading of a day is that of its hours.
         SELECT m.site_id, m.scope, m.name, d.time, d.power_max_mw / 1000.0::double precision AS most_w,
@@ -101,6 +126,7 @@ BEGIN
         FROM members AS m
         JOIN gigawatch.meter_1d AS d USING (meter_id)
         WHERE m.scope = 'feed' AND d.time >= least(first_day, trend_from) AND d.time < last_day
+            AND (in_most IS NULL OR (m.site_id, m.scope, m.name) IN (SELECT t.site_id, t.scope, t.name FROM tightest AS t))
     ), feed_edges AS MATERIALIZED (
         SELECT m.site_id, m.scope, m.name, h.time, h.power_max_mw / 1000.0::double precision AS most_w,
             h.current_max_ma / 1000.0::double precision AS most_a
@@ -108,6 +134,7 @@ BEGIN
         JOIN gigawatch.meter_1h AS h USING (meter_id)
         WHERE m.scope = 'feed' AND h.time < stop AND (h.time >= last_day OR h.time < first_day)
             AND h.time >= date_bin('1 hour', start, '2000-01-01Z')
+            AND (in_most IS NULL OR (m.site_id, m.scope, m.name) IN (SELECT t.site_id, t.scope, t.name FROM tightest AS t))
     ), read_power AS (
         SELECT DISTINCT f.site_id, f.name FROM (SELECT * FROM feed_days UNION ALL SELECT * FROM feed_edges) AS f
         WHERE f.most_w IS NOT NULL
@@ -118,28 +145,18 @@ BEGIN
             SELECT it.time, it.energy_mj, it.energy_ms FROM gigawatch.meter_1h AS it
             WHERE it.meter_id = m.meter_id AND it.time >= least(start, trend_from) AND it.time < stop AND it.covered_ms > 0 OFFSET 0
         ) AS h
-        WHERE m.scope <> 'feed' OR NOT EXISTS (SELECT FROM read_power AS f WHERE f.site_id = m.site_id AND f.name = m.name)
+        WHERE (m.scope <> 'feed' OR NOT EXISTS (SELECT FROM read_power AS f WHERE f.site_id = m.site_id AND f.name = m.name))
+            AND (in_most IS NULL OR (m.site_id, m.scope, m.name) IN (SELECT t.site_id, t.scope, t.name FROM tightest AS t))
         GROUP BY 1, 2, 3, 4
     ), of_hours AS MATERIALIZED (
         SELECT h.site_id, h.scope, h.name, h.time, h.mean_w AS power_w
         FROM hours AS h JOIN counts AS c USING (site_id, scope, name) WHERE h.known = c.meters
-    ), racks AS (
-        SELECT l.site_id, l.scope, l.name, rack.rack_id
-        FROM (SELECT DISTINCT it.site_id, it.scope, it.name FROM limits AS it WHERE it.scope <> 'feed') AS l
-        JOIN gigawatch.rack ON rack.site_id = l.site_id
-        LEFT JOIN gigawatch.hall ON hall.hall_id = rack.hall_id
-        WHERE NOT EXISTS (SELECT FROM counts AS c WHERE c.site_id = l.site_id AND c.scope = l.scope AND c.name = l.name)
-            AND CASE l.scope WHEN 'rack' THEN rack.name = l.name WHEN 'row' THEN hall.name || '/' || rack.row = l.name
-                WHEN 'hall' THEN hall.name = l.name ELSE true END
     ), of_gpus AS MATERIALIZED (
         SELECT r.site_id, r.scope, r.name, b.time, sum(b.power_mw)::double precision / 1000 AS power_w
         FROM racks AS r
         CROSS JOIN LATERAL expanded.rack_buckets(least(start, trend_from), stop, '1h', interval '1 hour', r.site_id, r.rack_id) AS b
+        WHERE (in_most IS NULL OR (r.site_id, r.scope, r.name) IN (SELECT t.site_id, t.scope, t.name FROM tightest AS t))
         GROUP BY 1, 2, 3, 4
-    ), gpus_now AS (
-        SELECT r.site_id, r.scope, r.name, sum(n.power_mw) / 1000.0 AS power_w
-        FROM racks AS r JOIN gigawatch.node_now AS n ON n.rack_id = r.rack_id AND n.time > now() - interval '5 minutes'
-        GROUP BY 1, 2, 3
     ), series AS (
         SELECT o.site_id, o.scope, o.name, o.time, o.power_w, NULL::double precision AS most_a FROM of_hours AS o
         UNION ALL
@@ -184,6 +201,7 @@ BEGIN
         SELECT CASE WHEN l.unit = 'A' AND t.current_days >= 7 THEN t.current_slope WHEN l.unit = 'W' AND t.power_days >= 7 THEN t.power_slope END AS slope,
             CASE l.unit WHEN 'A' THEN t.current_at_stop ELSE t.power_at_stop END AS at_stop
     ) AS trend
+    WHERE (in_most IS NULL OR (l.site_id, l.scope, l.name) IN (SELECT t.site_id, t.scope, t.name FROM tightest AS t))
     ORDER BY 1, array_position(ARRAY['site', 'hall', 'row', 'rack', 'feed'], l.scope), 3, 5;
 END
 $$;
