@@ -4,7 +4,8 @@ Hours of meters come from their windows. All else is made of those hours, a day 
 meters, days, the facility's energy by role, and both sums of each ratio.
 """
 
-from gigawatch.records import INT4_MAX
+from gigawatch.records import INT4_MAX, MeterDoubt
+from gigawatch.units import MILLISECONDS_PER_HOUR
 
 MOST_KEYS = 4_000
 """Hours of meters folded again in one transaction."""
@@ -32,8 +33,11 @@ def _part(method: int) -> str:
 
 
 _POLLED_MJ = "sum(w.power_mean_mw::numeric * w.covered_ms / 1000)"
-# A register that stands still beside a power that is there and never changes: both are what they were long ago.
-_STUCK = f"""(sum(w.energy_mj) = 0 AND max(w.energy_method) = 1 AND min(w.power_min_mw) = max(w.power_max_mw)
+# An agent says that a register stands still, and no later reading made the hour known. Or nobody says it, and it does
+# beside a power that is there and never changes: both are what they were long ago.
+_KNOWN = f"""{_time_with("energy_mj")} >= {MILLISECONDS_PER_HOUR * 99 // 100}"""
+_STUCK = f"""(bool_or(w.doubt = {MeterDoubt.STUCK}) AND NOT {_KNOWN}) IS TRUE
+        OR (sum(w.energy_mj) = 0 AND max(w.energy_method) = 1 AND min(w.power_min_mw) = max(w.power_max_mw)
         AND abs({_POLLED_MJ}) >= {STUCK_MJ} AND sum(w.readings_taken) > 1) IS TRUE"""
 _OF_WINDOWS = f"""
     sum(w.covered_ms), sum(w.energy_mj), {_time_with("energy_mj")}, {_part(2)}, {_part(3)}, {_part(4)},
@@ -41,7 +45,8 @@ _OF_WINDOWS = f"""
     sum(w.volume_ml), {_time_with("volume_ml")},
     sum(w.temp_mean_mc::bigint * w.covered_ms), {_time_with("temp_mean_mc")},
     least(sum(w.readings_taken), {INT4_MAX}), least(sum(w.readings_expected), {INT4_MAX}), sum(w.rejected_readings),
-    ({_STUCK})::integer, (({_POLLED_MJ} < 0) IS TRUE)::integer"""
+    ({_STUCK})::integer,
+    ((bool_or(w.doubt = {MeterDoubt.REVERSED}) AND NOT {_KNOWN}) IS TRUE OR ({_POLLED_MJ} < 0) IS TRUE)::integer"""
 _SUMS_OF_HOURS = ", ".join(
     f"{'min' if '_min_' in name else 'max' if '_max_' in name else 'sum'}(h.{name})" for name in _COLUMNS
 )

@@ -210,7 +210,7 @@ def upgrade() -> None:
         ),
         sa.Column("rejected_readings", sa.BigInteger(), nullable=False, comment="Readings refused as impossible"),
         sa.Column(
-            "stuck_h", sa.SmallInteger(), nullable=False, comment="Hours in which neither power nor register changed"
+            "stuck_h", sa.SmallInteger(), nullable=False, comment="Hours not known since its register stood still"
         ),
         sa.Column("reversed_h", sa.SmallInteger(), nullable=False, comment="Hours in which power flowed the other way"),
         schema="gigawatch",
@@ -262,7 +262,7 @@ def upgrade() -> None:
         ),
         sa.Column("rejected_readings", sa.BigInteger(), nullable=False, comment="Readings refused as impossible"),
         sa.Column(
-            "stuck_h", sa.SmallInteger(), nullable=False, comment="Hours in which neither power nor register changed"
+            "stuck_h", sa.SmallInteger(), nullable=False, comment="Hours not known since its register stood still"
         ),
         sa.Column("reversed_h", sa.SmallInteger(), nullable=False, comment="Hours in which power flowed the other way"),
         schema="gigawatch",
@@ -304,6 +304,12 @@ def upgrade() -> None:
         sa.Column("volume_ml", sa.BigInteger(), nullable=True, comment="Water or fuel, mL"),
         sa.Column("temp_mean_mc", sa.Integer(), nullable=True, comment="Mean temperature, thousandths of 1 °C"),
         sa.Column("rejected_readings", sa.BigInteger(), nullable=False, comment="Readings refused as impossible"),
+        sa.Column(
+            "doubt",
+            sa.SmallInteger(),
+            nullable=True,
+            comment="Why not all energy is told: 1 register stands still, 2 power is reversed",
+        ),
         schema="gigawatch",
         comment="What one meter counted in one window",
     )
