@@ -5,7 +5,7 @@ meters, days, the facility's energy by role, and both sums of each ratio.
 """
 
 from gigawatch.records import INT4_MAX, MeterDoubt
-from gigawatch.units import MILLISECONDS_PER_HOUR
+from gigawatch.units import MILLISECONDS_PER_HOUR, SECONDS_PER_HOUR
 
 MOST_KEYS = 4_000
 """Hours of meters folded again in one transaction."""
@@ -113,6 +113,52 @@ FORGET_VIRTUAL = f"""
     DELETE FROM gigawatch.meter_1h AS old USING ({_DAYS}) AS days, gigawatch.meter
     WHERE meter.site_id = days.site_id AND old.meter_id = meter.meter_id AND old.readings_expected IS NULL
         AND {_OF_DAY.format(table="old")}"""
+
+FLAG_FLAT = f"""
+    WITH days AS MATERIALIZED ({_DAYS}), fed AS MATERIALIZED (
+        -- What one meter feeds, and no other does.
+        SELECT min(feed.meter_id) AS meter_id, feed.fed_id
+        FROM gigawatch.meter_feed AS feed
+        JOIN gigawatch.meter AS m ON m.meter_id = feed.meter_id
+        WHERE m.site_id IN (SELECT site_id FROM days)
+        GROUP BY feed.fed_id HAVING count(*) = 1
+    ), polled AS MATERIALIZED (
+        SELECT days.day, h.meter_id, h.time, h.power_min_mw, h.power_max_mw
+        FROM days
+        JOIN gigawatch.meter AS m ON m.site_id = days.site_id AND NOT m.virtual
+        JOIN gigawatch.meter_1h AS h ON h.meter_id = m.meter_id AND {_OF_DAY.format(table="h")}
+        WHERE h.energy_mj > 0 AND h.energy_mj = h.energy_integrated_mj
+    ), flat AS (
+        SELECT p.day, p.meter_id, p.time, p.power_min_mw AS power_mw, (
+            SELECT CASE WHEN bool_and(coalesce(it.energy_ms, 0) * 100 >= {MILLISECONDS_PER_HOUR * 99})
+                THEN sum(it.energy_mj) END
+            FROM fed
+            LEFT JOIN gigawatch.meter_1h AS it ON it.meter_id = fed.fed_id AND it.time = p.time
+                AND {_WITHIN.format(table="it")}
+            WHERE fed.meter_id = p.meter_id
+        ) AS fed_mj
+        FROM polled AS p WHERE p.power_min_mw = p.power_max_mw
+    ), stuck AS MATERIALIZED (
+        SELECT f.day, f.meter_id, f.power_mw, min(f.time) AS first, max(f.time) AS last
+        FROM flat AS f
+        GROUP BY f.day, f.meter_id, f.power_mw
+        HAVING max(f.fed_mj) - min(f.fed_mj) > {SECONDS_PER_HOUR} * greatest(
+            f.power_mw / 100, 2 * 10 ^ (length(f.power_mw::text) - length(rtrim(f.power_mw::text, '0'))))
+    )
+    UPDATE gigawatch.meter_1h AS h SET stuck_h = its.stuck_h
+    FROM (
+        SELECT p.meter_id, p.time, EXISTS (
+            SELECT FROM stuck AS s
+            WHERE s.meter_id = p.meter_id AND s.day = p.day AND s.power_mw BETWEEN p.power_min_mw AND p.power_max_mw
+                AND p.time BETWEEN s.first - interval '1 hour' AND s.last + interval '1 hour'
+        )::integer AS stuck_h
+        FROM polled AS p
+    ) AS its
+    WHERE h.meter_id = its.meter_id AND h.time = its.time AND h.stuck_h <> its.stuck_h
+        AND {_WITHIN.format(table="h")}"""
+"""Of meters that tell power alone: one that tells the same to the last digit through hours of a day, while what it
+alone feeds changes by a hundredth, and by two of the last digits that it shows, stands still: in these hours, and in
+those beside them, in which that began and ended."""
 
 _KNOWN_FOR = {"energy_mj": "energy_ms", "polled_mj": "polled_ms", "volume_ml": "volume_ms"}
 
@@ -339,7 +385,7 @@ FOLD_RATIO_DAYS = f"""
     GROUP BY 1, 2, 3, 4, 5"""
 
 OF_DAYS = (
-    FORGET_VIRTUAL, FOLD_VIRTUAL, FORGET_METER_DAYS, FOLD_METER_DAYS,
+    FORGET_VIRTUAL, FLAG_FLAT, FOLD_VIRTUAL, FORGET_METER_DAYS, FOLD_METER_DAYS,
     *(forget_sql(f"{table}_{level}") for table in ("facility", "facility_ratio") for level in ("1h", "1d")),
     FOLD_HOURS, FOLD_FACILITY_DAYS, FOLD_RATIO_DAYS,
 )  # fmt: skip

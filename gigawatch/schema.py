@@ -1001,7 +1001,7 @@ def _meter_rollup(level: str) -> Table:
         Column("readings_taken", Integer, nullable=False, comment="Readings taken"),
         Column("readings_expected", Integer, comment="Readings due; absent: it is a sum of others"),
         Column("rejected_readings", BigInteger, nullable=False, comment="Readings refused as impossible"),
-        Column("stuck_h", SmallInteger, nullable=False, comment="Hours not known since its register stood still"),
+        Column("stuck_h", SmallInteger, nullable=False, comment="Hours in which it stood still"),
         Column("reversed_h", SmallInteger, nullable=False, comment="Hours in which power flowed the other way"),
         Index(f"meter_{level}_meter_id_time_idx", "meter_id", "time", unique=True),
         Index(f"meter_{level}_time_idx", "time", postgresql_using="brin", postgresql_with={"pages_per_range": 32}),

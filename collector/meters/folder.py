@@ -228,9 +228,9 @@ class Folder:
         since = step.since
         if is_energy and not moved:
             self._waits |= self._should_have_moved(now.at_ms)
-            still_ms = now.at_ms - register.moved_ms
-            # The windows wait as long anyway, and the next step may be of this time.
-            if self._waits or (self._power.due_mj and still_ms <= self._longest_step_ms - self._interval_ms):
+            # Once the next reading can tell: its step may be of this time, too, and the windows wait for it anyway.
+            is_first = now.at_ms - register.moved_ms < HABIT * self._interval_ms
+            if self._waits or (self._power.due_mj and is_first):
                 return
         if not goes_on:
             self._end_epoch(figure, step)
@@ -263,7 +263,8 @@ class Folder:
                 f" {still_ms / MILLISECONDS_PER_MINUTE:.0f} min, in which {in_kwh(due_mj)} flowed by its power; it is"
                 " not believed before it moves",
             )  # fmt: skip
-        return due_mj >= LATE_STEPS * register.step and still_ms > min(STUCK_AFTER_MS, HABIT * register.last_still_ms)
+        habit_ms = HABIT * register.last_still_ms - self._interval_ms // 2
+        return due_mj >= LATE_STEPS * register.step and still_ms >= min(STUCK_AFTER_MS, habit_ms)
 
     def _end_epoch(self, figure: Figure, step: Step) -> None:
         """The register began anew: what is in open windows belongs to the one before."""

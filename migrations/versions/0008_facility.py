@@ -209,9 +209,7 @@ def upgrade() -> None:
             "readings_expected", sa.Integer(), nullable=True, comment="Readings due; absent: it is a sum of others"
         ),
         sa.Column("rejected_readings", sa.BigInteger(), nullable=False, comment="Readings refused as impossible"),
-        sa.Column(
-            "stuck_h", sa.SmallInteger(), nullable=False, comment="Hours not known since its register stood still"
-        ),
+        sa.Column("stuck_h", sa.SmallInteger(), nullable=False, comment="Hours in which it stood still"),
         sa.Column("reversed_h", sa.SmallInteger(), nullable=False, comment="Hours in which power flowed the other way"),
         schema="gigawatch",
         comment="What one meter counted in 1d: folded windows",
@@ -261,9 +259,7 @@ def upgrade() -> None:
             "readings_expected", sa.Integer(), nullable=True, comment="Readings due; absent: it is a sum of others"
         ),
         sa.Column("rejected_readings", sa.BigInteger(), nullable=False, comment="Readings refused as impossible"),
-        sa.Column(
-            "stuck_h", sa.SmallInteger(), nullable=False, comment="Hours not known since its register stood still"
-        ),
+        sa.Column("stuck_h", sa.SmallInteger(), nullable=False, comment="Hours in which it stood still"),
         sa.Column("reversed_h", sa.SmallInteger(), nullable=False, comment="Hours in which power flowed the other way"),
         schema="gigawatch",
         comment="What one meter counted in 1h: folded windows",

@@ -3,7 +3,8 @@
 -- use is over), never heard of, imported (from files, no agent reads it), silent (its newest window ended longer ago than three of its length,
 -- and than 5 min), reversed (its agent does not believe it now since power flows backwards; of other roles than utility and
 -- generation also power below 0 now, or in an hour of the last two), stuck (its agent does not believe its register now since it stands still, or did not in an
--- hour of the last two; or power and register did not change in one of them beside an energy above 2 kWh), rejected (more than 5 % of the readings of the last 24 h
+-- hour of the last two; or power and register did not change in one of them beside an energy above 2 kWh; or power, where it is all there is, did not in
+-- hours in which what it alone feeds did), rejected (more than 5 % of the readings of the last 24 h
 -- refused as impossible), else ok. Of a virtual meter: ok where the last of its hours is known, else silent. power_w is of the newest
 -- window of the last day: the polled mean, without one energy over time. Of the last 24 h that are over: coverage is time of which energy, volume or else temperature is known over 24 h.
 -- Unit: W, s, h; the rest counts and shares.
@@ -85,7 +86,7 @@ COMMENT ON COLUMN report.meter_health.coverage_24h IS 'Known time of the last 24
 COMMENT ON COLUMN report.meter_health.readings_24h IS 'Readings taken in these';
 COMMENT ON COLUMN report.meter_health.rejected_24h IS 'Readings refused as impossible in these';
 COMMENT ON COLUMN report.meter_health.interpolated_share_24h IS 'Part of their energy that was spread over gaps, 0 to 1';
-COMMENT ON COLUMN report.meter_health.stuck_hours_24h IS 'Hours of these that are not known since its register stood still, h';
+COMMENT ON COLUMN report.meter_health.stuck_hours_24h IS 'Hours of these in which it stood still, h';
 COMMENT ON COLUMN report.meter_health.reversed_hours_24h IS 'Hours of these in which power flowed the other way, h';
 COMMENT ON COLUMN report.meter_health.since IS 'Figures want it from this moment on, UTC; NULL: always';
 COMMENT ON COLUMN report.meter_health.until IS 'Up to this moment, UTC; NULL: for ever';

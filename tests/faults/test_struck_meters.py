@@ -55,7 +55,7 @@ GRID, PDU, WRAPPING_PDU = "grid", "pdu-r01-a", "pdu-r02-a"
 # Each in two hours of its own, about the full hour between them: minutes from the first of them, and how long.
 CASES: list[tuple[Kind, float, float]] = [
     ("stuck", 50, 25), ("stuck", 57, 4), ("swapped", 50, 30), ("swapped", 58, 3), ("garbage", 58, 4), ("hung", 57, 6),
-    ("replaced", 59.5, 1 / 60),
+    ("replaced", 59 + 1 / 3, 1 / 60),
 ]  # fmt: skip
 LIVE: dict[str, tuple[Kind, str]] = {
     "grid": ("swapped", "reversed"), "pdu-r01-b": ("stuck", "stuck"), "pdu-core-a": ("swapped", "reversed"),
