@@ -250,7 +250,7 @@ FOLD_HOURS = f"""
         JOIN gigawatch.meter AS m ON m.meter_id = above.above_id AND m.role IS NOT NULL
         WHERE m.site_id IN (SELECT site_id FROM days)
     ), wanted AS MATERIALIZED (
-        SELECT m.site_id, m.hall_id, m.meter_id, m.role, m.potable, m.backup, h.time, need.ms AS need_ms,
+        SELECT m.site_id, m.hall_id, m.meter_id, m.role, m.potable, m.fresh, m.backup, h.time, need.ms AS need_ms,
             its.value, its.known_ms,
             its.known_ms * 100 >= need.ms * 99 AND (need.ms = 3600000 OR its.known_ms <= need.ms + 36000) AS ok,
             coalesce(h.stuck_h > 0 OR (h.reversed_h > 0 AND m.role NOT IN ('utility', 'generation'))
@@ -314,14 +314,15 @@ FOLD_HOURS = f"""
         FROM ancestors AS a JOIN expanded.figure_role AS f USING (role)
     ), members AS (
         SELECT w.site_id, part.hall_id, w.time, f.figure, f.category, f.side, w.role, w.value, w.fault,
-            w.ok AND (f.figure <> 'wue_potable' OR w.role <> 'water' OR w.potable IS NOT NULL) AS ok
+            w.ok AND counted.it IS NOT NULL AS ok
         FROM wanted AS w
         JOIN expanded.figure_role AS f USING (role)
+        CROSS JOIN LATERAL (SELECT expanded.counts_in(f.figure, w.role, w.potable, w.fresh) AS it) AS counted
         CROSS JOIN LATERAL (
             SELECT NULL::integer AS hall_id WHERE f.figure <> 'zone'
             UNION ALL SELECT w.hall_id WHERE w.hall_id IS NOT NULL
         ) AS part
-        WHERE NOT (f.figure = 'wue_potable' AND w.role = 'water' AND w.potable IS FALSE)
+        WHERE counted.it IS NOT FALSE
             AND NOT (f.figure = 'ref' AND f.side = 'n' AND w.backup)
             AND NOT EXISTS (
             SELECT FROM shadows AS s

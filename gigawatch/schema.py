@@ -659,6 +659,7 @@ meter = Table(
     Column("contract_mw", BigInteger, comment="Most power by contract, mW"),
     Column("fuel_j_per_l", BigInteger, comment="Energy of a litre of fuel, J"),
     Column("potable", Boolean, comment="Of a water meter, whether it is drinking water; absent where nobody said"),
+    Column("fresh", Boolean, comment="Of a water meter, whether it is fresh water; absent where nobody said"),
     Column("backup", Boolean, nullable=False, server_default="false", comment="Whether it is a backup generator's"),
     Column("since", Time, comment="Figures want it from this moment on; absent: always"),
     Column("until", Time, comment="Up to this moment; absent: for ever"),
@@ -1043,9 +1044,9 @@ def _facility_rollup(level: str) -> Table:
     )  # fmt: skip
 
 
-FIGURES = ("pue", "wue", "wue_potable", "erf", "ref", "cer")
-"""Ratios of the facility: E_DC and E_IT, water and E_IT, drinking water and E_IT, reused heat and E_DC, energy made on
-site and E_DC, heat removed and the energy of cooling."""
+FIGURES = ("pue", "wue", "wue_potable", "wue_fresh", "erf", "ref", "cer")
+"""Ratios of the facility: E_DC and E_IT, water and E_IT, drinking water and E_IT, fresh water and E_IT, reused heat and
+E_DC, energy made on site and E_DC, heat removed and the energy of cooling."""
 
 
 def _ratio_rollup(level: str) -> Table:

@@ -12,7 +12,7 @@ from typing import Literal
 
 from msgspec import Struct
 
-from collector.meters.power import MILLIWATTS_PER_KILOWATT, Power
+from collector.meters.power import MILLIWATTS_PER_KILOWATT, Power, with_margin
 from collector.meters.reading import Reading
 from collector.meters.register import Limits, Mark, Meaning, MeterMark, Register, Step
 from collector.windows import LONGEST_ESTIMATE_MS, LONGEST_GAP_MS, Mean, from_ms, split
@@ -29,7 +29,6 @@ from gigawatch.units import (
 
 Figure = Literal["energy", "volume"]
 Kind = Literal["meter_answers", "meter_replaced", "meter_reversed", "meter_stuck", "meter_wrapped"]
-UNLIMITED = Limits(sure=None, possible=None)
 FINEST_MJ = 360_000
 """0.1 Wh: few meters count finer."""
 FINEST_ML = 10
@@ -134,6 +133,11 @@ class Folder:
         self._power = Power(settings)
         if mark.energy is not None:
             self._power.resume(mark.energy.at_ms, mark.energy.power_mw)
+        most_ml_s = None
+        if settings.rated_m3_h is not None:
+            most_ml_s = with_margin(round(settings.rated_m3_h * MILLILITRES_PER_M3)) // SECONDS_PER_HOUR + 1
+        self._flow = Limits(sure=most_ml_s, possible=most_ml_s)
+        """How fast the register of volume can grow, mL/s."""
         self._registers: dict[Figure, Register] = {
             "energy": Register(FINEST_MJ, 10**7 * FINEST_MJ, mark.energy),
             "volume": Register(FINEST_ML, 10**5 * FINEST_ML, mark.volume),
@@ -220,7 +224,7 @@ class Folder:
     def _count(self, figure: Figure, now: Mark, wraps: int | None, *, replaced: bool) -> None:
         """Account for a reading of a register."""
         is_energy, register = figure == "energy", self._registers[figure]
-        step = register.take(now, wraps, self._power.limits if is_energy else UNLIMITED, replaced=replaced)
+        step = register.take(now, wraps, self._power.limits if is_energy else self._flow, replaced=replaced)
         if step is None:
             return
         goes_on = step.meaning in {Meaning.GREW, Meaning.WRAPPED}
@@ -229,7 +233,7 @@ class Folder:
         if is_energy and not moved:
             self._waits |= self._should_have_moved(now.at_ms)
             # Once the next reading can tell: its step may be of this time, too, and the windows wait for it anyway.
-            is_first = now.at_ms - register.moved_ms < HABIT * self._interval_ms
+            is_first = 0 < now.at_ms - register.moved_ms < HABIT * min(self._interval_ms, register.last_still_ms)
             if self._waits or (self._power.due_mj and is_first):
                 return
         if not goes_on:
@@ -445,6 +449,8 @@ class Folder:
                 self._notice("meter_wrapped", Severity.WARNING, f"{went}: {words}")
             case Meaning.FELL if not self._settings.both_ways:
                 words = "it counts backwards; its current transformers are mounted the wrong way, or energy flows back"
+                if figure == "volume":
+                    words = "it counts backwards; it is mounted the wrong way, or water flows back"
                 self._notice("meter_reversed", Severity.WARNING, f"{went}: {words}")
             case Meaning.REPLACED | Meaning.LEAPT:
                 words = "a meter was replaced or set, and what flowed in between is estimated from power, or unknown"

@@ -17,9 +17,9 @@ FLAT_RUNS = 10
 """Power that does not change is suspect after so many times the longest that it did not before."""
 
 
-def with_margin(power_mw: int) -> int:
-    """The most that is believed of a meter for so much."""
-    return 12 * power_mw // 10
+def with_margin(rated: int) -> int:
+    """The most that is believed of a meter for so much, power or flow."""
+    return 12 * rated // 10
 
 
 class Power:

@@ -44,6 +44,8 @@ MOST_LAG = timedelta(minutes=75)
 """An hour is known a few minutes after its end; later, something does not go on."""
 MUCH_FAULTY = 0.05
 """Of the hours; less is a warning."""
+MOST_NAMED = 3
+"""Sites that a card names."""
 MOST_SITE_DAYS = 30
 """Of a longer period so many days of sites, and one at least, are compared level by level: it is read hour by hour."""
 MOST_NODES = 2_000
@@ -358,6 +360,11 @@ def _span_card(name: str, rows: Sequence[Pue], category: int | None) -> html.Div
         html.Strong(measured.name),
         f" · {_short(measured.category or 0)} · coverage {quantities.share(measured.coverage)}",
     ]
+    if measured.sites and measured.sites_missing:
+        of = measured.sites + len(measured.sites_missing)
+        names = [it[:96] for it in measured.sites_missing[:MOST_NAMED]]
+        more = ", …" if len(measured.sites_missing) > MOST_NAMED else ""
+        note.append(html.Strong(f" · {measured.sites} of {of} sites, without {', '.join(names)}{more}"))
     if measured.hours_missing:
         note.append(f" · {quantities.count(measured.hours_missing)}{SPACE}h missing")
     if measured.hours_faulty:
@@ -684,7 +691,7 @@ def _how() -> list[Any]:
         html.P("An agent reads meters, on any machine that reaches them. Name each in its settings:"),
         html.Pre(METERS),
         html.P("Look at one before, once:"),
-        html.Pre("gigawatch meter probe 10.0.8.21 \\\n    --driver modbus --map schneider-pm5000"),
+        html.Pre("gigawatch meter probe 10.0.8.21 \\\n    --map schneider-pm5000"),
         html.P("Say what each measures and feeds, in one file for all sites:"),
         html.Pre(TOPOLOGY),
         html.Pre("gigawatch topology check sites.yaml\ngigawatch topology apply sites.yaml"),

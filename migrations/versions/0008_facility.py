@@ -93,7 +93,7 @@ def upgrade() -> None:
         sa.Column("time", sa.DateTime(timezone=True), nullable=False, comment="Start of the bucket"),
         sa.Column("site_id", sa.Integer(), nullable=False),
         sa.Column("hall_id", sa.Integer(), nullable=True, comment="Absent: of the whole site"),
-        sa.Column("figure", sa.Text(), nullable=False, comment="pue, wue, wue_potable, erf, ref, cer"),
+        sa.Column("figure", sa.Text(), nullable=False, comment="pue, wue, wue_potable, wue_fresh, erf, ref, cer"),
         sa.Column(
             "category",
             sa.SmallInteger(),
@@ -114,7 +114,8 @@ def upgrade() -> None:
             "denominator_meters", sa.SmallInteger(), nullable=False, comment="Meters of the denominator: the most"
         ),
         sa.CheckConstraint(
-            "figure IN ('pue', 'wue', 'wue_potable', 'erf', 'ref', 'cer')", name="facility_ratio_1d_figure_check"
+            "figure IN ('pue', 'wue', 'wue_potable', 'wue_fresh', 'erf', 'ref', 'cer')",
+            name="facility_ratio_1d_figure_check",
         ),
         sa.UniqueConstraint(
             "time",
@@ -136,7 +137,7 @@ def upgrade() -> None:
         sa.Column("time", sa.DateTime(timezone=True), nullable=False, comment="Start of the bucket"),
         sa.Column("site_id", sa.Integer(), nullable=False),
         sa.Column("hall_id", sa.Integer(), nullable=True, comment="Absent: of the whole site"),
-        sa.Column("figure", sa.Text(), nullable=False, comment="pue, wue, wue_potable, erf, ref, cer"),
+        sa.Column("figure", sa.Text(), nullable=False, comment="pue, wue, wue_potable, wue_fresh, erf, ref, cer"),
         sa.Column(
             "category",
             sa.SmallInteger(),
@@ -157,7 +158,8 @@ def upgrade() -> None:
             "denominator_meters", sa.SmallInteger(), nullable=False, comment="Meters of the denominator: the most"
         ),
         sa.CheckConstraint(
-            "figure IN ('pue', 'wue', 'wue_potable', 'erf', 'ref', 'cer')", name="facility_ratio_1h_figure_check"
+            "figure IN ('pue', 'wue', 'wue_potable', 'wue_fresh', 'erf', 'ref', 'cer')",
+            name="facility_ratio_1h_figure_check",
         ),
         sa.UniqueConstraint(
             "time",
@@ -392,6 +394,12 @@ def upgrade() -> None:
             sa.Boolean(),
             nullable=True,
             comment="Of a water meter, whether it is drinking water; absent where nobody said",
+        ),
+        sa.Column(
+            "fresh",
+            sa.Boolean(),
+            nullable=True,
+            comment="Of a water meter, whether it is fresh water; absent where nobody said",
         ),
         sa.Column(
             "backup",

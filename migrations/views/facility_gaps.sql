@@ -1,5 +1,5 @@
 -- report.facility_gaps(): which hours the facility's ratios lack, and which meters are why.
--- Definition: of each ratio of a whole site (pue, wue, wue_potable, erf, ref, cer, by category where it has one) that has any hour in the period,
+-- Definition: of each ratio of a whole site (pue, wue, wue_potable, wue_fresh, erf, ref, cer, by category where it has one) that has any hour in the period,
 -- the hours that are not in its sums, joined where they follow each other for the same reasons: time is the start of the first, hours how many.
 -- state is missing (a meter that the sums want is not known for 99 % of the hour), faulty (all are known, and what they say cannot be right) or absent (meters for
 -- both sums were not there yet, or no more). meters names those that are why, reasons says of each what it lacks. Unit: h.
@@ -36,7 +36,7 @@ BEGIN
         WHERE coalesce(r.hours, 0) = 0
     ), said AS MATERIALIZED (
         -- Of each meter and such an hour what the fold of the hour judged: the same bounds.
-        SELECT m.site_id, m.meter_id, m.name, m.role, m.potable, m.backup, d.time,
+        SELECT m.site_id, m.meter_id, m.name, m.role, m.potable, m.fresh, m.backup, d.time,
             CASE
                 WHEN its.known_ms * 100 < need.ms * 99 THEN
                     CASE its.known_ms WHEN 0 THEN 'no data' ELSE 'known in part' END
@@ -66,18 +66,19 @@ BEGIN
         FROM dropped AS d
         JOIN expanded.figure_role AS f USING (figure, category)
         JOIN said AS s ON s.site_id = d.site_id AND s.time = d.time AND s.role = f.role
+        CROSS JOIN LATERAL (SELECT expanded.counts_in(f.figure, s.role, s.potable, s.fresh) AS it) AS counted
         CROSS JOIN LATERAL (
             SELECT CASE d.state
                 WHEN 'faulty' THEN s.fault
                 WHEN 'missing' THEN CASE
-                    WHEN f.figure = 'wue_potable' AND s.role = 'water' AND s.potable IS NULL
-                        THEN 'nobody said whether it is drinking water'
+                    WHEN counted.it IS NULL THEN format('nobody said whether it is %s water',
+                        CASE f.figure WHEN 'wue_potable' THEN 'drinking' ELSE 'fresh' END)
                     ELSE s.lack
                 END
             END AS reason
         ) AS its
         WHERE its.reason IS NOT NULL
-            AND NOT (f.figure = 'wue_potable' AND s.role = 'water' AND s.potable IS FALSE)
+            AND counted.it IS NOT FALSE
             AND NOT (f.figure = 'ref' AND f.side = 'n' AND s.backup)
             -- What is behind another of the same sum is not in it.
             AND NOT EXISTS (

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import httpx
+import psycopg
 import pytest
 
 from tests.agents import environment, wait_for
@@ -68,7 +69,7 @@ def test_it_shows_this_machines_gpus_mends_a_killed_part_and_stops(up_on_a_gpu: 
     up = up_on_a_gpu
     wait_for("address", lambda: "Ctrl-C stops everything" in up.words() or up.process.poll() is not None, 60)
     assert up.process.poll() is None, up.words()
-    link = re.search(r"http://127\.0\.0\.1:\d+/\?token=\S+", up.words())
+    link = re.search(r"http://127\.0\.0\.1:\d+/\?token=(\S+)", up.words())
     assert link is not None
     page = httpx.get(link[0], follow_redirects=True)
     assert page.status_code == 200
@@ -82,6 +83,23 @@ def test_it_shows_this_machines_gpus_mends_a_killed_part_and_stops(up_on_a_gpu: 
     wait_for("gap in the events", lambda: any(
         event["kind"] == "agent_started" and "handed out" in event["message"]
         for event in up.api("/api/v1/events")), 30)  # fmt: skip
+
+    before = _windows(up)
+    assert before is not None
+    os.kill(int((up.data_dir / "postgresql" / "postmaster.pid").read_text(encoding="ascii").split()[0]), signal.SIGQUIT)
+    wait_for("restart", lambda: "The embedded database ended with status" in up.words())
+    # Agent, API and dashboard go on without being started again; what was stored and what was read meanwhile is there.
+    newest = before[-1] + timedelta(seconds=30)
+    after = wait_for("windows", lambda: found if (found := _windows(up)) and found[-1] >= newest else None, 60)
+    first = after.index(before[-1])
+    assert after[: first + 1] == before
+    # The agent was started within a window; from the next on there are all.
+    full = after[first + 1 :]
+    assert full == [full[0] + timedelta(seconds=10) * place for place in range(len(full))]
+    assert full[0] - before[-1] <= timedelta(seconds=10)
+    assert httpx.get(f"http://127.0.0.1:{up.port}/?token={link[1]}", follow_redirects=True).status_code == 200
+    assert up.api("/api/v1/fleet")["gpus_reporting"] == 2
+    assert up.words().count("ended with status") == 2, up.words()
 
     assert up.interrupt() == 0, up.words()
     assert "Stopped." in up.words()
@@ -130,6 +148,16 @@ def _answers(port: int) -> bool:
         return httpx.get(f"http://127.0.0.1:{port}/healthz", timeout=1).status_code == 200
     except httpx.HTTPError:
         return False
+
+
+def _windows(up: Up) -> list[datetime] | None:
+    """When windows of a GPU begin; None while the store is away."""
+    try:
+        with psycopg.connect(dbname="gigawatch", user="gigawatch", host=str(up.data_dir / "socket")) as connection:
+            rows = connection.execute("SELECT DISTINCT time FROM report.gpu_windows ORDER BY time").fetchall()
+    except psycopg.OperationalError:
+        return None
+    return [row[0] for row in rows]
 
 
 def _fleet(up: Up) -> Any:

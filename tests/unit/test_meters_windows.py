@@ -600,3 +600,32 @@ def test_readings_that_come_late_are_no_gap_before_three_intervals() -> None:
     assert {it.energy_method for it in watched.end()} == {EnergyMethod.COUNTER, EnergyMethod.INTERPOLATED} - (
         {EnergyMethod.COUNTER} if len(watched.windows) == 1 else set()
     )
+
+
+def water(*readings_ml: int, **more: Any) -> Watched:
+    """A meter of volume, read every 10 s."""
+    watched = Watched(settings(**more))
+    for place, value in enumerate(readings_ml):
+        watched.read(10_000 * place, volume_ml=value)
+    watched.end()
+    return watched
+
+
+def total_ml(watched: Watched) -> int:
+    return sum(it.volume_ml or 0 for it in watched.windows)
+
+
+def test_a_leap_of_volume_beyond_the_rated_flow_is_refused_and_counted() -> None:
+    # 36 m³/h are 10 L/s: 100 L in 10 s.
+    given = (0, 100_000, 200_000, 900_000_000, 400_000, 500_000)
+    watched = water(*given, rated_m3_h=36)
+    assert total_ml(watched) == 500_000, "the glitch costs nothing"
+    assert sum(it.rejected_readings for it in watched.windows) == 1
+    assert len(watched.refused) == 1
+    # Confirmed, it is another meter: what is between is nobody's.
+    watched = water(0, 100_000, 900_000_000, 900_100_000, 900_200_000, rated_m3_h=36)
+    assert total_ml(watched) == 300_000
+    assert watched.notices == [("meter_replaced", Severity.WARNING)]
+    # 1.2 times the rated flow is believed, and all of it where nobody says what can flow.
+    assert total_ml(water(0, 120_000, rated_m3_h=36)) == 120_000
+    assert total_ml(water(*given[:4])) == 900_000_000
