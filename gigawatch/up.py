@@ -235,7 +235,7 @@ class _Parts:
                 self._read_facility()
 
     def _price(self) -> None:
-        """Give prices, carbon intensities and PUE to what came of the demo's sites, so that tokens have a cost."""
+        """Give prices and carbon intensities to what came of the demo's sites, so that tokens have a cost."""
         # Without the database it goes on when that is back.
         with suppress(SQLAlchemyError):
             for site in unpriced_sites(self._engine):

@@ -211,9 +211,7 @@ def upgrade() -> None:
             "readings_expected", sa.Integer(), nullable=True, comment="Readings due; absent: it is a sum of others"
         ),
         sa.Column("rejected_readings", sa.BigInteger(), nullable=False, comment="Readings refused as impossible"),
-        sa.Column(
-            "stuck_h", sa.SmallInteger(), nullable=False, comment="Hours in which neither power nor register changed"
-        ),
+        sa.Column("stuck_h", sa.SmallInteger(), nullable=False, comment="Hours in which it stood still"),
         sa.Column("reversed_h", sa.SmallInteger(), nullable=False, comment="Hours in which power flowed the other way"),
         schema="gigawatch",
         comment="What one meter counted in 1d: folded windows",
@@ -263,9 +261,7 @@ def upgrade() -> None:
             "readings_expected", sa.Integer(), nullable=True, comment="Readings due; absent: it is a sum of others"
         ),
         sa.Column("rejected_readings", sa.BigInteger(), nullable=False, comment="Readings refused as impossible"),
-        sa.Column(
-            "stuck_h", sa.SmallInteger(), nullable=False, comment="Hours in which neither power nor register changed"
-        ),
+        sa.Column("stuck_h", sa.SmallInteger(), nullable=False, comment="Hours in which it stood still"),
         sa.Column("reversed_h", sa.SmallInteger(), nullable=False, comment="Hours in which power flowed the other way"),
         schema="gigawatch",
         comment="What one meter counted in 1h: folded windows",
@@ -306,6 +302,12 @@ def upgrade() -> None:
         sa.Column("volume_ml", sa.BigInteger(), nullable=True, comment="Water or fuel, mL"),
         sa.Column("temp_mean_mc", sa.Integer(), nullable=True, comment="Mean temperature, thousandths of 1 °C"),
         sa.Column("rejected_readings", sa.BigInteger(), nullable=False, comment="Readings refused as impossible"),
+        sa.Column(
+            "doubt",
+            sa.SmallInteger(),
+            nullable=True,
+            comment="Why not all energy is told: 1 register stands still, 2 power is reversed",
+        ),
         schema="gigawatch",
         comment="What one meter counted in one window",
     )

@@ -38,12 +38,13 @@ BEGIN
         -- Of each meter and such an hour what the fold of the hour judged: the same bounds.
         SELECT m.site_id, m.meter_id, m.name, m.role, m.potable, m.fresh, m.backup, d.time,
             CASE
-                WHEN its.known_ms = 0 THEN 'no data'
-                WHEN its.known_ms * 100 < need.ms * 99 THEN 'known in part'
+                WHEN its.known_ms * 100 < need.ms * 99 THEN
+                    CASE its.known_ms WHEN 0 THEN 'no data' ELSE 'known in part' END
+                        || CASE WHEN h.stuck_h > 0 THEN ': it stood still' WHEN h.reversed_h > 0 THEN ': power flowed backwards' ELSE '' END
                 WHEN need.ms < 3600000 AND its.known_ms > need.ms + 36000 THEN 'measured more than its part of the hour'
             END AS lack,
             CASE
-                WHEN h.stuck_h > 0 THEN 'register stood still'
+                WHEN h.stuck_h > 0 THEN 'it stood still'
                 WHEN h.reversed_h > 0 AND m.role NOT IN ('utility', 'generation') THEN 'power flowed backwards'
                 WHEN its.known_ms > need.ms + 36000 THEN 'read twice'
             END AS fault

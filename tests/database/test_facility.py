@@ -14,7 +14,7 @@ from sqlalchemy import Engine, text
 from api.meter_sql import FOLD_MARKED, FOLD_NEW, MARK_SITES, OF_DAYS
 from api.rollups import Folder
 from gigawatch import database
-from gigawatch.records import EnergyMethod, MeterWindow
+from gigawatch.records import EnergyMethod, MeterDoubt, MeterWindow
 from tests.facility import DAY, HOUR, KWH_MJ, fold, hourly, place, send, today, window
 from tests.factory import rows
 
@@ -744,3 +744,77 @@ def test_mean_power_of_a_role_is_that_of_its_meters_at_each_time(engine: Engine,
     fold(engine)
     (found,) = report("SELECT * FROM report.facility(:start, :stop)", start=START, stop=START + 4 * HOUR)
     assert found["power_w"] == pytest.approx((10 + 10 + 20) * 1000 / 3)
+
+
+@pytest.mark.parametrize(
+    ("powers_w", "fed_kwh", "stuck"),
+    [
+        # What it feeds rises by a tenth, and falls again, beside a power that is the same to the watt.
+        (
+            [(98_001, 100_300), *[(100_123, 100_123)] * 4, (99_000, 101_000), (99_500, 99_900)],
+            [98, 98, 100, 104, 98, 98, 98],
+            [1, 1, 1, 1, 1, 1, 0],
+        ),
+        # By less than two of its last digits.
+        ([(100_000, 100_000)] * 4, [97, 98, 99, 96], [0, 0, 0, 0]),
+        # As steady as it is.
+        ([(100_123, 100_123)] * 4, [98.2, 98.1, 98, 98.3], [0, 0, 0, 0]),
+        # It is told of one hour alone.
+        ([(100_000, 110_000), (100_123, 100_123), (90_000, 100_000)], [98, 108, 94], [0, 0, 0]),
+    ],
+)
+def test_a_meter_of_power_alone_that_does_not_follow_what_it_feeds_stands_still(
+    engine: Engine, report: Report, powers_w: list[tuple[int, int]], fed_kwh: list[float], stuck: list[int]
+) -> None:
+    place(engine, {"u": {"role": "utility"}, "ups": {"role": "ups_out"}, "a": {"role": "pdu"}, "b": {"role": "pdu"}},
+          feeds=[("ups", "a"), ("ups", "b")])  # fmt: skip
+    polled = [
+        window("ups", START + number * HOUR, kwh=100, energy_method=EnergyMethod.INTEGRATED, readings_taken=360,
+               power_mean_mw=sum(those) * 500, power_min_mw=those[0] * 1_000, power_max_mw=those[1] * 1_000)
+        for number, those in enumerate(powers_w)
+    ]  # fmt: skip
+    fed = [window(name, START + number * HOUR, kwh=kwh / 2) for number, kwh in enumerate(fed_kwh) for name in "ab"]
+    send(engine, [*hourly("u", START, len(powers_w), kwh=120), *polled, *fed])
+    fold(engine)
+
+    def told() -> list[int]:
+        found = pue(report, step="1 hour", stop=START + len(powers_w) * HOUR)
+        return [it["hours_faulty"] for it in found if it["category"] == 1]
+
+    assert told() == stuck
+    # What it feeds is metered by others as well: nobody knows what of it comes by this one.
+    place(engine, {"v": {"role": "ups_out"}}, feeds=[("v", "a"), ("v", "b")])
+    send(engine, hourly("v", START, len(powers_w), kwh=1))
+    fold(engine)
+    assert told() == [0] * len(stuck)
+
+
+def test_an_hour_that_an_agent_does_not_believe_is_left_out_unless_a_later_reading_makes_it_known(
+    engine: Engine, report: Report
+) -> None:
+    place(engine, UTILITY_AND_PDU)
+
+    def doubted(meter: str, hour: int, doubt: MeterDoubt, mw: int) -> list[MeterWindow]:
+        half = {"covered_ms": 1_800_000, "power_mean_mw": mw, "power_min_mw": mw, "power_max_mw": mw}
+        start = START + hour * HOUR
+        return [
+            window(meter, start, kwh=60, **{**half, "power_mean_mw": 10**8}),
+            window(meter, start + HOUR / 2, doubt=doubt, **half),
+        ]
+
+    late = window("p", START + HOUR / 2 + timedelta(milliseconds=1), kwh=50, covered_ms=1_799_999)
+    send(engine, [
+        *doubted("p", 0, MeterDoubt.STUCK, 10**8), late, *hourly("u", START, 2, kwh=120),
+        *doubted("p", 1, MeterDoubt.STUCK, 10**8),
+        *doubted("u", 2, MeterDoubt.REVERSED, -(10**8)), window("p", START + 2 * HOUR, kwh=100),
+    ])  # fmt: skip
+    fold(engine)
+    found = pue(report, step="1 hour", stop=START + 3 * HOUR)
+    assert [(it["hours"], it["hours_missing"]) for it in found] == [(1, 0), (0, 1), (0, 1)]
+    assert found[0]["pue"] == pytest.approx(120 / 110)
+    gaps = report(
+        "SELECT * FROM report.facility_gaps(:start, :stop) WHERE figure = 'pue'", start=START, stop=START + 3 * HOUR
+    )
+    assert [(it["meters"], it["reasons"]) for it in gaps] == [
+        (["p"], ["known in part: it stood still"]), (["u"], ["known in part: power flowed backwards"]),
+    ]  # fmt: skip

@@ -205,7 +205,7 @@ def test_missing_hours_are_ranges_with_the_meters_that_are_why(engine: Engine) -
     ("wrong", "why"),
     [
         ({"kwh": 0, "power_mean_mw": 10**8, "power_min_mw": 10**8, "power_max_mw": 10**8, "readings_taken": 360},
-         "p: register stood still"),
+         "p: it stood still"),
         ({"kwh": 100, "power_mean_mw": -(10**8), "power_min_mw": -(10**8), "power_max_mw": -1},
          "p: power flowed backwards"),
     ],

@@ -133,9 +133,11 @@ def test_the_demo_answers_and_has_a_day_of_history(public_dir: Path) -> None:
         assert sorted(it.status_code for it in answers) == [200, 200, 200, 200, 503]
         assert sum("vllm:generation_tokens_total{" in it.text for it in answers) == 4
         assert httpx.get(f"http://127.0.0.1:{up.port}/").status_code == 200
-        factors = wait_for("prices", lambda: _factors(up), 30)
+        prices, intensities, configured = wait_for("prices", lambda: _factors(up), 30)
         made_up = {(site, "made up for the demo") for site in ("dublin", "lulea")}
-        assert factors == {"price": made_up, "intensity": made_up, "pue": made_up}
+        assert prices == intensities == made_up
+        # Its PUE is measured.
+        assert configured == set()
         assert up.interrupt() == 0
     finally:
         up.close()
@@ -170,16 +172,15 @@ def _fleet(up: Up) -> Any:
 
 
 def _factors(up: Up) -> Any:
-    """Sites with prices, intensities and PUE, with their sources; None while some have none."""
+    """Sites with prices, intensities and a configured PUE, with their sources; None while some lack the first two."""
     from gigawatch import database, readings
 
     engine = database.engine(f"postgresql://gigawatch@/gigawatch?host={up.data_dir / 'socket'}")
     start, stop = datetime.now(UTC) - timedelta(days=1), datetime.now(UTC)
     with engine.connect() as connection:
-        found = {
-            "price": {(it.site, it.source) for it in readings.tariffs(connection, start, stop)},
-            "intensity": {(it.site, it.source) for it in readings.grid_intensity(connection, start, stop)},
-            "pue": {(it.site, it.source) for it in readings.configured_pue(connection, start, stop)},
-        }
+        found = [
+            {(it.site, it.source) for it in of_kind(connection, start, stop)}
+            for of_kind in (readings.tariffs, readings.grid_intensity, readings.configured_pue)
+        ]
     engine.dispose()
-    return found if all(len(it) == 2 for it in found.values()) else None
+    return found if len(found[0]) == len(found[1]) == 2 else None
