@@ -23,6 +23,7 @@ from api.factors import routes as factor_routes
 from api.ingest import RETRY_SOON, Ingest
 from api.metrics import CONTENT_TYPE, Metrics
 from api.reads import router
+from api.reports import routes as report_routes
 from api.retention import HOURS_MARGIN, WINDOWS_MARGIN, taken
 from api.scheduler import Scheduler
 from api.topology import routes as topology_routes
@@ -105,6 +106,7 @@ def build(loaded: Settings) -> FastAPI:
     app.include_router(router)
     app.include_router(factor_routes.router)
     app.include_router(topology_routes.router)
+    app.include_router(report_routes.router)
     app.openapi = lambda: describe(app)  # type: ignore[method-assign] # FastAPI's own way to extend it
     _add_hello(app)
     _add_health(app)

@@ -1,4 +1,4 @@
-"""The verbs `gigawatch meters import` and `gigawatch meters list`: what meters counted, from files."""
+"""The verbs `gigawatch meter import` and `gigawatch meter list`: what meters counted, from files."""
 
 from collections.abc import Sequence
 from datetime import UTC, datetime, timedelta
@@ -44,17 +44,7 @@ class Taken(Struct, frozen=True, kw_only=True):
     """Whether the topology says what the meter is; if not it is in no figure yet."""
 
 
-@click.group()
-def meters() -> None:
-    """Take in what meters of the facility counted, from files, and list the meters.
-
-    \b
-      gigawatch meters import utility-2026.csv --site oslo --meter grid --time-zone Europe/Oslo
-      gigawatch meters list --site oslo
-    """
-
-
-@meters.command("import")
+@click.command("import")
 @click.argument("file", type=click.File("rb"))
 @store_flags
 @click.option("--site", required=True, help="Site that the meters are of.")
@@ -222,7 +212,7 @@ def _make_room(
     return gone
 
 
-@meters.command("list")
+@click.command("list")
 @store_flags
 @click.option("--site", help="Of this site alone.")
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")

@@ -4,7 +4,8 @@ Hours of meters come from their windows. All else is made of those hours, a day 
 meters, days, the facility's energy by role, and both sums of each ratio.
 """
 
-from gigawatch.records import INT4_MAX
+from gigawatch.records import INT4_MAX, MeterDoubt
+from gigawatch.units import MILLISECONDS_PER_HOUR, SECONDS_PER_HOUR
 
 MOST_KEYS = 4_000
 """Hours of meters folded again in one transaction."""
@@ -32,8 +33,11 @@ def _part(method: int) -> str:
 
 
 _POLLED_MJ = "sum(w.power_mean_mw::numeric * w.covered_ms / 1000)"
-# A register that stands still beside a power that is there and never changes: both are what they were long ago.
-_STUCK = f"""(sum(w.energy_mj) = 0 AND max(w.energy_method) = 1 AND min(w.power_min_mw) = max(w.power_max_mw)
+# An agent says that a register stands still, and no later reading made the hour known. Or nobody says it, and it does
+# beside a power that is there and never changes: both are what they were long ago.
+_KNOWN = f"""{_time_with("energy_mj")} >= {MILLISECONDS_PER_HOUR * 99 // 100}"""
+_STUCK = f"""(bool_or(w.doubt = {MeterDoubt.STUCK}) AND NOT {_KNOWN}) IS TRUE
+        OR (sum(w.energy_mj) = 0 AND max(w.energy_method) = 1 AND min(w.power_min_mw) = max(w.power_max_mw)
         AND abs({_POLLED_MJ}) >= {STUCK_MJ} AND sum(w.readings_taken) > 1) IS TRUE"""
 _OF_WINDOWS = f"""
     sum(w.covered_ms), sum(w.energy_mj), {_time_with("energy_mj")}, {_part(2)}, {_part(3)}, {_part(4)},
@@ -41,7 +45,8 @@ _OF_WINDOWS = f"""
     sum(w.volume_ml), {_time_with("volume_ml")},
     sum(w.temp_mean_mc::bigint * w.covered_ms), {_time_with("temp_mean_mc")},
     least(sum(w.readings_taken), {INT4_MAX}), least(sum(w.readings_expected), {INT4_MAX}), sum(w.rejected_readings),
-    ({_STUCK})::integer, (({_POLLED_MJ} < 0) IS TRUE)::integer"""
+    ({_STUCK})::integer,
+    ((bool_or(w.doubt = {MeterDoubt.REVERSED}) AND NOT {_KNOWN}) IS TRUE OR ({_POLLED_MJ} < 0) IS TRUE)::integer"""
 _SUMS_OF_HOURS = ", ".join(
     f"{'min' if '_min_' in name else 'max' if '_max_' in name else 'sum'}(h.{name})" for name in _COLUMNS
 )
@@ -108,6 +113,52 @@ FORGET_VIRTUAL = f"""
     DELETE FROM gigawatch.meter_1h AS old USING ({_DAYS}) AS days, gigawatch.meter
     WHERE meter.site_id = days.site_id AND old.meter_id = meter.meter_id AND old.readings_expected IS NULL
         AND {_OF_DAY.format(table="old")}"""
+
+FLAG_FLAT = f"""
+    WITH days AS MATERIALIZED ({_DAYS}), fed AS MATERIALIZED (
+        -- What one meter feeds, and no other does.
+        SELECT min(feed.meter_id) AS meter_id, feed.fed_id
+        FROM gigawatch.meter_feed AS feed
+        JOIN gigawatch.meter AS m ON m.meter_id = feed.meter_id
+        WHERE m.site_id IN (SELECT site_id FROM days)
+        GROUP BY feed.fed_id HAVING count(*) = 1
+    ), polled AS MATERIALIZED (
+        SELECT days.day, h.meter_id, h.time, h.power_min_mw, h.power_max_mw
+        FROM days
+        JOIN gigawatch.meter AS m ON m.site_id = days.site_id AND NOT m.virtual
+        JOIN gigawatch.meter_1h AS h ON h.meter_id = m.meter_id AND {_OF_DAY.format(table="h")}
+        WHERE h.energy_mj > 0 AND h.energy_mj = h.energy_integrated_mj
+    ), flat AS (
+        SELECT p.day, p.meter_id, p.time, p.power_min_mw AS power_mw, (
+            SELECT CASE WHEN bool_and(coalesce(it.energy_ms, 0) * 100 >= {MILLISECONDS_PER_HOUR * 99})
+                THEN sum(it.energy_mj) END
+            FROM fed
+            LEFT JOIN gigawatch.meter_1h AS it ON it.meter_id = fed.fed_id AND it.time = p.time
+                AND {_WITHIN.format(table="it")}
+            WHERE fed.meter_id = p.meter_id
+        ) AS fed_mj
+        FROM polled AS p WHERE p.power_min_mw = p.power_max_mw
+    ), stuck AS MATERIALIZED (
+        SELECT f.day, f.meter_id, f.power_mw, min(f.time) AS first, max(f.time) AS last
+        FROM flat AS f
+        GROUP BY f.day, f.meter_id, f.power_mw
+        HAVING max(f.fed_mj) - min(f.fed_mj) > {SECONDS_PER_HOUR} * greatest(
+            f.power_mw / 100, 2 * 10 ^ (length(f.power_mw::text) - length(rtrim(f.power_mw::text, '0'))))
+    )
+    UPDATE gigawatch.meter_1h AS h SET stuck_h = its.stuck_h
+    FROM (
+        SELECT p.meter_id, p.time, EXISTS (
+            SELECT FROM stuck AS s
+            WHERE s.meter_id = p.meter_id AND s.day = p.day AND s.power_mw BETWEEN p.power_min_mw AND p.power_max_mw
+                AND p.time BETWEEN s.first - interval '1 hour' AND s.last + interval '1 hour'
+        )::integer AS stuck_h
+        FROM polled AS p
+    ) AS its
+    WHERE h.meter_id = its.meter_id AND h.time = its.time AND h.stuck_h <> its.stuck_h
+        AND {_WITHIN.format(table="h")}"""
+"""Of meters that tell power alone: one that tells the same to the last digit through hours of a day, while what it
+alone feeds changes by a hundredth, and by two of the last digits that it shows, stands still: in these hours, and in
+those beside them, in which that began and ended."""
 
 _KNOWN_FOR = {"energy_mj": "energy_ms", "polled_mj": "polled_ms", "volume_ml": "volume_ms"}
 
@@ -199,7 +250,7 @@ FOLD_HOURS = f"""
         JOIN gigawatch.meter AS m ON m.meter_id = above.above_id AND m.role IS NOT NULL
         WHERE m.site_id IN (SELECT site_id FROM days)
     ), wanted AS MATERIALIZED (
-        SELECT m.site_id, m.hall_id, m.meter_id, m.role, m.potable, m.backup, h.time, need.ms AS need_ms,
+        SELECT m.site_id, m.hall_id, m.meter_id, m.role, m.potable, m.fresh, m.backup, h.time, need.ms AS need_ms,
             its.value, its.known_ms,
             its.known_ms * 100 >= need.ms * 99 AND (need.ms = 3600000 OR its.known_ms <= need.ms + 36000) AS ok,
             coalesce(h.stuck_h > 0 OR (h.reversed_h > 0 AND m.role NOT IN ('utility', 'generation'))
@@ -263,14 +314,15 @@ FOLD_HOURS = f"""
         FROM ancestors AS a JOIN expanded.figure_role AS f USING (role)
     ), members AS (
         SELECT w.site_id, part.hall_id, w.time, f.figure, f.category, f.side, w.role, w.value, w.fault,
-            w.ok AND (f.figure <> 'wue_potable' OR w.role <> 'water' OR w.potable IS NOT NULL) AS ok
+            w.ok AND counted.it IS NOT NULL AS ok
         FROM wanted AS w
         JOIN expanded.figure_role AS f USING (role)
+        CROSS JOIN LATERAL (SELECT expanded.counts_in(f.figure, w.role, w.potable, w.fresh) AS it) AS counted
         CROSS JOIN LATERAL (
             SELECT NULL::integer AS hall_id WHERE f.figure <> 'zone'
             UNION ALL SELECT w.hall_id WHERE w.hall_id IS NOT NULL
         ) AS part
-        WHERE NOT (f.figure = 'wue_potable' AND w.role = 'water' AND w.potable IS FALSE)
+        WHERE counted.it IS NOT FALSE
             AND NOT (f.figure = 'ref' AND f.side = 'n' AND w.backup)
             AND NOT EXISTS (
             SELECT FROM shadows AS s
@@ -334,7 +386,7 @@ FOLD_RATIO_DAYS = f"""
     GROUP BY 1, 2, 3, 4, 5"""
 
 OF_DAYS = (
-    FORGET_VIRTUAL, FOLD_VIRTUAL, FORGET_METER_DAYS, FOLD_METER_DAYS,
+    FORGET_VIRTUAL, FLAG_FLAT, FOLD_VIRTUAL, FORGET_METER_DAYS, FOLD_METER_DAYS,
     *(forget_sql(f"{table}_{level}") for table in ("facility", "facility_ratio") for level in ("1h", "1d")),
     FOLD_HOURS, FOLD_FACILITY_DAYS, FOLD_RATIO_DAYS,
 )  # fmt: skip

@@ -145,7 +145,7 @@ class Meters:
             for place, window in zip(parcel.meter_places, parcel.meter_windows, strict=True):
                 if (its[window.meter], hour_of(window.start)) in folded:
                     words = f"{window.start:%Y-%m-%d %H} h UTC is folded, and its windows are no longer kept"
-                    remedy = "Send all windows of an hour so old at once, or replace them: `gigawatch meters import`."
+                    remedy = "Send all windows of an hour so old at once, or replace them: `gigawatch meter import`."
                     refuse(parcel.refused, Refusal(where=f"{_WHERE}[{place}].start", error=words, remedy=remedy))
                 else:
                     good.append((place, window))

@@ -110,7 +110,7 @@ class Metrics:
             [Sample({"level": it.level}, it.lag_s) for it in self._rollups if it.lag_s is not None],
         )  # fmt: skip
         yield Family(
-            "gigawatch_rollup_dirty_buckets", "gauge", "Buckets of nodes that wait to be folded again for late data",
+            "gigawatch_rollup_dirty_buckets", "gauge", "Buckets that wait to be folded again for late data",
             [Sample({"level": it.level}, it.dirty_buckets) for it in self._rollups],
         )  # fmt: skip
         yield Family(

@@ -12,7 +12,7 @@ from starlette.responses import Response
 
 from api.access import require
 from api.documents import answers
-from gigawatch import facility_readings, readings, token_readings
+from gigawatch import facility_readings, readings, report_readings, token_readings
 from gigawatch.facility_readings import FacilityGroup, HealthState, ReconciledGroup, Step
 from gigawatch.readings import GpuOrder, GroupBy, NodeOrder, NodeState, Where
 from gigawatch.token_readings import Boundary, Of, TokenGroup
@@ -472,6 +472,15 @@ def _span_of_hours(
 
 
 SpanOfHours = Annotated[Span, Depends(_span_of_hours)]
+
+
+def _span_of_year(span: SpanOfHours) -> Span:
+    if span.stop - span.start > timedelta(days=366):
+        raise HTTPException(422, "start and stop are more than 366 days apart: ask for a shorter period")
+    return span
+
+
+SpanOfYear = Annotated[Span, Depends(_span_of_year)]
 CalendarStep = Literal["hour", "day", "week", "month", "quarter", "year"]
 _STEPS: Mapping[CalendarStep, Step] = {
     "hour": timedelta(hours=1), "day": timedelta(days=1), "week": timedelta(days=7), "month": "1 month",
@@ -567,6 +576,31 @@ def facility_carbon(request: Request, asked: FacilityQuery) -> Response:
     )
 
 
+@router.get("/facility-cost", responses=answers(list[facility_readings.FacilityCost]))
+def facility_cost(request: Request, asked: FacilityQuery) -> Response:
+    """What the facility's energy cost at its sites' prices, a row for each currency; by fleet or site."""
+    if asked.group_by == "hall":
+        raise HTTPException(422, "group_by = hall: a price is of a whole site; ask for fleet or site")
+    return _read(
+        request,
+        lambda connection: facility_readings.facility_cost(
+            connection, asked.span.start, asked.span.stop, asked.step, asked.group_by, asked.site
+        ),
+    )
+
+
+@router.get("/facility-gaps", responses=answers(list[report_readings.Gap]))
+def facility_gaps(request: Request, span: SpanOfYear, site: Site = None, category: Category = None) -> Response:
+    """Hours that the facility's ratios lack, as ranges, and the meters that are why; for up to 366 days."""
+    return _read(request, lambda connection: report_readings.gaps(connection, span.start, span.stop, site, category))
+
+
+@router.get("/meters/coverage", responses=answers(list[facility_readings.MeterCoverage]))
+def meter_coverage(request: Request, span: SpanOfYear, site: Site = None) -> Response:
+    """How much of a period each meter is known for, and what it counted; for up to 366 days."""
+    return _read(request, lambda connection: facility_readings.meter_coverage(connection, span.start, span.stop, site))
+
+
 @router.get("/meters/health", responses=answers(list[facility_readings.MeterHealth]))
 def meter_health(request: Request, site: Site = None, state: HealthState | None = None) -> Response:
     """Each meter, whether it is heard of, and whether what it says can be right; with state only those in it."""
@@ -596,7 +630,7 @@ def reconciliation(
 def eu_eed(
     request: Request,
     site: Annotated[str, Query(max_length=200)],
-    year: Annotated[int, Query(ge=2023, le=2100, description="Reporting year")],
+    year: Annotated[int, Query(ge=2023, le=2100, description="Calendar year of the figures")],
     category: Category = None,
 ) -> Response:
     """The figures of a site's yearly report under Delegated Regulation (EU) 2024/1364, and what is missing for it."""

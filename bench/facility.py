@@ -255,6 +255,13 @@ def reads(stop: datetime) -> dict[str, Callable[[Connection], object]]:
         "WUE by month, fleet": lambda it: facility_readings.water(it, start, stop, "1 month"),
         "ERF, ERE, REF, CER by month, fleet": lambda it: facility_readings.heat(it, start, stop, "1 month"),
         "the EU's form, one site": lambda it: facility_readings.eu_eed(it, "site-1", start.year),
+        "cost by month, fleet": lambda it: facility_readings.facility_cost(it, start, stop, "1 month"),
+        "coverage of each meter over a month, one site": lambda it: facility_readings.meter_coverage(
+            it, stop - 30 * DAY, stop, "site-1"
+        ),
+        "coverage of each meter over a year, one site": lambda it: facility_readings.meter_coverage(
+            it, start, stop, "site-1"
+        ),
         "health of all meters": facility_readings.meter_health,
         "power ratio now": facility_readings.power_ratios_now,
         "PUE beside load and temperature, hours of a week, fleet": lambda it: facility_readings.pue_conditions(

@@ -16,7 +16,7 @@ from collector.node import Node, Records
 from collector.sender import Sender
 from collector.sources.host import Host
 from collector.sources.nvml import NoGpus, Nvml
-from collector.spool import Checkpoint, Spool, SpoolFull
+from collector.spool import Checkpoint, Spool, SpoolFull, Windows
 from gigawatch.records import Event, Severity
 from gigawatch.settings import Settings
 from gigawatch.units import MILLISECONDS_PER_SECOND
@@ -102,7 +102,7 @@ class Agent:
         )
         self._assigner = Assigner(settings, discovery, before, self._report)
         self._held = Records()
-        self._lost_windows = 0
+        self._lost_windows = Windows()
         self._closed_ms = checkpoint.closed_ms if checkpoint else 0
         self._reading_since_s: float | None = None
         self._watchdog = threading.Thread(target=self._watch, name="watchdog", daemon=True)
@@ -228,9 +228,7 @@ class Agent:
             self._meters.marks() if self._meters else {},
         )
         try:
-            dropped = self._spool.append(
-                body, len(records.gpu_windows), checkpoint if with_checkpoint or held else None
-            )
+            dropped = self._spool.append(body, _counted(records), checkpoint if with_checkpoint or held else None)
         except SpoolFull as error:
             self._hold(records, error)
             return
@@ -239,26 +237,26 @@ class Agent:
         if dropped is not None:
             self._report_loss(
                 "spool_dropped",
-                f"The spool's bound dropped {dropped.batches} batches with {dropped.gpu_windows} GPU windows"
-                " that the server had not taken",
+                f"The spool's bound dropped {dropped.batches} batches with {dropped.windows} that the server had not"
+                " taken",
             )
 
     def _hold(self, records: Records, error: Exception) -> None:
         if not self._held:
             log.warning("The spool %s takes nothing: %s; holding records in memory", self._spool.path, error)
-        excess = max(0, len(records.gpu_windows) - MOST_HELD_WINDOWS)
-        self._lost_windows += excess
         self._held = Records(
             inventory=records.inventory,
-            gpu_windows=records.gpu_windows[excess:],
+            gpu_windows=records.gpu_windows[-MOST_HELD_WINDOWS:],
             node_windows=records.node_windows[-MOST_HELD_WINDOWS:],
             serving_windows=records.serving_windows[-MOST_HELD_WINDOWS:],
             meter_windows=records.meter_windows[-MOST_HELD_WINDOWS:],
             events=records.events[-1_000:],
             health=records.health[-1_000:],
         )
-        if excess:
-            log.error("%d GPU windows were lost to a full disk so far", self._lost_windows)
+        lost = _counted(records) - _counted(self._held)
+        if lost != Windows():
+            self._lost_windows += lost
+            log.error("A full disk has cost %s so far", self._lost_windows)
 
     def _report(self, event: Event) -> None:
         """Take in an event of the sender's thread."""
@@ -297,7 +295,7 @@ class Agent:
         log.warning(message)
         event = Event(time=utc_now(), kind=kind, severity=severity, message=message)
         try:
-            self._spool.append(encode(self._batch(), events=[event]), 0, None)
+            self._spool.append(encode(self._batch(), events=[event]), Windows(), None)
         except SpoolFull as error:
             log.error("The event cannot be stored: %s", error)
             return
@@ -312,6 +310,12 @@ class Agent:
             if not same_boot:
                 message += ", before a reboot: the energy between is unknown"
         self._node.add_event(now_ms, "agent_started", Severity.INFO, message)
+
+
+def _counted(records: Records) -> Windows:
+    """How many windows there are."""
+    kinds = (records.gpu_windows, records.node_windows, records.serving_windows, records.meter_windows)
+    return Windows(*map(len, kinds))
 
 
 def _engines(settings: Settings, clock: Clock) -> "Engines | None":

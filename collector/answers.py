@@ -1,4 +1,4 @@
-"""Answers over HTTP that may hang, trickle or never end: their heads and bodies come in time, or not at all."""
+"""Answers over HTTP that may hang, trickle or never end: connections, heads and bodies come in time, or not at all."""
 
 import socket
 import threading
@@ -10,6 +10,9 @@ from typing import Any
 
 import urllib3
 from urllib3.connection import HTTPConnection, HTTPSConnection
+from urllib3.exceptions import ConnectTimeoutError, NameResolutionError, NewConnectionError
+
+from collector.names import connect
 
 CHUNK_BYTES = 65_536
 
@@ -51,12 +54,35 @@ def _in_time(connection: HTTPConnection, head: Callable[[], urllib3.HTTPResponse
     return response
 
 
+def _connected(connection: HTTPConnection) -> socket.socket:
+    """What urllib3 does, the look-up of the name within the time limit, too."""
+    limit_s = connection.timeout
+    assert isinstance(limit_s, int | float), "each request has a time limit"
+    try:
+        its = connect(connection._dns_host, connection.port, limit_s)
+    except socket.gaierror as error:
+        raise NameResolutionError(connection.host, connection, error) from error
+    except TimeoutError as error:
+        raise ConnectTimeoutError(connection, f"Connection to {connection.host} timed out") from error
+    except OSError as error:
+        raise NewConnectionError(connection, f"Failed to establish a new connection: {error}") from error
+    for option in connection.socket_options or ():
+        its.setsockopt(*option)
+    return its
+
+
 class _Connection(HTTPConnection):
+    def _new_conn(self) -> socket.socket:
+        return _connected(self)
+
     def getresponse(self) -> urllib3.HTTPResponse:  # type: ignore[override] # as urllib3's own
         return _in_time(self, super().getresponse)
 
 
 class _SecureConnection(HTTPSConnection):
+    def _new_conn(self) -> socket.socket:
+        return _connected(self)
+
     def getresponse(self) -> urllib3.HTTPResponse:  # type: ignore[override] # as urllib3's own
         return _in_time(self, super().getresponse)
 

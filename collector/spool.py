@@ -10,11 +10,13 @@ import time
 import uuid
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from operator import add, sub
 from pathlib import Path
 from typing import Any
 
 import msgspec
 from msgspec import Struct
+from msgspec.structs import astuple
 
 from collector.meters.register import MeterMark
 from collector.windows import Mark
@@ -23,10 +25,11 @@ from gigawatch.records import Assignment, Gpu
 from gigawatch.units import BYTES_PER_MIB, SECONDS_PER_HOUR
 
 SCHEMA = """
-CREATE TABLE IF NOT EXISTS batch (seq INTEGER PRIMARY KEY, created REAL NOT NULL, gpu_windows INTEGER NOT NULL,
-    body BLOB NOT NULL);
+CREATE TABLE IF NOT EXISTS batch (seq INTEGER PRIMARY KEY, created REAL NOT NULL, body BLOB NOT NULL);
 CREATE TABLE IF NOT EXISTS state (name TEXT PRIMARY KEY, value NOT NULL);
 """
+COUNTS = ("gpu_windows", "node_windows", "serving_windows", "meter_windows")
+"""Columns of a batch, and of what was dropped."""
 MOST_FREED_PAGES = 1_024
 """Given back to the disk by one removal: a backlog of any size does not keep the agent waiting."""
 
@@ -56,11 +59,34 @@ class Waiting(Struct, frozen=True):
     body: bytes
 
 
+class Windows(Struct, frozen=True):
+    """How many windows of each kind."""
+
+    gpu: int = 0
+    node: int = 0
+    serving: int = 0
+    meter: int = 0
+
+    def __add__(self, other: "Windows") -> "Windows":
+        """Those of both."""
+        return Windows(*map(add, astuple(self), astuple(other)))
+
+    def __sub__(self, other: "Windows") -> "Windows":
+        """Those that the other has not."""
+        return Windows(*map(sub, astuple(self), astuple(other)))
+
+    def __str__(self) -> str:
+        """In words, those that there are."""
+        names = ("GPU", "node", "serving", "meter")
+        found = [f"{count} {name} windows" for name, count in zip(names, astuple(self), strict=True) if count]
+        return ", ".join(found) or "no windows"
+
+
 class Dropped(Struct, frozen=True):
     """What the bound cost."""
 
     batches: int
-    gpu_windows: int
+    windows: Windows
 
 
 class SpoolFull(Exception):
@@ -81,6 +107,14 @@ def opening(path: Path, user: str) -> Iterator[None]:
             else "Check the folder's owner and free space, or choose another --data-dir.",
             ExitCode.CONFIGURATION,
         ) from error
+
+
+def count_windows(database: sqlite3.Connection, table: str) -> None:
+    """Have a table count windows: one made by an earlier version may have fewer of these columns, or none."""
+    known = {row[1] for row in database.execute(f"PRAGMA table_info({table})")}
+    for name in COUNTS:
+        if name not in known:
+            database.execute(f"ALTER TABLE {table} ADD COLUMN {name} INTEGER NOT NULL DEFAULT 0")
 
 
 def connect(path: Path, schema: str, cache_kib: int) -> sqlite3.Connection:
@@ -119,10 +153,11 @@ class Spool:
         self._lock = threading.Lock()
         with opening(path, "agent"):
             self._database = connect(path, SCHEMA, cache_kib=512)
+            count_windows(self._database, "batch")
             self.spool_id = self._state("spool_id") or self._begin()
             self._next_seq = int(self._state("next_seq") or 0)
 
-    def append(self, body: bytes, gpu_windows: int, checkpoint: Checkpoint | None) -> Dropped | None:
+    def append(self, body: bytes, windows: Windows, checkpoint: Checkpoint | None) -> Dropped | None:
         """Store a batch durably, with the checkpoint if one is given; returns what had to go for it.
 
         Raises:
@@ -132,7 +167,10 @@ class Spool:
             try:
                 self._database.execute("BEGIN IMMEDIATE")
                 seq = self._next_seq
-                self._database.execute("INSERT INTO batch VALUES (?, ?, ?, ?)", (seq, time.time(), gpu_windows, body))
+                self._database.execute(
+                    f"INSERT INTO batch (seq, created, body, {', '.join(COUNTS)}) VALUES (?, ?, ?, ?, ?, ?, ?)",
+                    (seq, time.time(), body, *astuple(windows)),
+                )
                 self._database.execute("INSERT OR REPLACE INTO state VALUES ('next_seq', ?)", (str(seq + 1),))
                 if checkpoint is not None:
                     self._database.execute(
@@ -191,19 +229,18 @@ class Spool:
 
     def _drop(self) -> Dropped | None:
         """Drop the oldest batches until the bounds hold, but never the newest."""
-        batches = windows = 0
         oldest = time.time() - self._max_age_s
         size = self._database.execute("SELECT coalesce(sum(length(body)), 0) FROM batch").fetchone()[0]
         rows = self._database.execute(
-            "SELECT seq, created, gpu_windows, length(body) FROM batch WHERE seq < ? ORDER BY seq",
+            f"SELECT seq, created, length(body), {', '.join(COUNTS)} FROM batch WHERE seq < ? ORDER BY seq",
             (self._next_seq,),
         )
-        gone = []
-        for seq, created, gpu_windows, length in rows:
+        gone, windows = [], Windows()
+        for seq, created, length, *counts in rows:
             if created >= oldest and size <= self._max_bytes:
                 break
             gone.append((seq,))
             size -= length
-            batches, windows = batches + 1, windows + gpu_windows
+            windows += Windows(*counts)
         self._database.executemany("DELETE FROM batch WHERE seq = ?", gone)
-        return Dropped(batches, windows) if batches else None
+        return Dropped(len(gone), windows) if gone else None

@@ -3,6 +3,8 @@
 from collections import defaultdict
 from collections.abc import Callable, Mapping, Sequence
 from datetime import datetime, timedelta
+from textwrap import wrap
+from types import MappingProxyType
 
 from dashboard import quantities
 from dashboard.drawing import Drawing
@@ -19,6 +21,7 @@ from dashboard.plots import (
     faint,
     gaps_in_words,
     in_words,
+    middles,
     say_empty,
     short,
     value_axis,
@@ -26,7 +29,12 @@ from dashboard.plots import (
 from dashboard.theme import FONT, Theme
 from dashboard.view import Period
 from gigawatch.facility_readings import Pue, PueConditions
+from gigawatch.topology.findings import some
 
+MOST_NAMES = 4
+"""Of sites in a line of words."""
+LABEL_CHARACTERS = 13
+"""Of a line beside a part of the flow."""
 MOST_SITES = 7
 """Sites with a colour of their own; the others share one."""
 Value = Callable[[PueConditions], float | None]
@@ -34,17 +42,45 @@ Value = Callable[[PueConditions], float | None]
 
 def each(step: timedelta) -> str:
     """What one bin is called."""
-    names = {timedelta(hours=1): "hour", timedelta(hours=6): "six hours", timedelta(days=1): "day"}
+    names = {timedelta(hours=1): "hour", timedelta(hours=6): "six-hour bin", timedelta(days=1): "day"}
     return names.get(step, "week")
 
 
-def trend(rows: Sequence[Pue], category: int | None, period: Period, theme: Theme) -> Chart:
-    """PUE over time, with the coverage of each bin below it."""
+def trend(
+    rows: Sequence[Pue],
+    category: int | None,
+    period: Period,
+    theme: Theme,
+    without: Mapping[datetime, Sequence[str]] = MappingProxyType({}),
+) -> Chart:
+    """PUE over time, with the coverage of each bin below it.
+
+    Args:
+        rows: of one site, or of all together.
+        category: to show.
+        period: to show.
+        theme: the look.
+        without: sites that are not in a bin's sums, though they are in others'.
+    """
     found = {row.time: row for row in rows if row.category == category}
     values: Values = [found[time].pue if time in found else None for time in bins(period)]
     figure = blank(theme, period, height=280, rows=(0.16, 1.0))
     draw_line(figure, bins(period), period.step, Series("PUE", values), theme.series[0], 1, quantities.ratio,
               width=1.8, legend=False)  # fmt: skip
+    # Of the last bin, which may end before its middle, nothing is seen.
+    hollow = [
+        time for time in without
+        if time + period.step / 2 <= period.stop and time in found and found[time].pue is not None
+    ]  # fmt: skip
+    if hollow:
+        figure.trace(
+            "scatter",
+            x=middles(hollow, period.step), y=[short(found[time].pue or 0.0) for time in hollow],
+            mode="markers", name="not all sites", showlegend=True,
+            marker={"symbol": "circle-open", "size": 8, "color": theme.warn, "line": {"width": 2}},
+            customdata=[f"without {some(without[time], MOST_NAMES)}" for time in hollow],
+            hovertemplate="%{customdata}<extra></extra>",
+        )  # fmt: skip
     coverage = [row.coverage or 0.0 for row in found.values()]
     coverage_strip(figure, list(found), period.step, coverage, theme)
     value_axis(figure, "PUE")
@@ -58,7 +94,10 @@ def trend(rows: Sequence[Pue], category: int | None, period: Period, theme: Them
     if not any_known(values):
         say_empty(figure, theme, "Nothing was measured in this period")
         return Chart(figure, f"{said}. Nothing was measured in this period.")
-    return Chart(figure, f"{said}. {in_words(values, quantities.ratio)}{gaps_in_words(coverage)}")
+    said += f". {in_words(values, quantities.ratio)}{gaps_in_words(coverage)}"
+    if hollow:
+        said += f" Not all sites are in {len(hollow)} of {len(values)} bins, which are hollow."
+    return Chart(figure, said)
 
 
 def flow(found: Flow, theme: Theme) -> Chart:
@@ -75,6 +114,8 @@ def flow(found: Flow, theme: Theme) -> Chart:
     power_w = {name: max(inward[name], outward[name]) for name in names}
     unexplained = {link.target for link in found.links if link.unexplained}
     equipment = {name for name, _ in CHAIN.values()}
+    chain = equipment | {link.source for link in found.links}
+    powers = [quantities.power(power_w[name]) for name in names]
 
     def colour(name: str) -> str:
         if name in unexplained:
@@ -95,18 +136,24 @@ def flow(found: Flow, theme: Theme) -> Chart:
         "sankey",
         arrangement="snap", orientation="h",
         node={
-            "label": [f"{name} {quantities.power(power_w[name])}" for name in names],
+            # Beside a part of the chain the next one stands; at the end lines are near one another.
+            "label": [
+                "<br>".join([*wrap(name, LABEL_CHARACTERS), power]) if name in chain else f"{name} {power}"
+                for name, power in zip(names, powers, strict=True)
+            ],
             "color": [colour(name) for name in names], "pad": 18, "thickness": 14,
-            "line": {"width": 0}, "customdata": [quantities.power(power_w[name]) for name in names],
-            "hovertemplate": "%{label}<extra></extra>",
+            "line": {"width": 0}, "customdata": [f"{name} {quantities.power(power_w[name])}" for name in names],
+            "hovertemplate": "%{customdata}<extra></extra>",
         },
         link={
             "source": [names.index(link.source) for link in found.links],
             "target": [names.index(link.target) for link in found.links],
             "value": [short(link.power_w) for link in found.links],
             "color": [faint(theme.absent if link.unexplained else colour(link.target), 0.45) for link in found.links],
-            "customdata": [quantities.power(link.power_w) for link in found.links],
-            "hovertemplate": "%{source.label} → %{target.label}: %{customdata}<extra></extra>",
+            "customdata": [
+                f"{link.source} → {link.target}: {quantities.power(link.power_w)}" for link in found.links
+            ],
+            "hovertemplate": "%{customdata}<extra></extra>",
         },
     )  # fmt: skip
     steps = "; ".join(f"{link.source} to {link.target} {quantities.power(link.power_w)}" for link in found.links)
@@ -219,7 +266,7 @@ def kind_of(row: Pue) -> int:
 
 def key(theme: Theme) -> list[tuple[str, str, str]]:
     """Sign, colour and words of each kind of day."""
-    colours = (theme.sequence[3], theme.sequence[1], theme.warn, theme.border_strong, theme.bad)
+    colours = (theme.sequence[3], theme.sequence[1], theme.warn, theme.text_muted, theme.bad)
     return [(sign, colour, words) for (sign, words), colour in zip(KINDS.values(), colours, strict=True)]
 
 

@@ -2,11 +2,20 @@
 
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from datetime import datetime
 
 from msgspec import Struct
 
 from dashboard.view import MeterOrder
-from gigawatch.facility_readings import Capacity, FacilityEnergy, HealthState, MeterHealth, Pue, Reconciled
+from gigawatch.facility_readings import (
+    Capacity,
+    FacilityEnergy,
+    HealthState,
+    MeterHealth,
+    Pue,
+    PueConditions,
+    Reconciled,
+)
 
 CATEGORIES: Mapping[int, str] = {1: "UPS output", 2: "PDU output", 3: "IT equipment input"}
 """Where the energy of IT is metered."""
@@ -28,6 +37,27 @@ def nearest(rows: Iterable[Pue]) -> int | None:
             hours[row.category] += row.hours or 0
     most = max(hours.values(), default=0)
     return max((category for category, known in hours.items() if known >= ENOUGH * most), default=None)
+
+
+def without(rows: Iterable[Pue], category: int | None, sites: Sequence[str]) -> list[str]:
+    """The sites none of whose hours are in the sums of a category.
+
+    Args:
+        rows: by site.
+        category: of the sums.
+        sites: all that there are.
+    """
+    within = {row.label for row in rows if row.category == category and row.hours}
+    return [site for site in sites if site not in within]
+
+
+def dropped_out(rows: Iterable[PueConditions]) -> dict[datetime, list[str]]:
+    """The bins in which sites are in no sum that are in that of another bin: there the sites' PUE may jump."""
+    within: dict[datetime, set[str]] = defaultdict(set)
+    for row in rows:
+        within[row.time] |= {row.site} if row.pue is not None else set()
+    every = set().union(*within.values())
+    return {time: sorted(every - sites) for time, sites in within.items() if every - sites}
 
 
 class Place(Struct, frozen=True, kw_only=True):

@@ -6,8 +6,8 @@ from datetime import datetime, timedelta
 
 from msgspec import Struct
 
-from dashboard.plots import GOOD_COVERAGE
-from dashboard.view import TokenOrder, Wait, floor
+from dashboard.plots import GOOD_COVERAGE, bins
+from dashboard.view import Period, TokenOrder, Wait, floor
 from gigawatch.readings import Carbon, Cost
 from gigawatch.token_readings import EnergyPerToken, Idle, Latency, Serving
 from gigawatch.units import JOULES_PER_KWH
@@ -173,11 +173,26 @@ class Compared(Struct, frozen=True):
         return None if self.one is None or not self.other else (self.one - self.other) / self.other
 
 
+def known_part(rows: Sequence[Idle], period: Period) -> float:
+    """Part of the bins of a period in which anything was measured, 0 to 1: rates are over the whole of it.
+
+    Args:
+        rows: energy in its parts, by the bins of the period.
+        period: in bins.
+    """
+    return min(1.0, len({row.time for row in rows}) / len(bins(period)))
+
+
+def doubt_of_coverage(one: EnergyPerToken, other: EnergyPerToken) -> str:
+    """Why the difference of two figures of GPUs means nothing, in words: too much of their time is not known."""
+    poor = any(it.coverage is not None and it.coverage < GOOD_COVERAGE for it in (one, other))
+    return "coverage is too low" if poor else ""
+
+
 def doubt_of(one: EnergyPerToken, other: EnergyPerToken) -> str:
-    """Why the difference of two energies per token means nothing, in words; empty where it does."""
-    for it in (one, other):
-        if it.coverage is not None and it.coverage < GOOD_COVERAGE:
-            return "coverage is too low"
+    """The same of two energies per token, which may also differ by no more than each varies by."""
+    if poor := doubt_of_coverage(one, other):
+        return poor
     if not one.j_per_generated_token or not other.j_per_generated_token:
         return ""
     difference = abs(one.j_per_generated_token / other.j_per_generated_token - 1)

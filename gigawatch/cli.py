@@ -1,8 +1,13 @@
-"""The command `gigawatch`, put together from the rooms' commands by entry points, so that it imports none."""
+"""The command `gigawatch`, put together from the rooms' commands by entry points, so that it imports none.
 
+An entry point `meter.probe` is the verb `gigawatch meter probe`: what is said of one thing may be several rooms'.
+"""
+
+import inspect
 import logging
 from importlib.metadata import EntryPoint, entry_points
 from pathlib import Path
+from typing import Any
 
 import click
 
@@ -12,22 +17,53 @@ from gigawatch.errors import ExitCode, GigawatchError
 GROUP = "gigawatch.commands"
 ORDER = (
     "up", "collect", "serve", "dashboard", "migrate", "token", "db", "tariff", "intensity", "pue",
-    "topology", "meters", "report", "replay", "simulate", "simulate-facility", "doctor", "engines", "meter",
+    "topology", "meter", "report", "replay", "simulate", "simulate-facility", "doctor", "engines",
 )  # fmt: skip
+HELP = {
+    "meter": """Look at a facility's meters, and take in what they counted from files.
+
+    Meters of electricity, heat and water are read over Modbus TCP, SNMP, Redfish, MQTT, IPMI and metrics endpoints.
+    What their registers mean stands in a map, a file of data; a new meter is a new file. docs/meters.md says how one is
+    written, and what the agent makes of the readings.
+
+    \b
+    Where the agent runs, before it reads them:
+      gigawatch meter maps                                       the maps that there are
+      gigawatch meter probe 10.20.0.5 --map schneider-pm5000     what this meter tells
+      gigawatch meter probe --name hall-1-main                   the same of one in the settings
+    \b
+    Where the store is:
+      gigawatch meter import utility-2026.csv --site oslo --meter grid --time-zone Europe/Oslo
+      gigawatch meter list --site oslo                           whether they are heard of, and can be right
+    """
+}
+"""Of verbs with verbs of their own, which no one room has."""
 
 
 class Commands(click.Group):
-    """The verbs that are installed; one whose extra is missing says which to install."""
+    """The verbs that are installed; one whose extra is missing says which to install.
+
+    Args:
+        prefix: of the entry points' names, which is cut off.
+        of_click: as click.Group takes it.
+    """
+
+    def __init__(self, *args: Any, prefix: str = "", **of_click: Any) -> None:
+        super().__init__(*args, **of_click)
+        self._prefix = prefix
 
     def list_commands(self, ctx: click.Context) -> list[str]:
         """Names of the verbs, those that people need first in front."""
-        names = {point.name for point in entry_points(group=GROUP)}
+        points = (point.name for point in entry_points(group=GROUP) if point.name.startswith(self._prefix))
+        names = {name.removeprefix(self._prefix).partition(".")[0] for name in points}
         first = [name for name in ORDER if name in names]
         return [*first, *sorted(names.difference(first))]
 
     def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
         """The verb, or one that only explains what to install, or None where there is no such verb."""
-        point = next(iter(entry_points(group=GROUP, name=cmd_name)), None)
+        if not self._prefix and cmd_name in HELP:
+            return Commands(cmd_name, prefix=f"{cmd_name}.", help=inspect.cleandoc(HELP[cmd_name]))
+        point = next(iter(entry_points(group=GROUP, name=f"{self._prefix}{cmd_name}")), None)
         if point is None:
             return None
         try:
@@ -42,15 +78,16 @@ class Commands(click.Group):
 
 def _not_installed(point: EntryPoint, module: str | None) -> click.Command:
     install = f"pip install 'gigawatch[{point.extras[0]}]'"
+    verb = point.name.replace(".", " ")
 
     @click.command(
-        point.name,
+        verb.rpartition(" ")[2],
         context_settings={"ignore_unknown_options": True, "allow_extra_args": True},
         help=f"Not installed: {install}",
     )
     def explain() -> None:
         raise GigawatchError(
-            f"`gigawatch {point.name}` needs the Python module {module!r}, which is not installed.",
+            f"`gigawatch {verb}` needs the Python module {module!r}, which is not installed.",
             f"Install it with: {install}",
             ExitCode.CONFIGURATION,
         )

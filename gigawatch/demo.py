@@ -24,7 +24,6 @@ INTENSITIES = """\
 start,stop,g_per_kwh,source
 {first}T00:00Z,{beyond}T00:00Z,290,{source}
 """
-PUE = "1.2"
 
 
 def unpriced_sites(engine: Engine) -> list[str]:
@@ -40,7 +39,9 @@ def unpriced_sites(engine: Engine) -> list[str]:
 
 
 def pricing_verbs(site: str, folder: Path) -> Iterator[list[str]]:
-    """The verbs that give a site prices, carbon intensities and a PUE, from last year to the next.
+    """The verbs that give a site prices and carbon intensities, from last year to the next.
+
+    It has no configured PUE: its meters measure one.
 
     Args:
         site: its name.
@@ -53,4 +54,3 @@ def pricing_verbs(site: str, folder: Path) -> Iterator[list[str]]:
         path.write_text(content.format(first=first, beyond=beyond, source=SOURCE), encoding="utf-8")
     yield ["tariff", "import", str(contract), "--site", site]
     yield ["intensity", "import", str(intensities), "--site", site, "--method", "location"]
-    yield ["pue", "set", "--site", site, "--pue", PUE, "--from", f"{first}", "--to", f"{beyond}", "--source", SOURCE]

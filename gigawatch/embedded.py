@@ -102,6 +102,7 @@ class EmbeddedServer:
         self.installation = installation
         self.user = _unprivileged_user() if os.geteuid() == 0 else None
         self._lock: IO[str] | None = None
+        self._command: list[str | Path] = []
         self._process: subprocess.Popen[bytes] | None = None
 
     def __enter__(self) -> Self:
@@ -144,11 +145,17 @@ class EmbeddedServer:
                 "timescaledb.telemetry_level": "off",
             }
         options = [word for key, value in settings.items() for word in ("-c", f"{key}={value}")]
+        self._command = [prefix / "bin" / "postgres", "-D", self.cluster, *options]
+        self.launch()
+        self._wait_until_ready()
+
+    def launch(self) -> "subprocess.Popen[bytes]":
+        """Start the server's process; it answers once it has recovered what one before it left."""
         with self.log.open("ab") as log:
             self._own(self.log)
             # In a session of its own, so that Ctrl-C in the terminal stops it after its clients, not before.
             self._process = subprocess.Popen(
-                [prefix / "bin" / "postgres", "-D", self.cluster, *options],
+                self._command,
                 stdin=subprocess.DEVNULL,
                 stdout=log,
                 stderr=log,
@@ -156,7 +163,7 @@ class EmbeddedServer:
                 cwd="/",
                 **self._credentials(),
             )
-        self._wait_until_ready()
+        return self._process
 
     def stop(self) -> None:
         """Stop the server, ending open connections. Does nothing if it is not running."""

@@ -58,6 +58,7 @@ class MeterNow(Struct, frozen=True, kw_only=True):
     contract_kw: float | None
     fuel_kwh_per_l: float | None
     potable: bool | None
+    fresh: bool | None
     backup: bool
     since: datetime | None
     until: datetime | None
@@ -93,6 +94,10 @@ class Pue(Struct, frozen=True, kw_only=True):
     source_meters: int | None
     it_meters: int | None
     simulated: bool | None
+    sites: int | None
+    """Sites that have an hour in the sums."""
+    sites_missing: list[str] | None
+    """Those that have the meters, and no hour in the sums."""
 
 
 class PowerRatio(Struct, frozen=True, kw_only=True):
@@ -172,6 +177,10 @@ class Water(Struct, frozen=True, kw_only=True):
     coverage: float | None
     coverage_potable: float | None
     simulated: bool
+    wue_fresh_l_per_kwh: float | None
+    """Of fresh water alone; None: not told of each water meter."""
+    fresh_m3: float | None
+    coverage_fresh: float | None
 
 
 class Heat(Struct, frozen=True, kw_only=True):
@@ -214,11 +223,51 @@ class FacilityCarbon(Struct, frozen=True, kw_only=True):
     simulated: bool
 
 
+class FacilityCost(Struct, frozen=True, kw_only=True):
+    """What the facility's energy cost, in one currency: report.facility_cost()."""
+
+    time: datetime
+    label: str
+    category: int
+    currency: str | None
+    """None: no hour has a price."""
+    cost: float | None
+    cost_per_it_kwh: float | None
+    facility_energy_j: float | None
+    """Of the hours with a price."""
+    it_energy_j: float | None
+    price_coverage: float | None
+    coverage: float | None
+    simulated: bool
+
+
+class MeterCoverage(Struct, frozen=True, kw_only=True):
+    """How much of a period a meter is known for: report.meter_coverage()."""
+
+    site: str
+    meter: str
+    role: str
+    hours_wanted: float
+    """Whole hours of the period that are over and in its time of use."""
+    hours_known: float
+    coverage: float | None
+    energy_j: float | None
+    volume_m3: float | None
+    interpolated_share: float | None
+    rejected_readings: float | None
+    stuck_hours: int | None
+    reversed_hours: int | None
+
+
 class EuIndicator(Struct, frozen=True, kw_only=True):
     """One figure of the EU's yearly report: report.eu_eed()."""
 
     regime: str
+    """The law whose formulas it follows."""
+    year: int
+    """The calendar year that it is of."""
     reporting_year: int
+    """The next, in which it is reported."""
     site: str
     category: int | None
     place: int
@@ -226,6 +275,8 @@ class EuIndicator(Struct, frozen=True, kw_only=True):
     indicator: str
     value: float | None
     unit: str
+    efficiency_class: Literal["A", "B", "C", "D", "E", "F", "G"] | None
+    """Of PUE and WUE, where the regime has classes."""
     how: Literal["measured", "declared", "measured and declared", "declared over measured", "missing"]
     coverage: float | None
     """Part of the year up to now that is in it, 0 to 1."""
@@ -375,9 +426,13 @@ def heat(
     step: Step = None,
     group_by: FacilityGroup = "fleet",
     site: str | None = None,
+    category: int | None = None,
 ) -> list[Heat]:
     """ERF, ERE, the part of REF that meters know, and CER, by group and bin."""
-    return _grouped(connection, Heat, "report.heat", start, stop, step, group_by, site)
+    return _grouped(
+        connection, Heat, "report.heat", start, stop, step, group_by, site,
+        extra=", CAST(:category AS integer)", category=category,
+    )  # fmt: skip
 
 
 def facility_carbon(
@@ -393,6 +448,32 @@ def facility_carbon(
     return _grouped(
         connection, FacilityCarbon, "report.facility_carbon", start, stop, step, group_by, site,
         extra=", CAST(:category AS integer)", category=category,
+    )  # fmt: skip
+
+
+def facility_cost(
+    connection: Connection,
+    start: datetime,
+    stop: datetime,
+    step: Step = None,
+    group_by: FacilityGroup = "fleet",
+    site: str | None = None,
+    category: int | None = None,
+) -> list[FacilityCost]:
+    """What the facility's energy cost, by group (fleet or site), bin, category and currency."""
+    return _grouped(
+        connection, FacilityCost, "report.facility_cost", start, stop, step, group_by, site,
+        extra=", CAST(:category AS integer)", category=category,
+    )  # fmt: skip
+
+
+def meter_coverage(
+    connection: Connection, start: datetime, stop: datetime, site: str | None = None
+) -> list[MeterCoverage]:
+    """How much of a period each meter is known for, by site and name."""
+    return _rows(
+        connection, MeterCoverage, "SELECT * FROM report.meter_coverage(:start, :stop, CAST(:site AS text))",
+        start=start, stop=stop, site=site,
     )  # fmt: skip
 
 
@@ -424,12 +505,23 @@ def capacity(
     stop: datetime,
     site: str | None = None,
     scopes: tuple[Scope, ...] | None = None,
+    most: int | None = None,
 ) -> list[Capacity]:
-    """Limits of feeds and budgets, or of some scopes, what is drawn now, and the peak of a period."""
+    """Limits of feeds and budgets, or of some scopes, what is drawn now, and the peak of a period.
+
+    Args:
+        connection: of the report role.
+        start: of the period.
+        stop: of the period.
+        site: None: all.
+        scopes: None: all.
+        most: only so many parts, those of which most is used now; None: all.
+    """
     return _rows(
         connection, Capacity,
-        "SELECT * FROM report.capacity(:start, :stop, CAST(:site AS text), CAST(:scopes AS text[]))",
-        start=start, stop=stop, site=site, scopes=None if scopes is None else list(scopes),
+        "SELECT * FROM report.capacity(:start, :stop, CAST(:site AS text), CAST(:scopes AS text[]),"
+        " CAST(:most AS integer))",
+        start=start, stop=stop, site=site, scopes=None if scopes is None else list(scopes), most=most,
     )  # fmt: skip
 
 

@@ -29,8 +29,9 @@ MOST_ROWS = 1_000_000
 MOST_AT_ONCE = 100_000
 """Points of a series that are read at once, some 60 MiB: those of 75,000 nodes, each a group, would fit no memory."""
 MOST_CHOICES = 100
-MOST_LAG_S = {"1m": 300, "1h": 3_900, "1d": 86_700}
-"""A level folded later than this, while newer windows are there, is behind: its bucket and minutes of grace."""
+MOST_LAG_S = {"1m": 300, "1h": 3_900, "1d": 86_700, "meter_1h": 3_900, "facility_1d": 90_300}
+"""A level folded later than this, while newer windows are there, is behind: its bucket and minutes of grace; days of
+facilities wait for their hours besides."""
 
 # Orders of GPUs, and the orders of nodes in which the first GPUs are on the first nodes.
 _GPU_ORDERS: Mapping[GpuOrder, tuple[str, str]] = {
@@ -503,7 +504,8 @@ class Carbon(Struct, frozen=True, kw_only=True):
 class StoreRollup(Struct, frozen=True, kw_only=True):
     """How far windows are folded into one level."""
 
-    level: Literal["1m", "1h", "1d"]
+    level: Literal["1m", "1h", "1d", "meter_1h", "facility_1d"]
+    """Of GPUs and nodes; hours of meters; all that is made of those."""
     closed: datetime | None
     folded: datetime | None
     """Buckets before it are folded; None: nothing was folded yet."""
@@ -512,7 +514,7 @@ class StoreRollup(Struct, frozen=True, kw_only=True):
     behind_s: float | None
     """Time from then to the newest window."""
     dirty_buckets: int
-    """Buckets of nodes that wait to be folded again for late data."""
+    """Buckets of nodes or meters, or days of sites, that wait to be folded again for late data."""
     oldest_dirty: datetime | None
 
 
@@ -1216,11 +1218,12 @@ def _imports(connection: Connection, view: str, kind: str, site: str | None) -> 
 
 
 def store_rollups(connection: Connection) -> list[StoreRollup]:
-    """How far each level is folded, the finest first."""
+    """How far each level is folded: of nodes, then of meters, the finest first."""
     return _all(
         connection,
         StoreRollup,
-        "SELECT * FROM report.store_rollups ORDER BY array_position(ARRAY['1m', '1h', '1d'], level)",
+        "SELECT * FROM report.store_rollups"
+        " ORDER BY array_position(ARRAY['1m', '1h', '1d', 'meter_1h', 'facility_1d'], level)",
     )
 
 
@@ -1248,10 +1251,13 @@ def store_problems(status: StoreStatus) -> list[str]:
     """What of the store needs somebody's care, in words; nothing where all is well."""
     problems = [f"Job {job.name} failed: {job.error}" for job in status.jobs if job.error is not None]
     minutes = next(it for it in status.rollups if it.level == "1m")
+    meters = next(it for it in status.rollups if it.level == "meter_1h")
     windows = next(it for it in status.tables if it.table_name == "gpu_window")
     asked = "Does gigawatch serve run, with server.scheduler on?"
     if is_behind(minutes):
         problems.append(f"Newer windows than {minutes.folded:%Y-%m-%d %H:%M} UTC are not folded into minutes. {asked}")
+    if is_behind(meters):
+        problems.append(f"Windows of meters since {meters.folded:%Y-%m-%d %H:%M} UTC are in no hours. {asked}")
     held = windows.newest - windows.oldest if windows.newest and windows.oldest else timedelta()
     if minutes.folded is None and held.total_seconds() > MOST_LAG_S["1m"]:
         problems.append(f"No window was folded yet, the oldest is of {windows.oldest:%Y-%m-%d %H:%M} UTC. {asked}")

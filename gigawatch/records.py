@@ -55,6 +55,15 @@ class EnergyMethod(IntEnum):
     """The trapezoid of polled power in place of a counter that was reset or gave an impossible value."""
 
 
+class MeterDoubt(IntEnum):
+    """Why what a meter says of its energy is not believed."""
+
+    STUCK = 1
+    """Its register stands still although power flows."""
+    REVERSED = 2
+    """Its power flows backwards: current transformers that are swapped or mounted the wrong way."""
+
+
 class Severity(StrEnum):
     """How much an event matters to an engineer on call."""
 
@@ -209,7 +218,7 @@ class MeterWindow(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True,
     """Its name in the topology, unique within the site."""
     start: Time
     covered_ms: Annotated[int, Meta(ge=1, le=MILLISECONDS_PER_HOUR)]
-    """Time for which the energy or volume is known."""
+    """Time for which the energy or volume is known; where neither is, because of a doubt, the power."""
     readings_taken: Ticks
     readings_expected: Ticks
     energy_mj: MillijoulesOfNode | None = None
@@ -227,6 +236,8 @@ class MeterWindow(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True,
     """Mean temperature, thousandths of 1 °C: of the outside air, of a supply, of an inlet."""
     rejected_readings: Count = 0
     """Readings refused as impossible."""
+    doubt: MeterDoubt | None = None
+    """Why not all of its energy is told, although the meter answers."""
 
 
 class Process(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, omit_defaults=True):

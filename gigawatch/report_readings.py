@@ -9,7 +9,11 @@ from sqlalchemy import Connection, text
 from gigawatch.errors import GigawatchError
 
 T = TypeVar("T", bound=Struct)
-Ratio = Literal["pue", "wue", "wue_potable", "erf", "ref", "cer"]
+Ratio = Literal["pue", "wue", "wue_potable", "wue_fresh", "erf", "ref", "cer"]
+
+
+class UnknownSite(GigawatchError):
+    """No agent, topology or import has named that site."""
 
 
 class Gap(Struct, frozen=True, kw_only=True):
@@ -51,12 +55,14 @@ class TopologyInForce(Struct, frozen=True, kw_only=True):
     sha256: str
 
 
-def gaps(connection: Connection, start: datetime, stop: datetime, site: str, category: int | None = None) -> list[Gap]:
-    """The hours of a period that a site's ratios lack, and why, in order of time."""
+def gaps(
+    connection: Connection, start: datetime, stop: datetime, site: str | None = None, category: int | None = None
+) -> list[Gap]:
+    """The hours of a period that the ratios of a site, or of all, lack, and why, in order of time."""
     return _rows(
         connection, Gap,
-        "SELECT * FROM report.facility_gaps(:start, :stop, :site, CAST(:category AS integer))"
-        " ORDER BY time, figure, category",
+        "SELECT * FROM report.facility_gaps(:start, :stop, CAST(:site AS text), CAST(:category AS integer))"
+        " ORDER BY time, site, figure, category",
         start=start, stop=stop, site=site, category=category,
     )  # fmt: skip
 
@@ -95,12 +101,12 @@ def require_site(connection: Connection, site: str) -> None:
     """Refuse a site that no agent, topology or import has named.
 
     Raises:
-        GigawatchError: there is none of that name; it names those that there are.
+        UnknownSite: there is none of that name; it names those that there are.
     """
     known = connection.execute(text("SELECT DISTINCT site FROM report.racks ORDER BY 1")).scalars().all()
     if site not in known:
         shown = ", ".join(known[:20]) or "none yet"
-        raise GigawatchError(
+        raise UnknownSite(
             f"There is no site named {site[:200]!r}",
             f"Sites come from agents and topologies; there are: {shown}.",
         )

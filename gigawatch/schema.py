@@ -660,6 +660,7 @@ meter = Table(
     Column("contract_mw", BigInteger, comment="Most power by contract, mW"),
     Column("fuel_j_per_l", BigInteger, comment="Energy of a litre of fuel, J"),
     Column("potable", Boolean, comment="Of a water meter, whether it is drinking water; absent where nobody said"),
+    Column("fresh", Boolean, comment="Of a water meter, whether it is fresh water; absent where nobody said"),
     Column("backup", Boolean, nullable=False, server_default="false", comment="Whether it is a backup generator's"),
     Column("since", Time, comment="Figures want it from this moment on; absent: always"),
     Column("until", Time, comment="Up to this moment; absent: for ever"),
@@ -693,6 +694,7 @@ meter_window = Table(
     Column("volume_ml", BigInteger, comment="Water or fuel, mL"),
     Column("temp_mean_mc", Integer, comment="Mean temperature, thousandths of 1 °C"),
     Column("rejected_readings", BigInteger, nullable=False, comment="Readings refused as impossible"),
+    Column("doubt", SmallInteger, comment="Why not all energy is told: 1 register stands still, 2 power is reversed"),
     Index("meter_window_meter_id_time_idx", "meter_id", "time", unique=True),
     Index("meter_window_time_idx", "time", postgresql_using="brin", postgresql_with={"pages_per_range": 32}),
     comment="What one meter counted in one window",
@@ -1001,7 +1003,7 @@ def _meter_rollup(level: str) -> Table:
         Column("readings_taken", Integer, nullable=False, comment="Readings taken"),
         Column("readings_expected", Integer, comment="Readings due; absent: it is a sum of others"),
         Column("rejected_readings", BigInteger, nullable=False, comment="Readings refused as impossible"),
-        Column("stuck_h", SmallInteger, nullable=False, comment="Hours in which neither power nor register changed"),
+        Column("stuck_h", SmallInteger, nullable=False, comment="Hours in which it stood still"),
         Column("reversed_h", SmallInteger, nullable=False, comment="Hours in which power flowed the other way"),
         Index(f"meter_{level}_meter_id_time_idx", "meter_id", "time", unique=True),
         Index(f"meter_{level}_time_idx", "time", postgresql_using="brin", postgresql_with={"pages_per_range": 32}),
@@ -1044,9 +1046,9 @@ def _facility_rollup(level: str) -> Table:
     )  # fmt: skip
 
 
-FIGURES = ("pue", "wue", "wue_potable", "erf", "ref", "cer")
-"""Ratios of the facility: E_DC and E_IT, water and E_IT, drinking water and E_IT, reused heat and E_DC, energy made on
-site and E_DC, heat removed and the energy of cooling."""
+FIGURES = ("pue", "wue", "wue_potable", "wue_fresh", "erf", "ref", "cer")
+"""Ratios of the facility: E_DC and E_IT, water and E_IT, drinking water and E_IT, fresh water and E_IT, reused heat and
+E_DC, energy made on site and E_DC, heat removed and the energy of cooling."""
 
 
 def _ratio_rollup(level: str) -> Table:

@@ -128,6 +128,9 @@ class Meter(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """Certificates to trust for https and mqtts, where the system's are not enough."""
     rated_kw: Annotated[float, Meta(gt=0, le=2_000_000)] | None = None
     """Most power that can flow through it, kW: what it tells beyond 1.2 times that is refused."""
+    rated_m3_h: Annotated[float, Meta(gt=0, le=1_000_000)] | None = None
+    """Greatest flow through it, m³/h (Q4 of ISO 4064, 1.25 times the Q3 on its dial): a register of volume that grows
+    faster than 1.2 times that is doubted."""
     both_ways: bool = False
     """Energy may flow back through it, as where a site exports: power below 0 is then no fault."""
     interval_s: Annotated[float, Meta(ge=1, le=3_600)] = 10.0

@@ -1,4 +1,5 @@
-"""The verb `gigawatch up`: everything on one machine, each part a process that is started again if it fails."""
+"""The verb `gigawatch up`: everything on one machine, each part a process that is started again if it fails, the
+embedded database, too."""
 
 import ctypes
 import os
@@ -8,9 +9,10 @@ import sys
 import time
 import urllib.error
 import urllib.request
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager, suppress
 from datetime import UTC, datetime, timedelta
+from functools import partial
 from pathlib import Path
 from types import FrameType
 
@@ -85,11 +87,12 @@ def up(
     require_free(loaded.dashboard.host, loaded.dashboard.port, "dashboard.port", "--port")
     with _terminate_as_interrupt(), ExitStack() as stack:
         try:
-            url = loaded.store.database_url
+            url, server = loaded.store.database_url, None
             if url is None:
                 click.echo(f"Starting the embedded database in {folder} …")
-                url = stack.enter_context(EmbeddedServer(folder)).url
-            parts = _Parts(config, loaded, folder, url)
+                server = stack.enter_context(EmbeddedServer(folder))
+                url = server.url
+            parts = _Parts(config, loaded, folder, url, server)
             stack.callback(parts.stop)
             parts.start(demo=demo, requests=requests)
             parts.watch(demo=demo)
@@ -99,27 +102,30 @@ def up(
 
 
 class _Part:
-    """A process of ours."""
+    """A process of ours.
 
-    def __init__(self, name: str, arguments: list[str], environment: dict[str, str]) -> None:
-        self.name = name
-        self._arguments = arguments
-        self._environment = environment
-        self._process: subprocess.Popen[bytes] | None = None
+    Args:
+        name: in words.
+        launch: starts it.
+        process: the one that runs already.
+    """
+
+    def __init__(
+        self,
+        name: str,
+        launch: Callable[[], "subprocess.Popen[bytes]"],
+        process: "subprocess.Popen[bytes] | None" = None,
+    ) -> None:
+        self._name = name
+        self._launch = launch
+        self._process = process
         self._started_s = 0.0
         self._pause_s = SHORTEST_PAUSE_S
         self._due_s = 0.0
 
     def start(self) -> None:
         self._started_s = time.monotonic()
-        self._process = subprocess.Popen(
-            [sys.executable, "-m", "gigawatch", *self._arguments],
-            env=self._environment,
-            stdin=subprocess.DEVNULL,
-            # Its own session, so that Ctrl-C reaches us alone and we stop the parts in order.
-            start_new_session=True,
-            preexec_fn=_die_with_parent,  # noqa: PLW1509 # we have no threads
-        )
+        self._process = self._launch()
 
     def ended(self) -> int | None:
         return None if self._process is None else self._process.poll()
@@ -134,7 +140,7 @@ class _Part:
             self._process = None
             self._due_s = now_s + self._pause_s
             click.echo(
-                f"`gigawatch {self.name}` ended with status {status}; again in {self._pause_s:.0f} s.",
+                f"{self._name} ended with status {status}; again in {self._pause_s:.0f} s.",
                 err=True,
             )
             self._pause_s = min(LONGEST_PAUSE_S, 2 * self._pause_s)
@@ -148,7 +154,7 @@ class _Part:
         try:
             self._process.wait(STOP_TIMEOUT_S)
         except subprocess.TimeoutExpired:
-            click.echo(f"`gigawatch {self.name}` does not stop; killing it.", err=True)
+            click.echo(f"{self._name} does not stop; killing it.", err=True)
             self._process.kill()
             self._process.wait()
 
@@ -156,7 +162,9 @@ class _Part:
 class _Parts:
     """The parts of `up`, over one store."""
 
-    def __init__(self, config: Path | None, loaded: Settings, folder: Path, url: str) -> None:
+    def __init__(
+        self, config: Path | None, loaded: Settings, folder: Path, url: str, server: EmbeddedServer | None
+    ) -> None:
         self._settings = loaded
         self._folder = folder
         self._engine = database.engine(url, pool_size=1, application="gigawatch up")
@@ -170,6 +178,8 @@ class _Parts:
             "GIGAWATCH_DASHBOARD__PORT": str(loaded.dashboard.port),
             "GIGAWATCH_AGENT__SERVER_URL": f"http://127.0.0.1:{loaded.server.port}",
         }
+        self._server = None if server is None else _Part("The embedded database", server.launch, server.process)
+        """It is stopped by its owner, after all parts."""
         self._parts: list[_Part] = []
         self._facility = folder / "facility"
         """What the demo's facility writes."""
@@ -218,14 +228,14 @@ class _Parts:
         """Start again what fails, for ever."""
         while True:
             time.sleep(0.5)
-            for part in self._parts:
+            for part in (*([self._server] if self._server else []), *self._parts):
                 part.mend()
             if demo:
                 self._price()
                 self._read_facility()
 
     def _price(self) -> None:
-        """Give prices, carbon intensities and PUE to what came of the demo's sites, so that tokens have a cost."""
+        """Give prices and carbon intensities to what came of the demo's sites, so that tokens have a cost."""
         # Without the database it goes on when that is back.
         with suppress(SQLAlchemyError):
             for site in unpriced_sites(self._engine):
@@ -244,7 +254,7 @@ class _Parts:
         self._append(name, [*self._arguments, name, *options])
 
     def _append(self, name: str, arguments: list[str]) -> None:
-        part = _Part(name, arguments, self._environment)
+        part = _Part(f"`gigawatch {name}`", partial(_launch, arguments, self._environment))
         self._parts.append(part)
         part.start()
 
@@ -297,6 +307,18 @@ class _Parts:
         newest = _newest_simulated(self._engine)
         missing = DEMO_HISTORY if newest is None else min(DEMO_HISTORY, datetime.now(UTC) - newest)
         return f"{int(missing.total_seconds() // 60)}m"
+
+
+def _launch(arguments: Sequence[str], environment: Mapping[str, str]) -> "subprocess.Popen[bytes]":
+    """Start a verb of ours."""
+    return subprocess.Popen(
+        [sys.executable, "-m", "gigawatch", *arguments],
+        env=environment,
+        stdin=subprocess.DEVNULL,
+        # Its own session, so that Ctrl-C reaches us alone and we stop the parts in order.
+        start_new_session=True,
+        preexec_fn=_die_with_parent,  # noqa: PLW1509 # we have no threads
+    )
 
 
 def _newest_simulated(engine: Engine) -> datetime | None:

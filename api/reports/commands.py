@@ -1,6 +1,5 @@
 """The verb `gigawatch report`."""
 
-import re
 from collections.abc import Callable, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
@@ -12,27 +11,24 @@ from sqlalchemy import Connection
 from api.commands import store_of
 from api.factors import clocks
 from api.reports import eu_eed, monthly
+from api.reports.formats import FORMATS, file_name, snapshot
 from api.reports.model import Report
-from api.reports.page import as_html
-from api.reports.texts import as_csv, as_json
-from api.reports.xlsx import as_xlsx
 from gigawatch.errors import ExitCode, GigawatchError
 from gigawatch.serving import store_flags
 
-WRITERS: dict[str, Callable[[Report], bytes]] = {"csv": as_csv, "json": as_json, "xlsx": as_xlsx, "html": as_html}
-BINARY = {"xlsx"}
 STANDARD_OUTPUT = "-"
 FLAGS = (
     click.option("--site", required=True, help="Name of the site."),
     click.option(
         "--category",
         type=click.IntRange(1, 3),
-        help="Where IT is metered: 1 UPS output, 2 PDU output, 3 IT input; default: all, nearest to IT first.",
+        help="Where IT is metered: 1 UPS output, 2 PDU output, 3 IT input; default: of the month all, nearest to IT "
+        "first, of the year that nearest to the UPS.",
     ),
     click.option(
         "--format",
         "formats",
-        type=click.Choice(list(WRITERS)),
+        type=click.Choice(list(FORMATS)),
         multiple=True,
         default=("html",),
         help="What to write, default html; give it several times for several.",
@@ -68,15 +64,18 @@ def report() -> None:
 @report.command("eu-eed")
 @report_flags
 @click.option(
-    "--year", type=click.IntRange(eu_eed.FIRST_YEAR, eu_eed.LAST_YEAR), required=True, help="The reporting year."
+    "--year",
+    type=click.IntRange(eu_eed.FIRST_YEAR, eu_eed.LAST_YEAR),
+    required=True,
+    help="Calendar year of the figures.",
 )
 @click.option("--strict", is_flag=True, help="End with status 1 where an input is missing.")
 @click.pass_obj
 def eu_eed_(config: Path | None, /, site: str, category: int | None, year: int, strict: bool, **given: Any) -> None:
     """Write a site's yearly report under Delegated Regulation (EU) 2024/1364.
 
-    Each input that is missing is named on standard error, with its field and what to do. The year is of the calendar,
-    UTC.
+    Each input that is missing is named on standard error, with its field and what to do. The year is that of the
+    figures, of the calendar, UTC; the next is the reporting year, which chooses the formulas.
 
     \b
       gigawatch report eu-eed --site oslo --year 2025
@@ -122,19 +121,16 @@ def _write(
 ) -> Report:
     """Make a report, from one snapshot of the store, and write it in each format."""
     _check_output(formats, output)
-    with (
-        store_of(config, **of_store) as engine,
-        engine.connect().execution_options(isolation_level="REPEATABLE READ", postgresql_readonly=True) as connection,
-    ):
+    with store_of(config, **of_store) as engine, snapshot(engine) as connection:
         done = make(connection, datetime.now(UTC))
     for name in dict.fromkeys(formats):
-        body = WRITERS[name](done)
+        body = FORMATS[name].write(done)
         if output == STANDARD_OUTPUT:
             click.echo(body, nl=False)
             continue
         path = Path(output or ".")
         if path.is_dir():
-            path /= f"{file_name(done)}.{name}"
+            path /= file_name(done, name)
         try:
             path.write_bytes(body)
         except OSError as error:
@@ -147,15 +143,9 @@ def _write(
 
 def _check_output(formats: Sequence[str], output: str | None) -> None:
     """Refuse before any work what cannot be written."""
-    if output == STANDARD_OUTPUT and BINARY.intersection(formats):
+    if output == STANDARD_OUTPUT and not all(FORMATS[name].is_text for name in formats):
         raise GigawatchError("--output -: xlsx is no text", "Name a file or a folder.", ExitCode.USAGE)
     if output is not None and len(set(formats)) > 1 and not Path(output).is_dir():
         raise GigawatchError(
             f"--output {output}: several formats need several files", "Name a folder that is there.", ExitCode.USAGE
         )
-
-
-def file_name(report: Report) -> str:
-    """Name of a report's file, without its ending: what is no letter, digit, dot or dash becomes a dash."""
-    site = re.sub(r"[^\w.-]+", "-", report.site).strip(".-") or "site"
-    return f"gigawatch-{report.report}-{site[:100]}-{report.period}"

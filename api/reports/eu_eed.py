@@ -1,4 +1,4 @@
-"""The yearly report of a site under Delegated Regulation (EU) 2024/1364."""
+"""The yearly report of a site under Delegated Regulation (EU) 2024/1364, as amended where that is the regime."""
 
 from datetime import UTC, datetime
 
@@ -13,7 +13,7 @@ from gigawatch.facility_readings import EuIndicator, Pue, Water
 FIRST_YEAR, LAST_YEAR = 2023, 2100
 NAMES = {
     "PUE": "Power usage effectiveness: EDC / EIT",
-    "WUE": "Water usage effectiveness: WIN / EIT",
+    "WUE": "Water usage effectiveness: WIN / EIT; from reporting year 2027 WIN-FRE / EIT",
     "ERF": "Energy reuse factor: EREUSE / EDC",
     "REF": "Renewable energy factor: ERES-TOT / EDC, at most 1",
     "EDC": "Energy consumption of the data centre",
@@ -21,8 +21,12 @@ NAMES = {
     "EIT": "Energy consumption of the IT equipment",
     "WIN": "Water input",
     "WIN-POT": "Potable water input",
+    "WIN-FRE": "Freshwater input",
     "EREUSE": "Waste heat that was reused",
-    "ERES-TOT": "Renewable energy: guarantees of origin, power purchase agreements and made on site",
+    "ERES-TOT": "Renewable energy: ERES-GOO + ERES-PPA + ERES-OS",
+    "ERES-GOO": "Renewable energy from guarantees of origin",
+    "ERES-PPA": "Renewable energy from power purchase agreements",
+    "ERES-OS": "Renewable energy made on site",
     "PDIT": "Installed power demand of the IT equipment",
     "SDC": "Floor area of the data centre",
     "SCR": "Floor area of the computer rooms",
@@ -35,13 +39,27 @@ REMEDIES = {
     "EIT": parts.PLACE_METERS,
     "WIN": parts.PLACE_METERS,
     "WIN-POT": f"{_DECLARE} Where there is no meter: {parts.PLACE_METERS}",
+    "WIN-FRE": f"{_DECLARE} Where there is no meter: {parts.PLACE_METERS}",
     "EREUSE": parts.PLACE_METERS,
-    "ERES-TOT": _DECLARE_ENERGY,
+    "ERES-GOO": _DECLARE_ENERGY,
+    "ERES-PPA": _DECLARE_ENERGY,
+    "ERES-OS": _DECLARE_ENERGY,
     "PDIT": _DECLARE,
     "SDC": _DECLARE,
     "SCR": _DECLARE,
 }
-"""Of what is put in; PUE, WUE, ERF and REF are made of it."""
+"""Of what is put in; PUE, WUE, ERF, REF and ERES-TOT are made of it."""
+NOT_IN_IT = (
+    "TWH, TIN, CDD, CBtG, electrical grid functions, refrigerants, CSERV, CSTOR, BIN, BOUT, data traffic, which WUE "
+    "category WIN is of, whether PDIT is installed or rated, and all of Annex I: Gigawatch does not know them. Add "
+    "them by hand."
+)
+AMENDED = (
+    "Adopted by the Commission on 21 September 2026, with first labels by 15 August 2027. Its number and its entry "
+    "into force are not known to this version: check both before you report. WUE and the classes are its own (Annexes "
+    "I and III); EDC, EIT and ERES-TOT, which it words anew, are still those of the regulation before, and LEEF is "
+    "not computed."
+)
 
 
 def make(connection: Connection, site: str, year: int, category: int | None, now: datetime) -> Report:
@@ -50,8 +68,8 @@ def make(connection: Connection, site: str, year: int, category: int | None, now
     Args:
         connection: in one snapshot, so that all figures fit each other.
         site: its name.
-        year: the reporting year, of the calendar, UTC.
-        category: where IT is metered; None: nearest to the IT equipment.
+        year: the calendar year of the figures, UTC; the reporting year is the next.
+        category: where IT is metered; None: nearest to the UPS.
         now: the time.
 
     Raises:
@@ -82,9 +100,12 @@ def make(connection: Connection, site: str, year: int, category: int | None, now
         made=now,
         simulated=any(it.simulated for it in meters if it.role),
         facts=(
-            Fact("Regime", f"{found[0].regime}, due on 15 May {year + 1}"),
-            Fact("Reporting year", f"{year}, calendar year, UTC" + ("" if over >= stop else ": it is not over")),
+            Fact("Regime", f"{found[0].regime}, due on 15 May {found[0].reporting_year}"),
+            *((Fact("State of the regime", AMENDED),) if "WIN-FRE" in known else ()),
+            Fact("Reporting year", f"{found[0].reporting_year}"),
+            Fact("Year of the figures", f"{year}, calendar year, UTC" + ("" if over >= stop else ": it is not over")),
             Fact("Boundary", f"the whole site; IT: {parts.of_category(chosen)}"),
+            Fact("Not in this report", NOT_IN_IT),
             Fact("Known up to", f"{facility_readings.facility_until(connection):%Y-%m-%d %H:%M} UTC"),
         ),
         headline=tuple(_headline(known[name]) for name in ("PUE", "WUE", "ERF", "REF")),
@@ -95,10 +116,16 @@ def make(connection: Connection, site: str, year: int, category: int | None, now
             _months(pues, waters),
             parts.energy_by_role(connection, start, stop, site),
             parts.gaps([it for it in gaps if it.figure != "cer"]),
-            parts.meters(meters),
+            parts.meters(meters, facility_readings.meter_coverage(connection, start, stop, site)),
         ),
         methods=(
-            Fact("Regime", "The formulas are those of the regulation for this reporting year: Annexes II and III."),
+            Fact(
+                "Regime",
+                "The formulas are those of the regime for this reporting year, Annexes II and III. EIT is wanted at "
+                "the UPS (category 1), at the PDU where there is none (category 2), or at another point that is named: "
+                "Annex II 1(e). REF is formed only where 99 % of the year's hours are in EDC, as ERES-TOT is of the "
+                "whole year.",
+            ),
             *parts.METHODS,
         ),
         versions=parts.versions(connection, site),
@@ -118,7 +145,8 @@ def missing(found: list[EuIndicator]) -> tuple[Missing, ...]:
 
 def _headline(it: EuIndicator) -> Fact:
     unit = "" if it.unit == "1" else f" {it.unit}"
-    return Fact(it.indicator, "missing" if it.value is None else f"{shown(it.value, 'ratio')}{unit}")
+    rated = f", class {it.efficiency_class}" if it.efficiency_class else ""
+    return Fact(it.indicator, "missing" if it.value is None else f"{shown(it.value, 'ratio')}{unit}{rated}")
 
 
 def _indicators(found: list[EuIndicator]) -> Table:
@@ -126,18 +154,24 @@ def _indicators(found: list[EuIndicator]) -> Table:
         name="indicators",
         title="Indicators",
         about="How: measured by meters, declared in the topology, or both. Coverage is the part of the year up to now "
-        "that is in a figure; what is not is never scaled up.",
+        "that is in a figure; what is not is never scaled up. A class is that of Annex I for this value, and no label: "
+        "those are issued by the European database alone.",
         columns=(
             Column("indicator", "Indicator"),
             Column("meaning", "Meaning"),
             Column("value", "Value", "number"),
             Column("unit", "Unit"),
+            Column("efficiency_class", "Class"),
             Column("how", "How"),
             parts.COVERAGE,
             Column("missing", "What is missing"),
         ),
         rows=[
-            (it.indicator, NAMES[it.indicator], it.value, it.unit, it.how, it.coverage, it.missing) for it in found
+            (
+                it.indicator, NAMES[it.indicator], it.value, it.unit, it.efficiency_class, it.how, it.coverage,
+                it.missing,
+            )
+            for it in found
         ],
         empty="",
     )  # fmt: skip

@@ -10,7 +10,7 @@ from api.reports import parts, periods
 from api.reports.model import Chart, Column, Fact, Report, Series, Table, Value
 from api.reports.shown import number, shown
 from gigawatch import facility_readings, readings, report_readings, token_readings
-from gigawatch.facility_readings import FacilityCarbon, Heat, Pue, Water
+from gigawatch.facility_readings import FacilityCarbon, FacilityCost, Heat, Pue, Water
 from gigawatch.readings import Where
 from gigawatch.token_readings import BOUNDARIES, EnergyPerToken, Of
 from gigawatch.units import SECONDS_PER_HOUR
@@ -47,12 +47,10 @@ def make(connection: Connection, site: str, month: str, zone: ZoneInfo, category
     best = parts.best(totals)
     chosen = best.category if best else None
     hours = facility_readings.pue(connection, start, over, HOUR, "site", site, chosen) if chosen else []
-    waters = [it for it in facility_readings.water(connection, start, over, None, "site", site) if _is(it, category)]
-    heats = [it for it in facility_readings.heat(connection, start, over, None, "site", site) if _is(it, category)]
-    carbons = [
-        it for it in facility_readings.facility_carbon(connection, start, over, None, "site", site)
-        if _is(it, category)
-    ]  # fmt: skip
+    waters = facility_readings.water(connection, start, over, None, "site", site, category)
+    heats = facility_readings.heat(connection, start, over, None, "site", site, category)
+    carbons = facility_readings.facility_carbon(connection, start, over, None, "site", site, category)
+    costs = facility_readings.facility_cost(connection, start, over, None, "site", site, category)
     tokens = token_readings.energy_per_token(connection, start, over, None, "deployment", of=Of(site=site))
     meters = facility_readings.meter_health(connection, site)
     roles = parts.energy_by_role(connection, start, over, site)
@@ -88,6 +86,7 @@ def make(connection: Connection, site: str, month: str, zone: ZoneInfo, category
             levels,
             _water(waters),
             _heat(heats),
+            _facility_cost(costs),
             _facility_carbon(carbons),
             _gpus(connection, start, over, site),
             _tokens(tokens),
@@ -96,7 +95,7 @@ def make(connection: Connection, site: str, month: str, zone: ZoneInfo, category
             _peaks(hours),
             _capacity(connection, start, over, site),
             parts.gaps(report_readings.gaps(connection, start, over, site, category)),
-            parts.meters(meters),
+            parts.meters(meters, facility_readings.meter_coverage(connection, start, over, site)),
             _events(connection, site, start, over),
             _sources(connection, site, start, over),
         ),
@@ -116,10 +115,6 @@ def make(connection: Connection, site: str, month: str, zone: ZoneInfo, category
         ),
         versions=parts.versions(connection, site),
     )  # fmt: skip
-
-
-def _is(it: Water | Heat | FacilityCarbon, category: int | None) -> bool:
-    return category is None or it.category == category
 
 
 def _headline(
@@ -201,7 +196,8 @@ def _levels(connection: Connection, start: datetime, stop: datetime, site: str) 
 
 
 def _water(found: Sequence[Water]) -> Table:
-    return Table(
+    return parts.listed(
+        found,
         name="water",
         title="Water",
         about="WUE of the whole site: water / E_IT, over the hours in which both are known.",
@@ -209,24 +205,20 @@ def _water(found: Sequence[Water]) -> Table:
             Column("category", "Category", "integer"),
             Column("wue_l_per_kwh", "WUE", "ratio", "L/kWh"),
             Column("wue_potable_l_per_kwh", "WUE, drinking water", "ratio", "L/kWh"),
+            Column("wue_fresh_l_per_kwh", "WUE, fresh water", "ratio", "L/kWh"),
             Column("water_m3", "Water", "number", "m³"),
             Column("potable_m3", "Drinking water", "number", "m³"),
+            Column("fresh_m3", "Fresh water", "number", "m³"),
             Column("it_energy_kwh", "IT", "number", "kWh"),
             *parts.HOURS,
         ),
-        rows=[
-            (
-                it.category, it.wue_l_per_kwh, it.wue_potable_l_per_kwh, it.water_m3, it.potable_m3,
-                parts.kwh(it.it_energy_j), it.hours, it.hours_missing, it.hours_faulty, it.coverage,
-            )
-            for it in found
-        ],
         empty=f"No hour has meters of role water and of IT. {parts.PLACE_METERS}",
-    )  # fmt: skip
+    )
 
 
 def _heat(found: Sequence[Heat]) -> Table:
-    return Table(
+    return parts.listed(
+        found,
         name="heat",
         title="Reuse, renewable energy and cooling",
         about="ERF, the part of REF that meters know (made on site), ERE = (1 − ERF) × PUE, and CER; each over its own "
@@ -243,20 +235,34 @@ def _heat(found: Sequence[Heat]) -> Table:
             Column("reuse_energy_kwh", "Reused", "number", "kWh"),
             Column("on_site_energy_kwh", "Made on site", "number", "kWh"),
         ),
-        rows=[
-            (
-                it.category, it.erf, it.erf_coverage, it.ref_on_site, it.ref_coverage, it.ere, it.cer, it.cer_coverage,
-                parts.kwh(it.reuse_energy_j), parts.kwh(it.on_site_energy_j),
-            )
-            for it in found
-        ],
         empty="No hour has meters of role heat_reuse or generation beside the sources, or heat_removed beside cooling. "
         f"{parts.PLACE_METERS}",
-    )  # fmt: skip
+    )
+
+
+def _facility_cost(found: Sequence[FacilityCost]) -> Table:
+    return parts.listed(
+        found,
+        name="facility_cost",
+        title="Cost of the facility's energy",
+        about="E_DC of the hours that PUE has, times the price of each, by currency; energy made on site is priced as "
+        "what is bought. By kWh of IT it is that over E_IT of the same hours.",
+        columns=(
+            Column("category", "Category", "integer"),
+            Column("currency", "Currency"),
+            Column("cost", "Cost", "number"),
+            Column("cost_per_it_kwh", "By kWh of IT", "number"),
+            Column("facility_energy_kwh", "Facility", "number", "kWh"),
+            Column("price_coverage", "With a price", "share"),
+            parts.COVERAGE,
+        ),
+        empty="There is no hour with a measured PUE.",
+    )
 
 
 def _facility_carbon(found: Sequence[FacilityCarbon]) -> Table:
-    return Table(
+    return parts.listed(
+        found,
         name="facility_carbon",
         title="Emissions of the facility",
         about="E_DC of the hours that PUE has, times the intensity of each; CUE is that over E_IT of the same hours. "
@@ -272,15 +278,8 @@ def _facility_carbon(found: Sequence[FacilityCarbon]) -> Table:
             Column("estimated_share", "Of it estimated", "share"),
             parts.COVERAGE,
         ),
-        rows=[
-            (
-                it.category, it.method, it.instrument, it.carbon_kg, it.cue_kg_per_kwh, parts.kwh(it.facility_energy_j),
-                it.intensity_coverage, it.estimated_share, it.coverage,
-            )
-            for it in found
-        ],
         empty="There is no hour with a measured PUE.",
-    )  # fmt: skip
+    )
 
 
 def _gpus(connection: Connection, start: datetime, stop: datetime, site: str) -> Table:
@@ -351,7 +350,8 @@ def _cost(connection: Connection, start: datetime, stop: datetime, site: str) ->
         for boundary in BOUNDARIES
         for it in readings.cost(connection, start, stop, None, where, "site", boundary)
     ]  # fmt: skip
-    return Table(
+    return parts.listed(
+        found,
         name="cost",
         title="Cost of the GPUs' energy",
         about="At the boundaries gpu, it and facility, by currency. Energy without a price is not in the cost.",
@@ -365,15 +365,8 @@ def _cost(connection: Connection, start: datetime, stop: datetime, site: str) ->
             Column("measured_pue_share", "With measured PUE", "share"),
             parts.COVERAGE,
         ),
-        rows=[
-            (
-                it.boundary, it.currency, it.cost, parts.kwh(it.energy_j), it.price_coverage, it.boundary_coverage,
-                it.measured_pue_share, it.coverage,
-            )
-            for it in found
-        ],
         empty="No energy of GPUs is known.",
-    )  # fmt: skip
+    )
 
 
 def _carbon(connection: Connection, start: datetime, stop: datetime, site: str) -> Table:
@@ -383,7 +376,8 @@ def _carbon(connection: Connection, start: datetime, stop: datetime, site: str) 
         for boundary in BOUNDARIES
         for it in readings.carbon(connection, start, stop, None, where, "site", boundary)
     ]  # fmt: skip
-    return Table(
+    return parts.listed(
+        found,
         name="carbon",
         title="Emissions of the GPUs' energy",
         about="At the boundaries gpu, it and facility, location-based and by each market instrument: accounts of the "
@@ -399,15 +393,8 @@ def _carbon(connection: Connection, start: datetime, stop: datetime, site: str) 
             Column("boundary_coverage", "Known at boundary", "share"),
             parts.COVERAGE,
         ),
-        rows=[
-            (
-                it.boundary, it.method, it.instrument, it.carbon_kg, parts.kwh(it.energy_j), it.intensity_coverage,
-                it.estimated_share, it.boundary_coverage, it.coverage,
-            )
-            for it in found
-        ],
         empty="No energy of GPUs is known.",
-    )  # fmt: skip
+    )
 
 
 def _peaks(hours: Sequence[Pue]) -> Table:
@@ -475,7 +462,8 @@ def _capacity(connection: Connection, start: datetime, stop: datetime, site: str
 def _events(connection: Connection, site: str, start: datetime, stop: datetime) -> Table:
     found, count = report_readings.meter_events(connection, site, start, stop, MOST_EVENTS)
     more = f" The first {MOST_EVENTS} of {count}." if count > len(found) else ""
-    return Table(
+    return parts.listed(
+        found,
         name="meter_events",
         title="Events of meters",
         about=f"What agents said of the meters that they read.{more}",
@@ -486,7 +474,6 @@ def _events(connection: Connection, site: str, start: datetime, stop: datetime) 
             Column("hostname", "Agent on"),
             Column("message", "What happened"),
         ),
-        rows=[(it.time, it.severity, it.kind, it.hostname, it.message) for it in found],
         empty="None.",
     )
 

@@ -4,11 +4,12 @@ from collections.abc import Callable, Sequence
 from datetime import datetime
 from typing import Literal
 
+from msgspec import Struct
 from sqlalchemy import Connection
 
 from api.reports.model import Chart, Column, Fact, Series, Table, Value
 from gigawatch import __version__, facility_readings, report_readings, schema
-from gigawatch.facility_readings import MeterHealth, Pue
+from gigawatch.facility_readings import MeterCoverage, MeterHealth, Pue
 from gigawatch.report_readings import Gap
 from gigawatch.units import JOULES_PER_KWH
 
@@ -16,7 +17,8 @@ MOST_NAMED = 20
 """Meters that a cell names."""
 CATEGORIES = {1: "UPS output", 2: "PDU output", 3: "IT equipment input"}
 RATIOS = {
-    "pue": "PUE", "wue": "WUE", "wue_potable": "WUE of drinking water", "erf": "ERF", "ref": "REF", "cer": "CER",
+    "pue": "PUE", "wue": "WUE", "wue_potable": "WUE of drinking water",
+    "wue_fresh": "WUE of fresh water", "erf": "ERF", "ref": "REF", "cer": "CER",
 }  # fmt: skip
 PLACE_METERS = "Place them with `gigawatch topology apply FILE`, and send or import what they count."
 COVERAGE = Column("coverage", "Coverage", "share")
@@ -118,10 +120,24 @@ def pue_charts(
 
 def pue_row(it: Pue) -> tuple[Value, ...]:
     """A row of PUE_COLUMNS."""
-    return (
-        it.category, it.name, it.pue, kwh(it.facility_energy_j), kwh(it.it_energy_j), it.hours, it.hours_missing,
-        it.hours_faulty, it.coverage,
-    )  # fmt: skip
+    return row(it, PUE_COLUMNS)
+
+
+def row(it: Struct, columns: Sequence[Column]) -> tuple[Value, ...]:
+    """What a record has for columns with the names of its fields; for one in kWh that may be its field in J."""
+    fields = it.__struct_fields__
+    return tuple(
+        getattr(it, column.key) if column.key in fields else kwh(getattr(it, f"{column.key.removesuffix('kwh')}j"))
+        for column in columns
+    )
+
+
+def listed(
+    found: Sequence[Struct], *, name: str, title: str, about: str, columns: tuple[Column, ...], empty: str
+) -> Table:
+    """A table with a row for each record, whose columns have the names of its fields."""
+    rows = [row(it, columns) for it in found]
+    return Table(name=name, title=title, about=about, columns=columns, rows=rows, empty=empty)
 
 
 def best(found: Sequence[Pue]) -> Pue | None:
@@ -191,12 +207,20 @@ def energy_by_role(connection: Connection, start: datetime, stop: datetime, site
     )  # fmt: skip
 
 
-def meters(found: Sequence[MeterHealth]) -> Table:
-    """The meters, which are the boundary of all figures, and how they are."""
+def meters(found: Sequence[MeterHealth], known: Sequence[MeterCoverage]) -> Table:
+    """The meters, which are the boundary of all figures, how they are, and how much of the period each is known for.
+
+    Args:
+        found: the meters at this moment.
+        known: the same over the period.
+    """
+    of_period = {it.meter: it for it in known}
     return Table(
         name="meters",
         title="Meters",
-        about="What the figures are of. State and coverage are those of the moment in which the report was made.",
+        about="What the figures are of. Coverage is the part of the period up to now, within the meter's time of use, "
+        "for which what it counts is known. Rejected readings, and hours in which it stood still or ran backwards, are "
+        "of the period too. The state is that of the moment in which the report was made.",
         columns=(
             Column("meter", "Meter"),
             Column("role", "Role"),
@@ -207,19 +231,30 @@ def meters(found: Sequence[MeterHealth]) -> Table:
             Column("until", "Until", "time", "UTC"),
             Column("state", "State"),
             Column("read_by", "Read by"),
-            Column("coverage_24h", "Coverage, 24 h", "share"),
-            Column("rejected_24h", "Rejected, 24 h", "integer"),
+            Column("hours_wanted", "Wanted", "number", "h"),
+            COVERAGE,
+            Column("rejected_readings", "Rejected", "integer"),
+            Column("stuck_hours", "Stood still", "integer", "h"),
+            Column("reversed_hours", "Backwards", "integer", "h"),
             Column("simulated", "Simulated", "yes"),
         ),
         rows=[
             (
                 it.meter, it.role, it.hall, it.virtual, it.feed, it.since, it.until, it.state, it.read_by,
-                it.coverage_24h, it.rejected_24h, it.simulated,
+                *_of_period(of_period.get(it.meter)), it.simulated,
             )
             for it in found
         ],
         empty=f"There is none. {PLACE_METERS}",
     )  # fmt: skip
+
+
+def _of_period(it: MeterCoverage | None) -> tuple[Value, ...]:
+    """None: the topology does not place the meter, and nothing is wanted of it."""
+    if it is None:
+        return (None,) * 5
+    rejected = None if it.rejected_readings is None else round(it.rejected_readings)
+    return it.hours_wanted, it.coverage, rejected, it.stuck_hours, it.reversed_hours
 
 
 def versions(connection: Connection, site: str) -> tuple[Fact, ...]:

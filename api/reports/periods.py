@@ -28,7 +28,7 @@ def month(written: str, zone: ZoneInfo) -> tuple[datetime, datetime]:
     """
     found = _MONTH.fullmatch(written)
     if found is None:
-        raise GigawatchError(f"--month {written[:20]!r} is not a month", "Write it like 2026-01.", ExitCode.USAGE)
+        raise GigawatchError(f"month = {written[:20]!r} is not a month", "Write it like 2026-01.", ExitCode.USAGE)
     first = date(int(found[1]), int(found[2]), 1)
     return _midnight(first, zone), _midnight((first + timedelta(days=31)).replace(day=1), zone)
 

@@ -36,6 +36,7 @@ class MeterRow(Struct, frozen=True, kw_only=True):
     contract_mw: int | None
     fuel_j_per_l: int | None
     potable: bool | None
+    fresh: bool | None
     backup: bool
     since: datetime | None
     until: datetime | None
@@ -86,6 +87,7 @@ def compiled(plan: Plan) -> Tables:
             contract_mw=_whole(it.contract_kw, MILLIWATTS_PER_KILOWATT),
             fuel_j_per_l=round(of_litre * JOULES_PER_KWH) if it.role == "fuel" else None,
             potable=it.potable,
+            fresh=it.fresh,
             backup=it.backup,
             since=it.since,
             until=it.until,

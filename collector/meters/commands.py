@@ -16,22 +16,7 @@ from gigawatch.errors import ExitCode, GigawatchError
 from gigawatch.settings import Meter
 
 
-@click.group()
-def meter() -> None:
-    """Look at a facility's meters, before the agent reads them.
-
-    Meters of electricity, heat and water are read over Modbus TCP, SNMP, Redfish, MQTT, IPMI and metrics endpoints.
-    What their registers mean stands in a map, a file of data; a new meter is a new file. docs/meters.md says how one is
-    written, and what the agent makes of the readings.
-
-    \b
-      gigawatch meter maps                                       the maps that there are
-      gigawatch meter probe 10.20.0.5 --map schneider-pm5000     what this meter tells
-      gigawatch meter probe --name hall-1-main                   the same of one in the settings
-    """
-
-
-@meter.command("maps")
+@click.command("maps")
 @click.argument("name", required=False)
 @click.option("--json", "as_json", is_flag=True, help="Print JSON, with each map's whole file.")
 def list_maps(name: str | None, *, as_json: bool) -> None:
@@ -67,7 +52,7 @@ def _words(_context: click.Context, _parameter: click.Parameter, given: tuple[st
     return words
 
 
-@meter.command()
+@click.command()
 @click.argument("address", required=False)
 @click.option("--name", help="A meter of [[meters]] in the settings, in place of ADDRESS.")
 @click.option("--map", "map_", help="A map's name from `gigawatch meter maps`, or a file of your own.")

@@ -6,6 +6,7 @@ from concurrent.futures import ThreadPoolExecutor
 from collector.finding import Finding
 from collector.meters.probe import MISSING, probe
 from collector.meters.reader import check_names
+from collector.meters.reading import Denied
 from gigawatch.errors import GigawatchError
 from gigawatch.settings import Meter
 
@@ -22,16 +23,35 @@ def examine_meters(settings: Sequence[Meter]) -> list[Finding]:
     for it in settings:
         connections.setdefault((it.driver, it.address), []).append(it)
     with ThreadPoolExecutor(AT_ONCE) as pool:
-        found = pool.map(lambda meters: [_meter(it) for it in meters], connections.values())
-        return [finding for findings in found for finding in findings]
+        return [finding for findings in pool.map(_connection, connections.values()) for finding in findings]
+
+
+def _connection(meters: Sequence[Meter]) -> list[Finding]:
+    findings: list[Finding] = []
+    denied: dict[tuple[str | None, str | None], GigawatchError] = {}
+    for it in meters:
+        account = (it.user, it.secret_file)
+        error = denied.get(account)
+        try:
+            if error is None:
+                findings.append(_meter(it))
+        except GigawatchError as its_error:
+            error = its_error
+            if isinstance(error, Denied) and error.of_account:
+                # Tried once for each of many meters, it would be locked.
+                denied[account] = error
+        if error is not None:
+            findings.append(Finding(f"meter {it.name}", "bad", error.problem, error.remedy))
+    return findings
 
 
 def _meter(settings: Meter) -> Finding:
-    subject = f"meter {settings.name}"
-    try:
-        report = probe(settings)
-    except GigawatchError as error:
-        return Finding(subject, "bad", error.problem, error.remedy)
+    """What a meter tells.
+
+    Raises:
+        GigawatchError: it cannot be read.
+    """
+    subject, report = f"meter {settings.name}", probe(settings)
     told = ", ".join(
         f"{it.figure} {_shown(it.value)} {it.unit}".strip() for it in report.figures if it.value is not None
     )
@@ -45,6 +65,11 @@ def _meter(settings: Meter) -> Finding:
         return Finding(
             subject, "note", f"{text}; without rated_kw a glitch of its register can pass for energy",
             "Set rated_kw in its [[meters]]: the most that can flow through it, such as what its breaker takes.",
+        )  # fmt: skip
+    if report.tells("volume") and settings.rated_m3_h is None:
+        return Finding(
+            subject, "note", f"{text}; without rated_m3_h a glitch of its register can pass for water",
+            "Set rated_m3_h in its [[meters]]: the greatest flow, which is 1.25 times the Q3 on its dial.",
         )  # fmt: skip
     return Finding(subject, "good", text)
 

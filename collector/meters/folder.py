@@ -12,11 +12,11 @@ from typing import Literal
 
 from msgspec import Struct
 
-from collector.meters.power import MILLIWATTS_PER_KILOWATT, Power
+from collector.meters.power import MILLIWATTS_PER_KILOWATT, Power, with_margin
 from collector.meters.reading import Reading
 from collector.meters.register import Limits, Mark, Meaning, MeterMark, Register, Step
 from collector.windows import LONGEST_ESTIMATE_MS, LONGEST_GAP_MS, Mean, from_ms, split
-from gigawatch.records import EnergyMethod, MeterWindow, Severity
+from gigawatch.records import EnergyMethod, MeterDoubt, MeterWindow, Severity
 from gigawatch.settings import Meter as Settings
 from gigawatch.units import (
     JOULES_PER_KWH,
@@ -29,17 +29,19 @@ from gigawatch.units import (
 
 Figure = Literal["energy", "volume"]
 Kind = Literal["meter_answers", "meter_replaced", "meter_reversed", "meter_stuck", "meter_wrapped"]
-UNLIMITED = Limits(sure=None, possible=None)
 FINEST_MJ = 360_000
 """0.1 Wh: few meters count finer."""
 FINEST_ML = 10
 LEAST_GAP_MS = 5_000
 """Readings that are further apart than this, and than three intervals, have a gap between them."""
+LATE_STEPS = 2
+"""A register that should have moved by so many steps, and did not, is not believed before it moves."""
+HABIT = 2
+"""Unless it stood still so long, or a part of it, before it moved last: some are renewed once a minute."""
 STUCK_STEPS = 3
-"""A register that should have moved by so many steps, and did not, stands still."""
 STUCK_READINGS = 5
 STUCK_AFTER_MS = 5 * MILLISECONDS_PER_MINUTE
-"""What standing still for a shorter time hides is told by the next step."""
+"""It is told when so many steps are due, for so long."""
 MILLILITRES_PER_M3 = 1_000_000
 
 
@@ -88,6 +90,7 @@ class OpenWindow:
         self.method: EnergyMethod | None = None
         self.readings = 0
         self.power, self.current, self.temp = Mean(), Mean(), Mean()
+        self.doubt: MeterDoubt | None = None
 
     def of(self, figure: Figure) -> Counted:
         """What the register of a figure counted."""
@@ -127,7 +130,14 @@ class Folder:
         self._window_ms = window_ms
         self._interval_ms = round(settings.interval_s * MILLISECONDS_PER_SECOND)
         self._longest_step_ms = longest_step_ms(settings)
-        self._power = Power(settings, self._longest_step_ms)
+        self._power = Power(settings)
+        if mark.energy is not None:
+            self._power.resume(mark.energy.at_ms, mark.energy.power_mw)
+        most_ml_s = None
+        if settings.rated_m3_h is not None:
+            most_ml_s = with_margin(round(settings.rated_m3_h * MILLILITRES_PER_M3)) // SECONDS_PER_HOUR + 1
+        self._flow = Limits(sure=most_ml_s, possible=most_ml_s)
+        """How fast the register of volume can grow, mL/s."""
         self._registers: dict[Figure, Register] = {
             "energy": Register(FINEST_MJ, 10**7 * FINEST_MJ, mark.energy),
             "volume": Register(FINEST_ML, 10**5 * FINEST_ML, mark.volume),
@@ -214,15 +224,18 @@ class Folder:
     def _count(self, figure: Figure, now: Mark, wraps: int | None, *, replaced: bool) -> None:
         """Account for a reading of a register."""
         is_energy, register = figure == "energy", self._registers[figure]
-        step = register.take(now, wraps, self._power.limits if is_energy else UNLIMITED, replaced=replaced)
+        step = register.take(now, wraps, self._power.limits if is_energy else self._flow, replaced=replaced)
         if step is None:
             return
         goes_on = step.meaning in {Meaning.GREW, Meaning.WRAPPED}
         moved = step.end.value != step.last.value or not goes_on
         since = step.since
-        if is_energy and not moved and (self._should_have_moved(now.at_ms) or self._waits):
-            self._waits = True
-            return
+        if is_energy and not moved:
+            self._waits |= self._should_have_moved(now.at_ms)
+            # Once the next reading can tell: its step may be of this time, too, and the windows wait for it anyway.
+            is_first = 0 < now.at_ms - register.moved_ms < HABIT * min(self._interval_ms, register.last_still_ms)
+            if self._waits or (self._power.due_mj and is_first):
+                return
         if not goes_on:
             self._end_epoch(figure, step)
         elif self._waits and 2 * step.amount < self._power.due_mj:
@@ -247,15 +260,15 @@ class Folder:
         assert register.base is not None
         still_ms = at_ms - register.moved_ms
         lasts = still_ms >= STUCK_AFTER_MS and register.still_readings >= STUCK_READINGS
-        if lasts and due_mj >= STUCK_STEPS * register.step:
+        if lasts and not self._power.may_be_backwards and due_mj >= STUCK_STEPS * register.step:
             self._tell_while(
                 "meter_stuck", True,
                 f"its register of energy has stood at {in_kwh(register.base.value)} for"
                 f" {still_ms / MILLISECONDS_PER_MINUTE:.0f} min, in which {in_kwh(due_mj)} flowed by its power; it is"
                 " not believed before it moves",
             )  # fmt: skip
-            return True
-        return False
+        habit_ms = HABIT * register.last_still_ms - self._interval_ms // 2
+        return due_mj >= LATE_STEPS * register.step and still_ms >= min(STUCK_AFTER_MS, habit_ms)
 
     def _end_epoch(self, figure: Figure, step: Step) -> None:
         """The register began anew: what is in open windows belongs to the one before."""
@@ -314,6 +327,10 @@ class Folder:
             for window, part_start_ms, part_end_ms in self._parts(self._last_ms, at_ms):
                 window.observed_ms += part_end_ms - part_start_ms
         window = self._window(at_ms)
+        if self._power.is_backwards:
+            window.doubt = MeterDoubt.REVERSED
+        elif "meter_stuck" in self._told and self._waits:
+            window.doubt = MeterDoubt.STUCK
         window.readings += 1
         window.power.add(reading.power_mw)
         window.current.add(reading.current_ma)
@@ -327,10 +344,10 @@ class Folder:
         """
         gap_end_ms = end_ms // self._window_ms * self._window_ms if self._ends_gap else 0
         late_ms = min(end_ms, max(self._handed_ms, gap_end_ms))
-        has_both = all(it.base is not None for it in self._registers.values())
+        shared = self._waits or all(it.base is not None for it in self._registers.values())
         for part_start_ms, part_end_ms in split(start_ms, late_ms, MILLISECONDS_PER_HOUR):
-            if has_both and part_end_ms - part_start_ms > 4:
-                # A window of the other register may begin here, and no two of a meter begin at one moment.
+            if shared and part_end_ms - part_start_ms > 4:
+                # A window of power alone, or of the other register, may begin here, and no two at one moment.
                 part_start_ms += 1 if figure == "energy" else 2  # noqa: PLW2901
                 part_start_ms += 2 * (part_start_ms % self._window_ms == 0)  # noqa: PLW2901
             window = self._late.setdefault(part_end_ms, OpenWindow(part_start_ms))
@@ -355,7 +372,7 @@ class Folder:
             energy_mj = window.energy.amount + int(exact_mj)
             self._carry_mj = exact_mj - int(exact_mj)
         covered_ms = window.energy.covered_ms or window.volume.covered_ms
-        if not covered_ms and not self._counts:
+        if not covered_ms and (window.doubt is not None or not self._counts):
             covered_ms = window.observed_ms
         if not covered_ms:
             return None
@@ -376,6 +393,7 @@ class Folder:
             volume_ml=window.volume.amount if window.volume.covered_ms else None,
             temp_mean_mc=window.temp.mean(),
             rejected_readings=rejected,
+            doubt=window.doubt,
         )
 
     def _mark(self, figure: Figure) -> Mark | None:
@@ -431,6 +449,8 @@ class Folder:
                 self._notice("meter_wrapped", Severity.WARNING, f"{went}: {words}")
             case Meaning.FELL if not self._settings.both_ways:
                 words = "it counts backwards; its current transformers are mounted the wrong way, or energy flows back"
+                if figure == "volume":
+                    words = "it counts backwards; it is mounted the wrong way, or water flows back"
                 self._notice("meter_reversed", Severity.WARNING, f"{went}: {words}")
             case Meaning.REPLACED | Meaning.LEAPT:
                 words = "a meter was replaced or set, and what flowed in between is estimated from power, or unknown"

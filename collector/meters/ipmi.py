@@ -12,12 +12,14 @@ import time
 from collector.meters.access import login
 from collector.meters.endpoint import Endpoint, endpoint
 from collector.meters.maps import Figure, IpmiMap, IpmiValue, Raw, Refused, fill, reading
-from collector.meters.reading import MeterProblem, Reading
+from collector.meters.reading import Denied, MeterProblem, Reading
 from gigawatch.errors import ExitCode, GigawatchError
 from gigawatch.settings import Meter
 
 LOCAL = "local"
 PRIVILEGES = ("CALLBACK", "USER", "OPERATOR", "ADMINISTRATOR")
+DENIED = re.compile(r"RAKP.*(HMAC is invalid|unauthorized|integrity check)")
+"""How ipmitool tells a wrong password, and a user that is not there or has no such rights: IPMI 2.0, 13.20 to 13.24."""
 _POWER = re.compile(r"^\s*Instantaneous power reading:\s*([0-9]{1,6}) Watts\s*$", re.MULTILINE)
 _STATE = re.compile(r"^\s*Power reading state is:\s*(.{1,40}?)\s*$", re.MULTILINE)
 
@@ -116,7 +118,8 @@ class IpmiDriver:
             )
         try:
             done = subprocess.run(
-                [program, *self._arguments, *command], check=False, capture_output=True, stdin=subprocess.DEVNULL,
+                # -v: it is silent on why there is no session otherwise.
+                [program, "-v", *self._arguments, *command], check=False, capture_output=True, stdin=subprocess.DEVNULL,
                 timeout=self._settings.timeout_s, env={**os.environ, "LC_ALL": "C"},
             )  # fmt: skip
         except subprocess.TimeoutExpired:
@@ -129,15 +132,22 @@ class IpmiDriver:
         if done.returncode:
             # What comes before its last line are notes on what it does without.
             lines = [it.strip() for it in (told + done.stderr.decode("utf-8", "replace")).splitlines() if it.strip()]
-            raise self._failed(lines[-1] if lines else f"it ends with {done.returncode}")
+            last = lines[-1] if lines else f"it ends with {done.returncode}"
+            if denied := [line for line in lines if DENIED.search(line)]:
+                raise Denied(
+                    f"{self._settings.address} does not let ipmitool in: {denied[0][:200]}",
+                    "Check user and secret_file, and index.privilege: a controller refuses a session of more rights"
+                    " than the account has.",
+                )
+            raise self._failed(last)
         return told
 
     def _failed(self, told: str) -> MeterProblem:
         remedy = "Try the same with ipmitool itself; `-v` says more."
         if "Unable to establish" in told:
             remedy = (
-                "Check the address, user and secret_file, that IPMI over LAN is on, and index.privilege: a controller"
-                " refuses a session of more rights than the account has."
+                "Check the address, that IPMI over LAN is on, and index.cipher; a controller with too many sessions"
+                " refuses more, too."
             )
         elif "Could not open device" in told:
             remedy = "Load ipmi_si and ipmi_devintf, and let this user read and write /dev/ipmi0."

@@ -1,7 +1,6 @@
 """Meters that speak Modbus TCP, themselves or behind a gateway."""
 
 import logging
-import socket
 import struct
 from collections.abc import Iterator, Sequence
 from time import monotonic
@@ -15,6 +14,7 @@ from pymodbus.pdu import ExceptionResponse
 from collector.meters.endpoint import endpoint
 from collector.meters.maps import Figure, Function, ModbusMap, ModbusValue, Raw, Refused, reading
 from collector.meters.reading import MeterProblem, Reading
+from collector.names import connect
 from gigawatch.errors import ExitCode, GigawatchError
 from gigawatch.settings import Meter
 
@@ -88,7 +88,7 @@ class ModbusDriver:
         }
         client = ModbusTcpClient(self._endpoint.host, port=self._endpoint.port, retries=0)
         try:
-            client.socket = socket.create_connection(self._endpoint, timeout=self._settings.timeout_s)
+            client.socket = connect(*self._endpoint, self._settings.timeout_s)
             for part, raw in self._values(client, asked + self._settings.timeout_s):
                 told[part.figure][part.place] = raw
         except OSError as error:

@@ -6,6 +6,7 @@ message, which the broker keeps, is of an age that nobody knows, and tells no mo
 """
 
 import secrets
+import socket
 import threading
 import time
 from ssl import SSLError
@@ -21,6 +22,7 @@ from collector.meters.document import decode, find, scalar
 from collector.meters.endpoint import Endpoint
 from collector.meters.maps import Figure, MqttMap, MqttValue, Raw, Refused, fill, reading
 from collector.meters.reading import MeterProblem, Reading
+from collector.names import look_up
 from gigawatch.errors import ExitCode, GigawatchError
 from gigawatch.settings import Meter
 
@@ -47,6 +49,7 @@ class _Link(threading.Thread):
     def __init__(self, settings: Meter, scheme: str, at: Endpoint, topics: tuple[str, ...]) -> None:
         super().__init__(name=f"mqtt of meter {settings.name}", daemon=True)
         self._at = at
+        self._limit_s = settings.timeout_s
         self._topics = topics
         self.changed = threading.Condition()
         self.messages: dict[str, _Message] = {}
@@ -73,6 +76,8 @@ class _Link(threading.Thread):
     def run(self) -> None:
         """Take messages until the connection ends."""
         try:
+            # paho would wait for it as long as name servers like.
+            look_up(*self._at, socket.SOCK_STREAM, self._limit_s)
             self.client.loop_forever()
         except SSLError as error:
             self._fail(

@@ -17,9 +17,9 @@ FLAT_RUNS = 10
 """Power that does not change is suspect after so many times the longest that it did not before."""
 
 
-def with_margin(power_mw: int) -> int:
-    """The most that is believed of a meter for so much."""
-    return 12 * power_mw // 10
+def with_margin(rated: int) -> int:
+    """The most that is believed of a meter for so much, power or flow."""
+    return 12 * rated // 10
 
 
 class Power:
@@ -27,10 +27,9 @@ class Power:
 
     Args:
         settings: of the meter.
-        longest_step_ms: how far apart readings may be with no gap between them.
     """
 
-    def __init__(self, settings: Settings, longest_step_ms: int) -> None:
+    def __init__(self, settings: Settings) -> None:
         self.rated_mw = None if settings.rated_kw is None else round(settings.rated_kw * MILLIWATTS_PER_KILOWATT)
         self.due_mj = 0.0
         """What should have been counted since the register last moved, whichever way it flowed."""
@@ -39,7 +38,6 @@ class Power:
         self.is_flat = False
         """Whether it has not changed to the last digit for longer than this meter's does."""
         self._both_ways = settings.both_ways
-        self._longest_step_ms = longest_step_ms
         self._greatest_mw = self.rated_mw or 0
         self._peak_mw: int | None = None
         self._last_mw: int | None = None
@@ -48,18 +46,29 @@ class Power:
         self._flat_ms, self._flat_readings, self._longest_flat_ms = 0, 0, 0
 
     @property
+    def may_be_backwards(self) -> bool:
+        """Whether the last reading was of power that flows the wrong way."""
+        return self._backwards_readings > 0
+
+    @property
     def limits(self) -> Limits:
         """How fast a register of energy can have grown since it last moved, mJ/s."""
         if self.rated_mw is not None:
             return Limits(with_margin(self.rated_mw), with_margin(self.rated_mw))
         return Limits(None if self._peak_mw is None else with_margin(self._peak_mw), with_margin(MOST_MW))
 
+    def resume(self, at_ms: int, power_mw: int | None) -> None:
+        """Go on from what flowed when an earlier agent settled the register."""
+        self._last_ms = self._flat_ms = at_ms
+        self._last_mw = power_mw
+
     def take(self, at_ms: int, power_mw: int | None) -> None:
         """Take in a reading, later than the one before."""
         if power_mw is not None:
             self._greatest_mw = max(self._greatest_mw, abs(power_mw))
             self._peak_mw = max(self._peak_mw or 0, abs(power_mw))
-            if self._last_mw is not None and at_ms - self._last_ms <= self._longest_step_ms:
+            if self._last_mw is not None and at_ms > self._last_ms:
+                # Across a gap, too: a register that did not move in it has to be explained.
                 mean_mw = (self._due(self._last_mw) + self._due(power_mw)) / 2
                 self.due_mj += mean_mw * (at_ms - self._last_ms) / MILLISECONDS_PER_SECOND
             self._look_backwards(at_ms, power_mw)

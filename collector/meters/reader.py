@@ -8,13 +8,14 @@ import threading
 import time
 from collections import Counter
 from collections.abc import Mapping, Sequence
+from datetime import UTC, datetime, timedelta
 from queue import Empty, SimpleQueue
 
 from msgspec import Struct
 
 from collector.meters.drivers import driver
 from collector.meters.folder import Gap, in_kwh, in_m3
-from collector.meters.reading import Driver, Reading
+from collector.meters.reading import Denied, Driver, Reading
 from collector.meters.register import MeterMark
 from collector.meters.watched import WatchedMeter
 from collector.windows import from_ms
@@ -27,6 +28,9 @@ PATIENCE = 3
 """After so many questions without an answer a meter that shares its connection is asked seldom: each costs the others
 time."""
 REST_S = 60.0
+LEAST_PAUSE_S, MOST_PAUSE_S = 300.0, 3_600.0
+"""A meter that does not let us in is left alone so long, and each time that it still does not twice as long: accounts
+are locked after a handful of failures within minutes."""
 SAME_MOMENT_S = 0.001
 MOST_NAMED = 5
 log = logging.getLogger(__name__)
@@ -41,9 +45,18 @@ class Outcome(Struct, frozen=True):
     """Why there is no reading."""
 
 
+class Pause(Struct, frozen=True):
+    """How long a meter that does not let us in is left alone."""
+
+    length_s: float
+    until_s: float
+    """By the monotonic clock."""
+    problem: str
+
+
 class Reader(threading.Thread):
     """Reads the meters of one connection, each at multiples of its interval in UTC, so that readings lie on the ends of
-    windows.
+    windows. What does not let us in is left alone for longer and longer: all meters of an account, where that is it.
 
     Args:
         address: of the connection.
@@ -57,6 +70,8 @@ class Reader(threading.Thread):
         self.names = [settings.name for settings, _ in meters]
         self._meters = meters
         self._unanswered: Counter[str] = Counter()
+        self._pauses: dict[object, Pause] = {}
+        """By a meter's name, or by the user and secret of all meters that have them."""
         self._ending = threading.Event()
 
     def run(self) -> None:
@@ -84,8 +99,16 @@ class Reader(threading.Thread):
 
     def _read(self, settings: Settings, its_driver: Driver) -> Outcome:
         name, began_s = settings.name, time.monotonic()
+        account = (settings.user, settings.secret_file)
+        for key in (name, account):
+            if key in self._pauses and began_s < self._pauses[key].until_s:
+                return Outcome(name, problem=self._pauses[key].problem)
         try:
             outcome = Outcome(name, its_driver.read())
+            self._pauses.pop(name, None)
+            self._pauses.pop(account, None)
+        except Denied as error:
+            outcome = Outcome(name, problem=self._pause(account if error.of_account else name, error))
         except GigawatchError as error:
             log.debug("meter %s: %s", name, error.problem)
             outcome = Outcome(name, problem=error.problem)
@@ -97,6 +120,18 @@ class Reader(threading.Thread):
         elif time.monotonic() - began_s > settings.timeout_s / 2:
             self._unanswered[name] += 1
         return outcome
+
+    def _pause(self, key: object, error: Denied) -> str:
+        """Leave what does not let us in alone; what to say meanwhile."""
+        before = self._pauses.get(key)
+        length_s = LEAST_PAUSE_S if before is None else min(2 * before.length_s, MOST_PAUSE_S)
+        until = datetime.now(UTC) + timedelta(seconds=length_s)
+        problem = (
+            f"{error.problem}. {error.remedy} Lest the account be locked it is not tried again before"
+            f" {until:%H:%M} UTC, or before the agent is started again"
+        )
+        self._pauses[key] = Pause(length_s, time.monotonic() + length_s, problem)
+        return problem
 
 
 class Meters:

@@ -41,6 +41,18 @@ class MeterProblem(GigawatchError):
         super().__init__(problem, remedy, exit_code)
 
 
+class Denied(MeterProblem):
+    """A meter does not let us in: asked again and again, it may lock the account, for people too.
+
+    Args:
+        of_account: whether user and password are what it does not take; else they are good, and may not read this.
+    """
+
+    def __init__(self, problem: str, remedy: str, *, of_account: bool = True) -> None:
+        super().__init__(problem, remedy, ExitCode.CONFIGURATION)
+        self.of_account = of_account
+
+
 class Driver(Protocol):
     """Reads one meter over its protocol. Used by one thread."""
 

@@ -16,7 +16,7 @@ from collector.answers import TooLong, TooSlow, body, connections
 from collector.meters.access import certificates, http_basic, login, place
 from collector.meters.document import decode, find, scalar
 from collector.meters.maps import Figure, Raw, RedfishMap, RedfishValue, Refused, fill, reading
-from collector.meters.reading import MeterProblem, Reading
+from collector.meters.reading import Denied, MeterProblem, Reading
 from gigawatch import __version__
 from gigawatch.errors import ExitCode
 from gigawatch.settings import Meter
@@ -25,8 +25,6 @@ from gigawatch.units import BYTES_PER_MIB
 SESSIONS = "/redfish/v1/SessionService/Sessions"
 MOST_BYTES = BYTES_PER_MIB
 MOST_SHOWN = 40
-LOCKED_OUT_S = 300.0
-"""How long a service that does not let us in is left alone."""
 HEADERS = {"Accept": "application/json", "OData-Version": "4.0", "User-Agent": f"gigawatch/{__version__}"}
 
 
@@ -71,8 +69,6 @@ class RedfishDriver:
         """What lets us in; None: we have not logged in."""
         self._session: str | None = None
         """Path of the session that is to be ended."""
-        self._locked_out: tuple[float, MeterProblem] | None = None
-        """Since when, by the monotonic clock, user and password are known to be wrong, and what was told then."""
         self._lifetime: dict[RedfishValue, bool] = {}
         """Whether a register of energy is read by its LifetimeReading: it never changes from one to the other."""
 
@@ -82,8 +78,6 @@ class RedfishDriver:
         Raises:
             MeterProblem: it did not answer in time, or what it answered is not its map's.
         """
-        if self._locked_out and time.monotonic() - self._locked_out[0] < LOCKED_OUT_S:
-            raise self._locked_out[1]
         if self._headers is not None and "X-Auth-Token" in self._headers:
             try:
                 return self._read()
@@ -165,18 +159,23 @@ class RedfishDriver:
             return
         user, password = self._login
         content = json.dumps({"UserName": user, "Password": password}).encode()
+        # Both ways to say who we are in one go: a service that wants the other one counts no failure.
+        self._headers = http_basic(user, password)
         try:
             _, headers = self._request("POST", SESSIONS, content)
-        except _Status:
-            # It has no sessions, or lets nobody make one without HTTP Basic.
-            headers = {}
+        except _Status as error:
+            if error.status == 401:
+                raise self._refused(401) from None
+            # It has no sessions, or none for us.
+            return
+        except MeterProblem:
+            self._headers = None
+            raise
         if token := headers.get("X-Auth-Token"):
             self._headers = {"X-Auth-Token": token}
             # Location is a path, or a whole address.
             _, slash, member = headers.get("Location", "").rpartition(f"{SESSIONS}/")
             self._session = f"{SESSIONS}/{member}" if slash else None
-        else:
-            self._headers = http_basic(user, password)
 
     def _request(self, method: str, path: str, content: bytes | None = None) -> tuple[bytes, dict[str, str]]:
         """The body and the heads of an answer."""
@@ -226,15 +225,12 @@ class RedfishDriver:
 
     def _refused(self, status: int) -> MeterProblem:
         if status in {401, 403}:
-            remedy = "Check user and secret_file, and that the account may read Redfish."
+            problem = f"{self._url} does not let us in ({status})"
             if self._login is None:
-                remedy = "Set user and secret_file."
-            problem = MeterProblem(f"{self._url} does not let us in ({status})", remedy, ExitCode.CONFIGURATION)
-            if self._login is not None:
-                # An account that fails to log in again and again is locked, for people too.
-                self._locked_out = time.monotonic(), problem
-                self._headers = None
-            return problem
+                return MeterProblem(problem, "Set user and secret_file.", ExitCode.CONFIGURATION)
+            self.close()
+            remedy = "Check user and secret_file, and that the account may read Redfish."
+            return Denied(problem, remedy, of_account=status == 401)
         if 300 <= status < 400:
             return MeterProblem(
                 f"{self._url} leads elsewhere ({status})",

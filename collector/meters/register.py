@@ -95,6 +95,8 @@ class Register:
         """When it was last seen to change."""
         self.still_readings = 0
         """Readings that were believed since then."""
+        self.last_still_ms = 0
+        """How long it stood still before it moved last: some are renewed once a minute. 0: not known."""
         self.left_out = 0
         """Readings that were left out as glitches since this was last set to zero."""
         self._finest = finest
@@ -177,7 +179,7 @@ class Register:
         self.base = self.settled = now
         self._doubt = None
         self._read = now.value
-        self.moved_ms, self.still_readings = now.at_ms, 0
+        self.moved_ms, self.still_readings, self.last_still_ms = now.at_ms, 0, 0
 
     def _believe(self, base: Mark, now: Mark, grown: int) -> Step:
         assert self.settled is not None
@@ -187,6 +189,7 @@ class Register:
         if grown:
             if self._read == base.value:
                 self.least_move = min(self.least_move or grown, grown)
+            self.last_still_ms = now.at_ms - self.moved_ms
             self.moved_ms, self.still_readings = now.at_ms, 0
         self._read = now.value
         meaning = Meaning.WRAPPED if now.value < base.value else Meaning.GREW

@@ -2,6 +2,7 @@
 
 import asyncio
 import re
+import socket
 import tomllib
 from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
 from decimal import Decimal
@@ -23,7 +24,8 @@ from pysnmp.proto.rfc1905 import EndOfMibView, NoSuchInstance, NoSuchObject
 
 from collector.meters.endpoint import endpoint
 from collector.meters.maps import ROW, Figure, Raw, Refused, SnmpMap, SnmpValue, fill, reading
-from collector.meters.reading import MeterProblem, Reading
+from collector.meters.reading import Denied, MeterProblem, Reading
+from collector.names import Place, look_up
 from gigawatch.errors import ExitCode, GigawatchError
 from gigawatch.settings import Meter
 
@@ -59,6 +61,7 @@ _REMEDIES: dict[type[errind.ErrorIndication], str] = {
     errind.UnsupportedSecurityLevel: "The agent wants another security level of this user: with or without priv_key.",
     errind.NotInTimeWindow: "The agent's engine time jumps: restart its SNMP service.",
 }
+_DENIED = tuple(it for it in _REMEDIES if it is not errind.NotInTimeWindow)
 _OID = re.compile(r"1(\.[0-9]{1,10})+")
 
 Key = Annotated[str, Meta(min_length=8)]
@@ -114,7 +117,8 @@ class SnmpDriver:
             self._runner.get_loop().set_exception_handler(lambda _loop, _context: None)
         answered = False
         try:
-            map_, told = self._runner.run(self._told())
+            place = look_up(*self._endpoint, socket.SOCK_DGRAM, self._settings.timeout_s)[0]
+            map_, told = self._runner.run(self._told(place, asked + self._settings.timeout_s - monotonic()))
             answered = True
         except (OSError, PySnmpError, PyAsn1Error) as error:
             raise self._problem(f"it cannot be asked: {error}", "Check its address and its network.") from error
@@ -131,11 +135,11 @@ class SnmpDriver:
             self._runner.close()
             self._runner = None
 
-    async def _told(self) -> tuple[SnmpMap, dict[Figure, list[Raw | Refused]]]:
+    async def _told(self, place: Place, limit_s: float) -> tuple[SnmpMap, dict[Figure, list[Raw | Refused]]]:
         """The map with a value for each row of its tables, and what the meter tells of each."""
         try:
-            async with asyncio.timeout(self._settings.timeout_s):
-                command = await self._connect()
+            async with asyncio.timeout(limit_s):
+                command = await self._connect(place)
                 tables = {fill(it.rows_oid, self._words) for it in self._map.values() if it.rows_oid}
                 rows = await self._get(command, sorted(tables))
                 places = {
@@ -208,6 +212,8 @@ class SnmpDriver:
             indication, status, place, bindings = await command(*((oid, Null("")) for oid in asked), lookupMib=False)
             if isinstance(indication, errind.RequestTimedOut):
                 raise self._silent()
+            if isinstance(indication, _DENIED):
+                raise Denied(f"SNMP meter {self._endpoint}: {indication}", _REMEDIES[type(indication)])
             if indication:
                 raise self._problem(
                     f"{indication}", _REMEDIES.get(type(indication), "Check user and secret_file, and the agent's log.")
@@ -223,10 +229,11 @@ class SnmpDriver:
             answer.update({oid: _raw(oid, got[oid]) for oid in asked})
         return answer
 
-    async def _connect(self) -> Command:
+    async def _connect(self, place: Place) -> Command:
         # A datagram may be lost: half of the time is for the second.
-        kind = version_3.Udp6TransportTarget if ":" in self._endpoint.host else version_3.UdpTransportTarget
-        target = await kind.create(tuple(self._endpoint), timeout=self._settings.timeout_s / 2, retries=1)
+        is_v6 = place.family == socket.AF_INET6
+        kind = version_3.Udp6TransportTarget if is_v6 else version_3.UdpTransportTarget
+        target = await kind.create(place.address[:2], timeout=self._settings.timeout_s / 2, retries=1)
         if isinstance(self._credentials, CommunityData):
             self._engine = SnmpDispatcher()
             return partial(get_by_community, self._engine, self._credentials, target)

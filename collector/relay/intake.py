@@ -6,6 +6,7 @@ from datetime import datetime
 import msgspec
 from msgspec import Raw, Struct
 
+from collector.spool import Windows
 from gigawatch.bodies import Unacceptable, clock_offset_s
 from gigawatch.wire import JSON, MSGPACK, Batch
 
@@ -20,16 +21,14 @@ class Arrival(Struct, frozen=True):
     """The batch in msgpack."""
 
     @property
-    def gpu_windows(self) -> int:
-        """How many GPU windows it has."""
-        packed = self.batch.packed_gpu_windows
-        return len(self.batch.gpu_windows) + (packed.rows if packed else 0)
-
-    @property
-    def node_windows(self) -> int:
-        """How many node windows it has."""
-        packed = self.batch.packed_node_windows
-        return len(self.batch.node_windows) + (packed.rows if packed else 0)
+    def windows(self) -> Windows:
+        """How many windows it has."""
+        batch = self.batch
+        gpu, node = (it.rows if it else 0 for it in (batch.packed_gpu_windows, batch.packed_node_windows))
+        return Windows(
+            len(batch.gpu_windows) + gpu, len(batch.node_windows) + node, len(batch.serving_windows),
+            len(batch.meter_windows),
+        )  # fmt: skip
 
 
 def decode(body: bytes, content_type: str, now: datetime, max_clock_offset_s: float) -> Arrival:

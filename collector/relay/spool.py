@@ -16,10 +16,11 @@ from pathlib import Path
 from typing import Any
 
 from msgspec import Struct
+from msgspec.structs import astuple
 
 from collector.client import SequenceGap, utc_now
 from collector.relay.intake import Arrival
-from collector.spool import SpoolFull, connect, opening
+from collector.spool import COUNTS, SpoolFull, Windows, connect, count_windows, opening
 from gigawatch.records import Event, Severity
 from gigawatch.units import BYTES_PER_MIB, SECONDS_PER_HOUR
 from gigawatch.wire import Batch, Receipt, encode
@@ -28,12 +29,12 @@ SCHEMA = """
 CREATE TABLE IF NOT EXISTS spool (spool INTEGER PRIMARY KEY, spool_id TEXT NOT NULL UNIQUE, machine_id TEXT NOT NULL,
     next_seq INTEGER NOT NULL);
 CREATE TABLE IF NOT EXISTS batch (id INTEGER PRIMARY KEY, spool INTEGER NOT NULL, seq INTEGER NOT NULL,
-    received REAL NOT NULL, clock_offset_s REAL NOT NULL, simulated INTEGER NOT NULL, gpu_windows INTEGER NOT NULL,
-    is_event INTEGER NOT NULL, bytes INTEGER NOT NULL);
+    received REAL NOT NULL, clock_offset_s REAL NOT NULL, simulated INTEGER NOT NULL, is_event INTEGER NOT NULL,
+    bytes INTEGER NOT NULL);
 -- Bodies stand apart, so that going through the batches does not read them.
 CREATE TABLE IF NOT EXISTS body (id INTEGER PRIMARY KEY, body BLOB NOT NULL);
 CREATE TABLE IF NOT EXISTS dropped (machine_id TEXT PRIMARY KEY, clock_offset_s REAL NOT NULL,
-    simulated INTEGER NOT NULL, batches INTEGER NOT NULL, gpu_windows INTEGER NOT NULL);
+    simulated INTEGER NOT NULL, batches INTEGER NOT NULL);
 CREATE TABLE IF NOT EXISTS token (digest BLOB PRIMARY KEY, role TEXT NOT NULL);
 CREATE TABLE IF NOT EXISTS state (name TEXT PRIMARY KEY, value NOT NULL);
 """
@@ -101,6 +102,8 @@ class RelaySpool:
         """Batches that the bounds dropped since the file was opened."""
         with opening(path, "relay"):
             self._database = connect(path, SCHEMA, CACHE_KIB)
+            for table in ("batch", "dropped"):
+                count_windows(self._database, table)
             self._database.execute("INSERT OR IGNORE INTO state VALUES ('relay_id', ?)", (uuid.uuid4().hex,))
             self._relay_id = str(self._state("relay_id"))
             self._batches, self._bytes = self._state("batches") or 0, self._state("bytes") or 0
@@ -173,16 +176,18 @@ class RelaySpool:
             SpoolFull: the disk takes no more; nothing was changed.
         """
         with self._transaction():
-            rows = self._database.execute("SELECT * FROM dropped").fetchall()
+            rows = self._database.execute(
+                f"SELECT machine_id, clock_offset_s, simulated, batches, {', '.join(COUNTS)} FROM dropped"
+            ).fetchall()
             self._database.execute("DELETE FROM dropped")
-            for machine_id, clock_offset_s, simulated, batches, gpu_windows in rows:
+            for machine_id, clock_offset_s, simulated, batches, *counts in rows:
                 self._add_event(
                     Sender(machine_id, clock_offset_s, bool(simulated)),
                     Event(
                         time=utc_now(),
                         kind="spool_dropped",
                         severity=Severity.WARNING,
-                        message=f"The bound of a relay's spool dropped {batches} batches with {gpu_windows} GPU windows"
+                        message=f"The bound of a relay's spool dropped {batches} batches with {Windows(*counts)}"
                         " of this node that the server had not taken",
                     ),
                 )
@@ -246,9 +251,9 @@ class RelaySpool:
         """Store the batch if its turn has come, and move the cursor past it; what to answer."""
         batch = arrival.batch
         sender = Sender(batch.machine_id, arrival.clock_offset_s, batch.simulated)
-        next_seq = None
+        next_seq, windows = None, arrival.windows
         if batch.spool_id is None or batch.seq is None:
-            self._insert_own(sender, arrival.body, arrival.gpu_windows, is_event=False)
+            self._insert_own(sender, arrival.body, windows, is_event=False)
         else:
             oldest_seq = batch.seq if batch.oldest_seq is None else batch.oldest_seq
             spool, machine_id, expected = self._cursor(batch.spool_id, batch.machine_id, oldest_seq)
@@ -260,11 +265,13 @@ class RelaySpool:
                 expected = max(expected, batch.oldest_seq)
             if batch.seq != expected:
                 return SequenceGap(expected)
-            self._insert(spool, batch.seq, sender, arrival.body, arrival.gpu_windows, is_event=False)
+            self._insert(spool, batch.seq, sender, arrival.body, windows, is_event=False)
             next_seq = batch.seq + 1
         return Receipt(
-            gpu_windows=arrival.gpu_windows,
-            node_windows=arrival.node_windows,
+            gpu_windows=windows.gpu,
+            node_windows=windows.node,
+            serving_windows=windows.serving,
+            meter_windows=windows.meter,
             events=len(batch.events),
             health=len(batch.health),
             next_seq=next_seq,
@@ -283,12 +290,13 @@ class RelaySpool:
             return made.lastrowid, machine_id, first_seq
         return row[0], row[1], row[2]
 
-    def _insert(self, spool: int, seq: int, sender: Sender, body: bytes, gpu_windows: int, *, is_event: bool) -> None:
+    def _insert(self, spool: int, seq: int, sender: Sender, body: bytes, windows: Windows, *, is_event: bool) -> None:
         self._database.execute(
-            "INSERT INTO batch VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)",
+            "INSERT INTO batch (id, spool, seq, received, clock_offset_s, simulated, is_event, bytes,"
+            f" {', '.join(COUNTS)}) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
             (
-                self._next_id, spool, seq, time.time(), sender.clock_offset_s, sender.simulated, gpu_windows, is_event,
-                len(body),
+                self._next_id, spool, seq, time.time(), sender.clock_offset_s, sender.simulated, is_event, len(body),
+                *astuple(windows),
             ),
         )  # fmt: skip
         self._database.execute("INSERT INTO body VALUES (?, ?)", (self._next_id, body))
@@ -297,16 +305,16 @@ class RelaySpool:
         self._batches += 1
         self._bytes += len(body)
 
-    def _insert_own(self, sender: Sender, body: bytes, gpu_windows: int, *, is_event: bool) -> None:
+    def _insert_own(self, sender: Sender, body: bytes, windows: Windows, *, is_event: bool) -> None:
         """Store a batch that has no number of its node's."""
         # A spool belongs to one node, here as on the server.
         spool_id = hashlib.sha256(f"{self._relay_id} {sender.machine_id}".encode()).hexdigest()[:32]
         spool, _, seq = self._cursor(spool_id, sender.machine_id, 0)
-        self._insert(spool, seq, sender, body, gpu_windows, is_event=is_event)
+        self._insert(spool, seq, sender, body, windows, is_event=is_event)
 
     def _add_event(self, sender: Sender, event: Event) -> None:
         batch = Batch(machine_id=sender.machine_id, sent_at=utc_now(), simulated=sender.simulated)
-        self._insert_own(sender, encode(batch, events=[event]), 0, is_event=True)
+        self._insert_own(sender, encode(batch, events=[event]), Windows(), is_event=True)
 
     def _waiting(self, id_: int, oldest_seq: int) -> Waiting:
         spool, machine_id, clock_offset_s, simulated, spool_id, seq, is_event, body = self._database.execute(
@@ -323,7 +331,7 @@ class RelaySpool:
         size = self._bytes
         gone = []
         rows = self._database.execute(
-            "SELECT id, received, bytes, machine_id, clock_offset_s, simulated, gpu_windows"
+            f"SELECT id, received, bytes, machine_id, clock_offset_s, simulated, {', '.join(COUNTS)}"
             " FROM batch JOIN spool USING (spool) WHERE id < ? ORDER BY id",
             (before_id,),
         )
@@ -333,12 +341,13 @@ class RelaySpool:
             gone.append(((id_, length), counted))
             size -= length
         rows.close()
-        for _, (machine_id, clock_offset_s, simulated, gpu_windows) in gone:
+        added = ", ".join(f"{name} = {name} + excluded.{name}" for name in COUNTS)
+        for _, counted in gone:
             self._database.execute(
-                "INSERT INTO dropped VALUES (?, ?, ?, 1, ?) ON CONFLICT DO UPDATE SET"
-                " clock_offset_s = excluded.clock_offset_s, simulated = excluded.simulated,"
-                " batches = batches + 1, gpu_windows = gpu_windows + excluded.gpu_windows",
-                (machine_id, clock_offset_s, simulated, gpu_windows),
+                f"INSERT INTO dropped (machine_id, clock_offset_s, simulated, {', '.join(COUNTS)}, batches)"
+                " VALUES (?, ?, ?, ?, ?, ?, ?, 1) ON CONFLICT DO UPDATE SET clock_offset_s = excluded.clock_offset_s,"
+                f" simulated = excluded.simulated, batches = batches + 1, {added}",
+                counted,
             )
         self._forget([batch for batch, _ in gone])
         return len(gone)

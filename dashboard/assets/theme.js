@@ -46,6 +46,11 @@
         if (focused === event.target && focused.isConnected) focused = null;
     }));
     document.addEventListener("DOMContentLoaded", () => new MutationObserver(() => {
+        // The page's name without its badges is that of the window.
+        const heading = document.querySelector("main h1");
+        const title = [...(heading ? heading.childNodes : [])]
+            .filter((node) => node.nodeType === Node.TEXT_NODE).map((node) => node.data).join("").trim();
+        if (title && document.title !== `${title} – Gigawatch`) document.title = `${title} – Gigawatch`;
         if (!focused || focused.isConnected || document.activeElement !== document.body) return;
         const like = [...document.querySelectorAll(focused.id ? `#${CSS.escape(focused.id)}` : focused.tagName)];
         const heir = like.find((element) => element.href === focused.href && name(element) === name(focused))

@@ -11,7 +11,7 @@ from sqlalchemy import Connection
 
 from dashboard import ahead, components, facility_figures, facility_rows, quantities, recent, view
 from dashboard.components import badge, card, chart, choice, panel, table
-from dashboard.facility_rows import CATEGORIES, CHAIN, Flow, Place
+from dashboard.facility_rows import CATEGORIES, CHAIN, ROLES, Flow, Place
 from dashboard.pages import facility_meters
 from dashboard.plots import GOOD_COVERAGE
 from dashboard.quantities import SPACE, UNKNOWN
@@ -34,6 +34,7 @@ from gigawatch.facility_readings import (
     Water,
 )
 from gigawatch.readings import Where
+from gigawatch.topology.findings import some
 from gigawatch.topology.picture import drawn
 from gigawatch.topology.plan import in_force
 
@@ -42,6 +43,8 @@ T = TypeVar("T")
 HOUR, DAY = timedelta(hours=1), timedelta(days=1)
 MOST_LAG = timedelta(minutes=75)
 """An hour is known a few minutes after its end; later, something does not go on."""
+MOST_WRONG = 3
+"""Contradictions that are shown at once."""
 MUCH_FAULTY = 0.05
 """Of the hours; less is a warning."""
 MOST_SITE_DAYS = 30
@@ -49,12 +52,18 @@ MOST_SITE_DAYS = 30
 MOST_NODES = 2_000
 """Beyond, levels are not compared: it is read node by node."""
 FLEET_SCOPES: tuple[Scope, ...] = ("site", "feed")
-"""Whose limits are read of all sites: sums of many meters are read hour by hour, too."""
+"""Whose limits are all read of all sites;"""
+SUM_SCOPES: tuple[Scope, ...] = ("hall", "row", "rack")
+"""those of sums of meters, which are read hour by hour, are so where most is used now."""
+MOST_LISTED = 200
+"""Meters of the topology as a table."""
 NO_PUE = (
     "Nothing measures a PUE yet: it wants meters of all sources (utility, generation, fuel) and of IT (ups_out, pdu or"
     " it) in the topology, and a full hour of both."
 )
+PERIOD, NOW = "period", "now"
 CONFIGURED = "Nothing is measured here: the PUE is configured, a number that somebody wrote down."
+PROBE = "gigawatch meter probe 10.0.8.21 \\\n    --map schneider-pm5000"
 METERS = """[[meters]]
 name = "main-a"             # as the topology calls it
 driver = "modbus"           # or snmp, redfish, mqtt, …
@@ -93,9 +102,10 @@ def render_until(connection: Connection, asked: View, theme: Theme, now: datetim
         )
     # A site that is alone has its own figures at once.
     site = asked.site or (sites[0] if len(sites) == 1 else None)
-    period = view.facility_period(asked, measured_until, 1 if site else len(sites))
+    shown = [site] if site else sites
+    period = view.facility_period(asked, measured_until, len(shown))
     step = period.step
-    found = _read(connection, asked, period, measured_until, site, 1 if site else len(sites))
+    found = _read(connection, asked, period, measured_until, site, shown)
     head = [_title(asked, site, until, now, found), _cards(found, now)]
     if not found.meters:
         # Of a number that somebody wrote down there is nothing to draw.
@@ -105,7 +115,11 @@ def render_until(connection: Connection, asked: View, theme: Theme, now: datetim
             *head,
             panel(
                 "PUE over time",
-                chart(facility_figures.trend(found.trend, found.category, period, theme), "facility-trend"),
+                chart(
+                    facility_figures.trend(
+                        found.trend, found.category, period, theme, facility_rows.dropped_out(found.conditions)
+                    ), "facility-trend",
+                ),
                 note=f"{_metered(found.category)} · by the {facility_figures.each(period.step)} · strip: coverage",
                 wide=True,
             ),
@@ -122,7 +136,7 @@ def render_until(connection: Connection, asked: View, theme: Theme, now: datetim
             _places(found, asked, site),
             panel("Water, heat, carbon", _beside(found), note=f"of the period · {_metered(found.category)}", wide=True),
             _calendar(found, theme),
-            *_picture(found.topology),
+            *_picture(found.topology, theme),
             _reconciliation(found, site, _of_levels(found, period)),
             facility_meters.limits(found.limits, of_site=site is not None),
             *facility_meters.render(found.meters, asked, now),
@@ -139,6 +153,10 @@ class _Found(Struct, frozen=True, kw_only=True):
     ratios: Sequence[PowerRatio | FleetPowerRatio]
     spans: dict[str, list[Pue]]
     """PUE of the spans of the cards."""
+    sites: list[str]
+    """All that are looked at."""
+    without: dict[str, list[str]]
+    """Those none of whose hours are in the figure of the period, of a span, or of now; of one site nothing."""
     trend: list[Pue]
     conditions: list[PueConditions]
     flow: Flow
@@ -170,7 +188,9 @@ def _meters(connection: Connection) -> list[MeterHealth]:
     return recent.read(facility.meter_health, connection)
 
 
-def _read(connection: Connection, asked: View, period: Period, until: datetime, site: str | None, sites: int) -> _Found:
+def _read(
+    connection: Connection, asked: View, period: Period, until: datetime, site: str | None, sites: list[str]
+) -> _Found:
     def read(what: Callable[..., T], *args: Any) -> T:
         return recent.read_hourly(what, connection, *args)
 
@@ -183,7 +203,7 @@ def _read(connection: Connection, asked: View, period: Period, until: datetime, 
     measured = (
         by_site if any(it.category for it in by_site) else read(facility.pue, year_ago, until, None, "site", site)
     )
-    levels_from = max(start, stop - max(1, MOST_SITE_DAYS // sites) * DAY)
+    levels_from = max(start, stop - max(1, MOST_SITE_DAYS // len(sites)) * DAY)
     categories = sorted({row.category for row in measured if row.category is not None})
     chosen = int(asked.category) if asked.category else None
     category = chosen if chosen in categories else facility_rows.nearest(measured)
@@ -193,6 +213,28 @@ def _read(connection: Connection, asked: View, period: Period, until: datetime, 
         "This year": (month.replace(month=1), until),
         "Last 12 months": (year_ago, month),
     }
+    ratios: Sequence[PowerRatio | FleetPowerRatio] = (
+        recent.read(facility.power_ratios_now, connection, site)
+        if site else recent.read(facility.fleet_power_ratios_now, connection)
+    )  # fmt: skip
+    without: dict[str, list[str]] = {}
+    if site is None:
+        # Spans of whole months are sums of them.
+        of_months = read(facility.pue, year_ago, until, "1 month", "site", None, category)
+        by_span = {
+            "24 h": read(facility.pue, until - DAY, until, None, "site", None, category),
+            "This month": [row for row in of_months if row.time >= month],
+            "This year": [row for row in of_months if row.time.year == month.year],
+            "Last 12 months": [row for row in of_months if row.time < month],
+            PERIOD: by_site,
+        }
+        without = {name: facility_rows.without(rows, category, sites) for name, rows in by_span.items()}
+        now = [it for it in recent.read(facility.power_ratios_now, connection) if it.category == category]
+        without[NOW] = [it for it in sites if it not in {row.site for row in now if row.power_ratio is not None}]
+    month_ago = view.floor(until, DAY) - 30 * DAY
+    limits = read(facility.capacity, month_ago, until, site, None if site else FLEET_SCOPES)
+    if site is None:
+        limits = limits + read(facility.capacity, month_ago, until, None, SUM_SCOPES, facility_meters.MOST_SUMS)
     water = read(facility.water, start, stop, None, group, site, category)
     heat = read(facility.heat, start, stop, None, group, site)
     carbon = read(facility.facility_carbon, start, stop, None, group, site, category)
@@ -201,12 +243,13 @@ def _read(connection: Connection, asked: View, period: Period, until: datetime, 
     return _Found(
         category=category,
         categories=categories,
-        ratios=recent.read(facility.power_ratios_now, connection, site)
-        if site else recent.read(facility.fleet_power_ratios_now, connection),
+        ratios=ratios,
         spans={
             name: read(facility.pue, first, last, None, group, site) if first < last else []
             for name, (first, last) in spans.items()
         },
+        sites=sites,
+        without=without,
         trend=read(facility.pue, start, stop, step, group, site, category),
         conditions=[] if category is None else read(facility.pue_conditions, start, stop, step, site, category),
         flow=facility_rows.flow(read(facility.facility, levels_from, stop, None, "site", site), levels),
@@ -222,7 +265,7 @@ def _read(connection: Connection, asked: View, period: Period, until: datetime, 
         days=read(facility.pue, year_ago, until, DAY, group, site, category),
         months=read(facility.pue, year_ago, until, "1 month", group, site, category),
         levels=levels,
-        limits=read(facility.capacity, view.floor(until, DAY) - 30 * DAY, until, site, None if site else FLEET_SCOPES),
+        limits=limits,
         levels_from=levels_from,
         nodes=nodes,
         topology=next(iter(read(facility.topologies, site)), None) if site else None,
@@ -279,9 +322,26 @@ def _title(asked: View, site: str | None, until: datetime, now: datetime, found:
                 className="boundary",
             ),
             html.P([badge("stale", "warn"), f" {known}"] if late else known, id="live-known", className="boundary"),
+            *([facility_meters.summary(found.meters, asked)] if found.meters else []),
             html.Div(_limits(asked, found), id="live-limits", className="boundary"),
+            *([_contents(site, found)] if found.meters else []),
         ],
         className="title wide",
+    )  # fmt: skip
+
+
+def _contents(site: str | None, found: _Found) -> html.Nav:
+    """The way to each part of a long page."""
+    parts = {
+        "facility-trend": "PUE over time", "facility-flow": "Energy flow", "facility-load": "Load and weather",
+        "live-halls" if site else "live-sites-side-by-side": "Halls" if site else "Sites",
+        "live-water-heat-carbon": "Water, heat, carbon", "facility-calendar": "Coverage",
+        **({"live-topology": "Topology"} if found.topology else {}),
+        "live-reconciliation": "Reconciliation", "live-capacity": "Capacity", "meters": "Meters",
+    }  # fmt: skip
+    return html.Nav(
+        [html.A(words, href=f"#{identity}") for identity, words in parts.items()],
+        className="contents wide", **{"aria-label": "On this page"},
     )  # fmt: skip
 
 
@@ -311,6 +371,9 @@ def _limits(asked: View, found: _Found) -> list[Any]:
                 className="banner warn",
             )
         )
+    if found.category and len(found.sites) > 1:
+        within = _in_words(found, PERIOD) or f"all {len(found.sites)} sites"
+        said.append(html.P(f"The PUE of this period is of {within}."))
     if not found.category:
         said.append(html.Div(NO_PUE if found.meters else CONFIGURED, className="banner warn"))
     if asked.rack or asked.model:
@@ -321,15 +384,28 @@ def _limits(asked: View, found: _Found) -> list[Any]:
 def _cards(found: _Found, now: datetime) -> html.Dl:
     return html.Dl(
         [
-            _now_card(next((it for it in found.ratios if it.category == found.category), None), now),
-            *(_span_card(name, rows, found.category) for name, rows in found.spans.items()),
+            _now_card(
+                next((it for it in found.ratios if it.category == found.category), None), _in_words(found, NOW), now
+            ),
+            *(_span_card(name, rows, found.category, _in_words(found, name)) for name, rows in found.spans.items()),
         ],
         id="live-cards",
         className="cards",
     )
 
 
-def _now_card(it: PowerRatio | FleetPowerRatio | None, now: datetime) -> html.Div:
+def _in_words(found: _Found, of: str) -> str:
+    """Which sites are in a figure of all of them, in words; nothing where all are, or there is one."""
+    without = found.without.get(of)
+    if not without:
+        return ""
+    return (
+        f"{len(found.sites) - len(without)} of {len(found.sites)} sites, without"
+        f" {some(without, facility_figures.MOST_NAMES)}"
+    )
+
+
+def _now_card(it: PowerRatio | FleetPowerRatio | None, sites: str, now: datetime) -> html.Div:
     if it is None:
         return card("Power ratio now", UNKNOWN, "indicative · no meters of sources and IT")
     where = _short(it.category)
@@ -337,8 +413,8 @@ def _now_card(it: PowerRatio | FleetPowerRatio | None, now: datetime) -> html.Di
         return card("Power ratio now", UNKNOWN, f"indicative · {where} · {it.meters_silent} meters silent", tone="warn")
     powers = f"{quantities.power(it.facility_power_w)} over {quantities.power(it.it_power_w)}"
     note: list[Any] = [f"power ratio, indicative · {where} · {powers}"]
-    if isinstance(it, FleetPowerRatio) and it.sites < it.sites_with_meters:
-        note.append(f" · {it.sites} of {it.sites_with_meters} sites")
+    if sites:
+        note.append(f" · {sites}")
     if it.time is not None:
         note.append(f" · {quantities.duration((now - it.time).total_seconds())} ago")
     faulty = it.power_ratio < 1
@@ -351,7 +427,7 @@ def _short(category: int) -> str:
     return f"category {category}, {CATEGORIES[category]}"
 
 
-def _span_card(name: str, rows: Sequence[Pue], category: int | None) -> html.Div:
+def _span_card(name: str, rows: Sequence[Pue], category: int | None, sites: str) -> html.Div:
     measured = next((it for it in rows if it.category == category and it.source == "measured"), None)
     if measured is None:
         configured = next((it for it in rows if it.source == "configured"), None)
@@ -362,6 +438,8 @@ def _span_card(name: str, rows: Sequence[Pue], category: int | None) -> html.Div
         html.Strong(measured.name),
         f" · {_short(measured.category or 0)} · coverage {quantities.share(measured.coverage)}",
     ]
+    if sites:
+        note.append(f" · {sites}")
     if measured.hours_missing:
         note.append(f" · {quantities.count(measured.hours_missing)}{SPACE}h missing")
     if measured.hours_faulty:
@@ -386,14 +464,8 @@ def _flow(found: Flow, theme: Theme, of: str) -> html.Section:
     ]
     return panel(
         "Energy flow",
-        chart(facility_figures.flow(found, theme), "facility-flow", least_width="44rem"),
-        html.Div(
-            [
-                html.P([badge("wrong", "bad"), f" {it}: a meter or the topology is wrong. Faulty hours are in it."])
-                for it in found.contradictions
-            ],
-            id="live-flow-contradictions",
-        ),
+        chart(facility_figures.flow(found, theme), "facility-flow", least_width="60rem"),
+        html.Div(_contradictions(found.contradictions), id="live-flow-contradictions"),
         html.Details(
             [
                 html.Summary("As a table"),
@@ -407,6 +479,18 @@ def _flow(found: Flow, theme: Theme, of: str) -> html.Section:
         note=f"mean power {of}, each meter while it is known · grey: what no meter below explains",
         wide=True,
     )  # fmt: skip
+
+
+def _contradictions(found: Sequence[str]) -> list[Any]:
+    """What cannot be right, the first few at once."""
+    said = [
+        html.P([badge("wrong", "bad"), f" {it}: a meter or the topology is wrong. Faulty hours are in it."])
+        for it in found
+    ]
+    if len(said) <= MOST_WRONG:
+        return said
+    more = html.Summary(f"{len(said) - MOST_WRONG} more are wrong")
+    return [*said[:MOST_WRONG], html.Details([more, *said[MOST_WRONG:]])]
 
 
 def _scatter(title: str, identity: str, drawn: Any, words: str, category: int | None) -> html.Section:
@@ -560,16 +644,44 @@ def _figure(label: str, value: float | None, unit: str, coverage: float | None, 
     )
 
 
-def _picture(found: SiteTopology | None) -> list[html.Section]:
+def _picture(found: SiteTopology | None, theme: Theme) -> list[html.Section]:
     """The single-line diagram, where the site's topology is declared."""
     if found is None:
         return []
-    svg = b64encode(drawn(in_force(found.site, found.document)).encode()).decode()
+    plan = in_force(found.site, found.document)
+    svg = b64encode(drawn(plan, theme.name).encode()).decode()
     words = f"Single-line diagram of {found.site}: what feeds what, from the sources to the racks"
+    meters = list(plan.meters.values())
+    more = f", {quantities.count(MOST_LISTED)} of {quantities.count(len(meters))} meters"
     return [
         panel(
             "Topology",
-            html.Div(html.Img(src=f"data:image/svg+xml;base64,{svg}", alt=words), className="scroll", tabIndex=0),
+            html.Div(
+                html.Img(src=f"data:image/svg+xml;base64,{svg}", alt=words),
+                className="scroll picture",
+                tabIndex=0,
+                role="region",
+                **{"aria-label": words},
+            ),
+            html.Details(
+                [
+                    html.Summary(f"As a table{more if len(meters) > MOST_LISTED else ''}"),
+                    table(
+                        f"What each meter of {found.site} feeds",
+                        ("Meter", "Role", "Hall", "Feeds"),
+                        [
+                            [
+                                it.name,
+                                ROLES[it.declared.role],
+                                it.hall or UNKNOWN,
+                                some((*it.feeds, *it.racks)) or UNKNOWN,
+                            ]
+                            for it in meters[:MOST_LISTED]
+                        ],
+                        "No meter is declared.",
+                    ),
+                ]
+            ),
             note=f"in force since {quantities.moment(found.applied)} UTC, from {found.source}",
             wide=True,
         )
@@ -654,13 +766,16 @@ def _by_site(levels: Sequence[Reconciled]) -> html.Div:
     """For each site the unexplained part of each step."""
     steps = sorted({(-it.place, it.level) for it in levels if it.below})
     by_site: dict[str, dict[str, Reconciled]] = {}
+    below: dict[str, set[str]] = {level: set() for _, level in steps}
     for it in levels:
         by_site.setdefault(it.label, {})[it.level] = it
+        if it.below:
+            below[it.level].add(it.below)
     return table(
         "The unexplained part of each level by site",
-        ("Site", *(LEVELS[level] for _, level in steps)),
+        ("Site", *([LEVELS[level], _less(below[level])] for _, level in steps)),
         [
-            [site, *(_step(of_site.get(level)) for _, level in steps)]
+            [site, *(_step(of_site.get(level), below[level]) for _, level in steps)]
             for site, of_site in sorted(by_site.items())
             if any(it.below for it in of_site.values())
         ],
@@ -669,10 +784,15 @@ def _by_site(levels: Sequence[Reconciled]) -> html.Div:
     )
 
 
-def _step(it: Reconciled | None) -> Any:
+def _less(below: set[str]) -> Any:
+    """What a level is compared with, where all sites have the same below it."""
+    return html.Span(f"less {LEVELS[next(iter(below))]}", className="note") if len(below) == 1 else ""
+
+
+def _step(it: Reconciled | None, below: set[str]) -> Any:
     if it is None or it.below is None:
         return UNKNOWN
-    return [_unexplained(it), html.Span(f"less {LEVELS[it.below]}", className="note")]
+    return [_unexplained(it), "" if len(below) == 1 else _less({it.below})]
 
 
 def _unexplained(it: Reconciled) -> Any:
@@ -685,14 +805,29 @@ def _unexplained(it: Reconciled) -> Any:
 def _how() -> list[Any]:
     """How to connect meters."""
     return [
-        html.P("An agent reads meters, on any machine that reaches them. Name each in its settings:"),
-        html.Pre(METERS),
-        html.P("Look at one before, once:"),
-        html.Pre("gigawatch meter probe 10.0.8.21 \\\n    --driver modbus --map schneider-pm5000"),
-        html.P("Say what each measures and feeds, in one file for all sites:"),
-        html.Pre(TOPOLOGY),
-        html.Pre("gigawatch topology check sites.yaml\ngigawatch topology apply sites.yaml"),
-    ]
+        html.Ol(
+            [
+                html.Li(["Look at a meter once:", _code(PROBE)]),
+                html.Li(
+                    [
+                        "An agent reads meters, on any machine that reaches them. Name each in its settings:",
+                        _code(METERS), _code("gigawatch collect"),
+                    ]
+                ),
+                html.Li(
+                    [
+                        "Say what each measures and feeds, in one file for all sites, and apply it:", _code(TOPOLOGY),
+                        _code("gigawatch topology check sites.yaml\ngigawatch topology apply sites.yaml"),
+                    ]
+                ),
+            ]
+        ),
+    ]  # fmt: skip
+
+
+def _code(text: str) -> html.Pre:
+    """Lines that are scrolled, by keyboard too, where they have no room."""
+    return html.Pre(text, tabIndex=0)
 
 
 def _teach() -> html.Div:
@@ -702,4 +837,5 @@ def _teach() -> html.Div:
         *_how(),
         html.P(["Without meters a PUE can be configured; it is shown as configured, never as measured: ",
                 html.Code("gigawatch pue set"), "."]),
+        html.P(["Or look at a simulated facility first: ", html.Code("gigawatch up --demo"), "."]),
     )  # fmt: skip

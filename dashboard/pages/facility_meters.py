@@ -35,11 +35,13 @@ MEANINGS: dict[HealthState, str] = {
     "rejected": "more than 5 % of its readings are impossible",
     "never heard of": "in the topology, and no agent reads it",
     "not placed": "an agent reads it, and the topology does not know it: it is in no figure",
-    "imported": "from files",
+    "imported": "",
     "ok": "",
     "retired": "its time of use is over",
 }
 MOST_LIMITS = 15
+MOST_SUMS = 10
+"""Of all sites' racks, rows and halls."""
 
 
 def render(meters: Sequence[MeterHealth], asked: View, now: datetime) -> list[Any]:
@@ -52,7 +54,7 @@ def render(meters: Sequence[MeterHealth], asked: View, now: datetime) -> list[An
     return [
         html.Div(
             [
-                html.H2("Meters and their health"),
+                html.H2("Meters and their health", id="meters"),
                 components.search("Search name, place, role or reader", asked.find),
                 html.Nav(_states(named, asked), id="live-meter-states", className="choice", **{"aria-label": "State"}),
             ],
@@ -67,6 +69,19 @@ def render(meters: Sequence[MeterHealth], asked: View, now: datetime) -> list[An
             className="panel wide nodes-list dense",
         ),
     ]
+
+
+def summary(meters: Sequence[MeterHealth], asked: View) -> html.P:
+    """How many meters there are, and in which states that want somebody, as links to those."""
+    counts = {
+        state: sum(1 for it in meters if it.state == state) for state in SEVERITY if TONES[state] in {"bad", "warn"}
+    }
+    said: list[Any] = [html.A(f"{quantities.count(len(meters))} meters", href="#meters"), ": "]
+    ill = [(state, number) for state, number in counts.items() if number]
+    for state, number in ill:
+        link = f"{view.query(asked, health=state, page=1, find='')}#meters"
+        said += [dcc.Link(badge(f"{quantities.count(number)} {state}", TONES[state]), href=link), " "]
+    return html.P(said if ill else [*said, "nothing wrong with any."], id="live-meters-summary", className="boundary")
 
 
 def _states(meters: Sequence[MeterHealth], asked: View) -> list[Any]:
@@ -117,9 +132,9 @@ def _cells(it: MeterHealth, now: datetime) -> list[Any]:
     return [
         [badge(it.state, TONES[it.state]), html.Span(meaning, className="note") if meaning else ""],
         [
-            it.meter, html.Span(" sum of others" if it.virtual else f" read by {it.read_by}", className="note")
+            it.meter, " ", components.simulated_badge(it.simulated) or "",
+            html.Span(" sum of others" if it.virtual else f" read by {it.read_by}", className="note")
             if it.virtual or it.read_by else "",
-            components.simulated_badge(it.simulated) or "",
         ],
         " / ".join(filter(None, (it.site, it.hall))),
         ROLES[it.role] if it.role else UNKNOWN,
@@ -151,7 +166,7 @@ def limits(rows: Sequence[Capacity], *, of_site: bool) -> html.Section:
         "Capacity",
         components.table(
             "Limits of feeds, racks, rows, halls and sites, those of which most is used first",
-            ("Part", "Limit", "Usable", "Now", "Peak", "Used at the peak", "Headroom now", "Never drawn", "Trend a day",
+            ("Part", "Limit", "Usable", "Now", "Peak", "Most used", "Headroom now", "Never drawn", "Trend a day",
              "Time to limit"),
             [_limit(it) for it in shown],
             "No limit is known: breakers, contracts, ratings and budgets come from the topology (breaker_a,"
@@ -159,23 +174,26 @@ def limits(rows: Sequence[Capacity], *, of_site: bool) -> html.Section:
             numbers=range(1, 10),
         ),
         html.P(
-            f"{len(shown)} of {quantities.count(len(rows))} limits, the tightest first. "
-            "Of a breaker 80 % of its rating is usable by a load that lasts (NFPA 70, 210.20). Trend: of the daily"
+            f"{len(shown)} of {quantities.count(len(rows))} limits, the tightest first"
+            + (". " if of_site else f"; of racks, rows and halls the {MOST_SUMS} of which most is used now. ")
+            + "Of a breaker 80 % of its rating is usable by a load that lasts (NFPA 70, 210.20). Trend: of the daily"
             " peaks of up to 30 days.",
             className="note",
         ) if shown else None,
-        note="peak: of 30 days" + ("" if of_site else " · racks, rows and halls: choose a site"),
+        note="peak: of 30 days",
         wide=True,
     )  # fmt: skip
 
 
 def _limit(it: Capacity) -> list[Any]:
     def words(value: float | None) -> str:
-        return quantities.current(value) if it.unit == "A" else quantities.power(value)
+        said = quantities.current(value) if it.unit == "A" else quantities.power(value)
+        return said.replace("-", "\u2212")
 
     worst = max(it.use_share or 0.0, it.peak_share or 0.0)
     tone = "bad" if worst >= 1 else "warn" if worst >= 0.9 else ""
-    used = quantities.UNKNOWN if it.peak_share is None else f"{100 * it.peak_share:.0f}{quantities.SPACE}%"
+    known = it.use_share is not None or it.peak_share is not None
+    used = f"{100 * worst:.0f}{quantities.SPACE}%" if known else UNKNOWN
     kind = f"{it.scope} budget" if it.kind == "budget" else f"{it.kind}{f', feed {it.feed}' if it.feed else ''}"
     return [
         [

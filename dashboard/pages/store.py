@@ -19,7 +19,13 @@ from gigawatch.settings import Retention
 RETENTION = "RETENTION"
 """Where the server's configuration has the settings of that name."""
 SAID = "How far windows are folded, how large the tables are, what the jobs did. Times are UTC."
-NAMES = {"1m": "Minutes", "1h": "Hours", "1d": "Days"}
+NAMES = {
+    "1m": "Minutes",
+    "1h": "Hours",
+    "1d": "Days",
+    "meter_1h": "Hours of meters",
+    "facility_1d": "Facilities, and days of meters",
+}
 
 
 def render(connection: Connection, _: View, __: Theme, ___: datetime) -> Any:

@@ -12,6 +12,7 @@ from sqlalchemy import Connection
 
 from dashboard import components, quantities, recent, token_rows, view
 from dashboard.components import badge, choice, table
+from dashboard.plots import GOOD_COVERAGE
 from dashboard.token_figures import joules
 from dashboard.token_rows import Compared
 from dashboard.view import Period, View
@@ -26,6 +27,8 @@ class _Side(Struct, frozen=True):
     energy: EnergyPerToken | None
     serving: Serving | None
     idle: Idle | None
+    known: float
+    """Part of its time in which anything was measured, 0 to 1."""
 
 
 def render(
@@ -55,15 +58,23 @@ def render(
         other_of, other_start, other_stop = msgspec.structs.replace(asked.of, deployment=asked.against), start, stop
     one = _Side(
         asked.deployment or "" if deployments else _words(start, stop), whole,
-        _serving(connection, start, stop, asked.of), token_rows.idle_sum(idle),
+        _serving(connection, start, stop, asked.of), token_rows.idle_sum(idle), token_rows.known_part(idle, period),
     )  # fmt: skip
     found = recent.read_folded(
         token_readings.energy_per_token, connection, other_start, other_stop, None, "fleet", asked.boundary, other_of
     )
-    other_idle = recent.read_folded(token_readings.idle, connection, other_start, other_stop, None, "fleet", other_of)
+    in_bins = view.token_period(
+        msgspec.structs.replace(asked, start=other_start, stop=other_stop), other_stop,
+        1 if other_of.deployment else len(names),
+    )  # fmt: skip
+    other_bins = Period(view.floor(other_start, in_bins.step), other_stop, in_bins.step)
+    other_idle = recent.read_folded(
+        token_readings.idle, connection, other_start, other_stop, other_bins.step, "fleet", other_of
+    )
     other = _Side(
         asked.against or "" if deployments else _words(other_start, other_stop), next(iter(found), None),
         _serving(connection, other_start, other_stop, other_of), token_rows.idle_sum(other_idle),
+        token_rows.known_part(other_idle, other_bins),
     )  # fmt: skip
     return [
         html.Div(
@@ -106,7 +117,7 @@ def _table(one: _Side, other: _Side, asked: View) -> Any:
     if one.energy is None or other.energy is None:
         missing = (one if one.energy is None else other).name
         return html.P(f"There is nothing to compare: {missing} has no figures.", className="empty")
-    return table(
+    found = table(
         f"{one.name} compared with {other.name}, boundary {asked.boundary}",
         ("Figure", one.name, other.name, "Difference", "Note"),
         [
@@ -122,12 +133,21 @@ def _table(one: _Side, other: _Side, asked: View) -> Any:
         "",
         numbers=(1, 2, 3),
     )
+    words = (
+        f"Coverage of the GPUs' time: {quantities.share(one.energy.coverage)} and"
+        f" {quantities.share(other.energy.coverage)}. Known part of the time: {quantities.share(one.known)} and"
+        f" {quantities.share(other.known)}; tokens/s are over the whole of it."
+    )
+    return [found, html.P(words, className="note")]
 
 
 def _figures(
     one: _Side, one_energy: EnergyPerToken, other: _Side, other_energy: EnergyPerToken, boundary: str
 ) -> list[Compared]:
-    of_energy = partial(_of_energy, one_energy, other_energy)
+    unknown = "not known all the time" if min(one.known, other.known) < GOOD_COVERAGE else ""
+    of_energy = partial(_of_energy, one_energy, other_energy, unknown)
+    poor = unknown or token_rows.doubt_of_coverage(one_energy, other_energy)
+    seldom = token_rows.doubt_of_serving(one.serving, other.serving) or poor
     rows = [
         of_energy(f"J per generated token, {boundary}", "j_per_generated_token", joules),
         of_energy(f"J per token of prompts and answers, {boundary}", "j_per_token", joules),
@@ -135,18 +155,17 @@ def _figures(
         of_energy(f"Tokens/s per MW, {boundary}", "tokens_per_s_per_mw", _number),
         Compared(
             "Generated tokens/s", one_energy.generated_tokens_per_s, other_energy.generated_tokens_per_s, _number,
-            token_rows.doubt_of_serving(one.serving, other.serving),
+            seldom,
         ),
         Compared(
             "Provisioned idle", token_rows.idle_share(one.idle), token_rows.idle_share(other.idle),
-            quantities.share, "",
+            quantities.share, poor,
         ),
     ]  # fmt: skip
     if one.serving is None or other.serving is None:
         return rows
-    doubt = token_rows.doubt_of_serving(one.serving, other.serving)
     return rows + [
-        Compared(name, getattr(one.serving, field), getattr(other.serving, field), words, doubt)
+        Compared(name, getattr(one.serving, field), getattr(other.serving, field), words, seldom)
         for name, field, words in (
             ("Batch", "batch", _number),
             ("Time to first token, p50", "ttft_p50_s", quantities.latency),
@@ -156,8 +175,9 @@ def _figures(
     ]
 
 
-def _of_energy(one: EnergyPerToken, other: EnergyPerToken, name: str, field: str, words: Any) -> Compared:
-    return Compared(name, getattr(one, field), getattr(other, field), words, token_rows.doubt_of(one, other))
+def _of_energy(one: EnergyPerToken, other: EnergyPerToken, unknown: str, name: str, field: str, words: Any) -> Compared:
+    doubt = unknown or token_rows.doubt_of(one, other)
+    return Compared(name, getattr(one, field), getattr(other, field), words, doubt)
 
 
 def _number(value: float | None) -> str:

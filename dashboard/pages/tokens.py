@@ -76,7 +76,7 @@ def render_until(connection: Connection, asked: View, theme: Theme, now: datetim
     return html.Div(
         [
             _title(asked, period, until, now, found),
-            _cards(found, asked.boundary),
+            _cards(found, period, asked.boundary),
             panel(
                 "J per generated token",
                 chart(token_figures.trend(found.trend, asked.boundary, period, theme), "tokens-trend"),
@@ -198,11 +198,13 @@ def _limits(asked: View, found: _Found) -> list[Any]:
     return []
 
 
-def _cards(found: _Found, boundary: Boundary) -> html.Dl:
+def _cards(found: _Found, period: Period, boundary: Boundary) -> html.Dl:
     it = found.whole
     split = token_rows.idle_sum(found.idle)
     idle_share = token_rows.idle_share(split)
     doubts = token_rows.doubts(it) if it else []
+    known = token_rows.known_part(found.idle, period)
+    partly = known < GOOD_COVERAGE
     return html.Dl(
         [
             card(
@@ -222,7 +224,9 @@ def _cards(found: _Found, boundary: Boundary) -> html.Dl:
             ),
             card(
                 "Generated tokens/s", quantities.digits(it.generated_tokens_per_s if it else None, ""),
-                f"for {quantities.digits(it.requests if it else None, '')} requests",
+                f"for {quantities.digits(it.requests if it else None, '')} requests"
+                + (f" · over the whole period, of which {quantities.share(known)} is known" if partly else ""),
+                tone="warn" if partly and it else "",
             ),
             card(
                 "Provisioned idle", quantities.share(idle_share),

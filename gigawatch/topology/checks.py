@@ -153,6 +153,7 @@ class _Site:
         misplaced = (
             ("fuel_kwh_per_l", it.fuel_kwh_per_l is not None, it.role == "fuel", "fuel"),
             ("potable", it.potable is not None, it.role == "water", "water"),
+            ("fresh", it.fresh is not None, it.role == "water", "water"),
             ("backup", it.backup, it.role in {"generation", "fuel"}, "generation or fuel"),
             ("feed", it.feed is not None, quantity in {"electricity", None}, "electricity"),
             ("breaker_a", it.breaker_a is not None, quantity in {"electricity", None}, "electricity"),

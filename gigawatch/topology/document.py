@@ -74,7 +74,9 @@ class Meter(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, omit_
     fuel_kwh_per_l: Annotated[float, Meta(gt=0, le=15)] | None = None
     """Energy of a litre, of role fuel; without it diesel's."""
     potable: bool | None = None
-    """Of role water, whether it is drinking water."""
+    """Of role water, whether it is drinking water,"""
+    fresh: bool | None = None
+    """and whether it is fresh water; what is drinking water is, unless this says otherwise."""
     backup: bool = False
     """Of role generation or fuel, whether it is a backup generator's."""
     since: Time | None = None

@@ -10,6 +10,7 @@ from collections import defaultdict
 from collections.abc import Iterable, Mapping
 from datetime import datetime
 from html import escape
+from typing import Literal
 
 from msgspec import Struct, field
 
@@ -38,13 +39,15 @@ GAP, BETWEEN, MARGIN, HEAD = 10, 84, 24, 92
 BETWEEN_COLUMNS = WIDTH + BETWEEN
 CHARACTERS = 30
 """That fit into a box."""
-STYLE = """
-.gw-topology { --ink: #1c2430; --muted: #566172; --ground: #f6f7f9; --box: #ffffff; --line: #8a94a3; --a: #1a63c0;
-  --b: #ad4a06; font: 12px system-ui, sans-serif; }
-@media (prefers-color-scheme: dark) {
-  .gw-topology { --ink: #e6eaf0; --muted: #a3aebd; --ground: #12161c; --box: #1d232c; --line: #6d7888; --a: #76b5ff;
-    --b: #ffb27a; }
+Scheme = Literal["light", "dark"]
+COLOURS: Mapping[Scheme, str] = {
+    "light": "--ink: #1c2430; --muted: #566172; --ground: #f6f7f9; --box: #ffffff; --line: #8a94a3; --a: #1a63c0;"
+    " --b: #ad4a06;",
+    "dark": "--ink: #e6eaf0; --muted: #a3aebd; --ground: #12161c; --box: #1d232c; --line: #6d7888; --a: #76b5ff;"
+    " --b: #ffb27a;",
 }
+STYLE = """
+.gw-topology { font: 12px system-ui, sans-serif; }
 .gw-topology text { fill: var(--ink); }
 .gw-topology .muted { fill: var(--muted); font-size: 11px; }
 .gw-topology .head { font-size: 18px; font-weight: 600; }
@@ -77,9 +80,23 @@ class _Box(Struct):
     height: float = TALL
 
 
-def drawn(plan: Plan) -> str:
-    """A site's picture. Names are escaped; it loads nothing and runs nothing."""
-    return _Picture(plan).text()
+def drawn(plan: Plan, scheme: Scheme | None = None) -> str:
+    """A site's picture. Names are escaped; it loads nothing and runs nothing.
+
+    Args:
+        plan: of the site.
+        scheme: its colours; None: as the reader's system has it.
+    """
+    return _Picture(plan).text(_colours(scheme))
+
+
+def _colours(scheme: Scheme | None) -> str:
+    if scheme is not None:
+        return f".gw-topology {{ {COLOURS[scheme]} }}"
+    return (
+        f".gw-topology {{ {COLOURS['light']} }}\n"
+        f"@media (prefers-color-scheme: dark) {{ .gw-topology {{ {COLOURS['dark']} }} }}"
+    )
 
 
 class _Picture:
@@ -269,7 +286,7 @@ class _Picture:
                 box.y = start + offset
                 offset += box.height + GAP
 
-    def text(self) -> str:
+    def text(self, colours: str) -> str:
         """The SVG."""
         plan = self._plan
         width = 2 * MARGIN + self._across * BETWEEN_COLUMNS - BETWEEN
@@ -286,7 +303,7 @@ class _Picture:
             opening,
             f'<title id="{name}-title">{_safe(plan.name)}: from its sources to its racks</title>',
             f'<desc id="{name}-desc">{_safe(self._described(counted))}</desc>',
-            f"<style>{STYLE}</style>",
+            f"<style>{colours}{STYLE}</style>",
             f'<rect class="ground" width="{width}" height="{height:.0f}"/>',
             f'<text class="head" x="{MARGIN}" y="34">{_safe(plan.name)}</text>',
             f'<text class="muted" x="{MARGIN}" y="52">{counted}</text>',

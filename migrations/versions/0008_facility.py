@@ -101,7 +101,7 @@ def upgrade() -> None:
         sa.Column("time", sa.DateTime(timezone=True), nullable=False, comment="Start of the bucket"),
         sa.Column("site_id", sa.Integer(), nullable=False),
         sa.Column("hall_id", sa.Integer(), nullable=True, comment="Absent: of the whole site"),
-        sa.Column("figure", sa.Text(), nullable=False, comment="pue, wue, wue_potable, erf, ref, cer"),
+        sa.Column("figure", sa.Text(), nullable=False, comment="pue, wue, wue_potable, wue_fresh, erf, ref, cer"),
         sa.Column(
             "category",
             sa.SmallInteger(),
@@ -122,7 +122,8 @@ def upgrade() -> None:
             "denominator_meters", sa.SmallInteger(), nullable=False, comment="Meters of the denominator: the most"
         ),
         sa.CheckConstraint(
-            "figure IN ('pue', 'wue', 'wue_potable', 'erf', 'ref', 'cer')", name="facility_ratio_1d_figure_check"
+            "figure IN ('pue', 'wue', 'wue_potable', 'wue_fresh', 'erf', 'ref', 'cer')",
+            name="facility_ratio_1d_figure_check",
         ),
         sa.UniqueConstraint(
             "time",
@@ -156,7 +157,7 @@ def upgrade() -> None:
         sa.Column("time", sa.DateTime(timezone=True), nullable=False, comment="Start of the bucket"),
         sa.Column("site_id", sa.Integer(), nullable=False),
         sa.Column("hall_id", sa.Integer(), nullable=True, comment="Absent: of the whole site"),
-        sa.Column("figure", sa.Text(), nullable=False, comment="pue, wue, wue_potable, erf, ref, cer"),
+        sa.Column("figure", sa.Text(), nullable=False, comment="pue, wue, wue_potable, wue_fresh, erf, ref, cer"),
         sa.Column(
             "category",
             sa.SmallInteger(),
@@ -177,7 +178,8 @@ def upgrade() -> None:
             "denominator_meters", sa.SmallInteger(), nullable=False, comment="Meters of the denominator: the most"
         ),
         sa.CheckConstraint(
-            "figure IN ('pue', 'wue', 'wue_potable', 'erf', 'ref', 'cer')", name="facility_ratio_1h_figure_check"
+            "figure IN ('pue', 'wue', 'wue_potable', 'wue_fresh', 'erf', 'ref', 'cer')",
+            name="facility_ratio_1h_figure_check",
         ),
         sa.UniqueConstraint(
             "time",
@@ -241,9 +243,7 @@ def upgrade() -> None:
             "readings_expected", sa.Integer(), nullable=True, comment="Readings due; absent: it is a sum of others"
         ),
         sa.Column("rejected_readings", sa.BigInteger(), nullable=False, comment="Readings refused as impossible"),
-        sa.Column(
-            "stuck_h", sa.SmallInteger(), nullable=False, comment="Hours in which neither power nor register changed"
-        ),
+        sa.Column("stuck_h", sa.SmallInteger(), nullable=False, comment="Hours in which it stood still"),
         sa.Column("reversed_h", sa.SmallInteger(), nullable=False, comment="Hours in which power flowed the other way"),
         schema="gigawatch",
         comment="What one meter counted in 1d: folded windows",
@@ -293,9 +293,7 @@ def upgrade() -> None:
             "readings_expected", sa.Integer(), nullable=True, comment="Readings due; absent: it is a sum of others"
         ),
         sa.Column("rejected_readings", sa.BigInteger(), nullable=False, comment="Readings refused as impossible"),
-        sa.Column(
-            "stuck_h", sa.SmallInteger(), nullable=False, comment="Hours in which neither power nor register changed"
-        ),
+        sa.Column("stuck_h", sa.SmallInteger(), nullable=False, comment="Hours in which it stood still"),
         sa.Column("reversed_h", sa.SmallInteger(), nullable=False, comment="Hours in which power flowed the other way"),
         schema="gigawatch",
         comment="What one meter counted in 1h: folded windows",
@@ -336,6 +334,12 @@ def upgrade() -> None:
         sa.Column("volume_ml", sa.BigInteger(), nullable=True, comment="Water or fuel, mL"),
         sa.Column("temp_mean_mc", sa.Integer(), nullable=True, comment="Mean temperature, thousandths of 1 °C"),
         sa.Column("rejected_readings", sa.BigInteger(), nullable=False, comment="Readings refused as impossible"),
+        sa.Column(
+            "doubt",
+            sa.SmallInteger(),
+            nullable=True,
+            comment="Why not all energy is told: 1 register stands still, 2 power is reversed",
+        ),
         schema="gigawatch",
         comment="What one meter counted in one window",
     )
@@ -422,6 +426,12 @@ def upgrade() -> None:
             sa.Boolean(),
             nullable=True,
             comment="Of a water meter, whether it is drinking water; absent where nobody said",
+        ),
+        sa.Column(
+            "fresh",
+            sa.Boolean(),
+            nullable=True,
+            comment="Of a water meter, whether it is fresh water; absent where nobody said",
         ),
         sa.Column(
             "backup",

@@ -4,7 +4,8 @@
 -- greatest from start to stop: of a meter the greatest reading, or where it tells energy alone the greatest hour's mean, as of a sum of meters. headroom = usable −
 -- present; stranded = usable − peak: what was never drawn. trend_per_day is the slope of the daily peaks over up to 30 days before stop, by least squares
 -- over 7 days at least; days_to_limit = (usable − the line at stop) / slope, where it rises. A budget is compared with the meters that feed its racks and nothing else, of a
--- hall and a site with the meters of its own sources first; without meters with its GPUs alone (basis gpus). in_scopes chooses among site, hall, row, rack and feed. Unit: A or W, as unit says; days.
+-- hall and a site with the meters of its own sources first; without meters with its GPUs alone (basis gpus). in_scopes chooses among site, hall, row, rack and feed; in_most
+-- the parts of which most is used now: peak and trend of these alone are read. Unit: A or W, as unit says; days.
 -- Missing data: what no meter tells is NULL; a sum lacks no part: where one of its meters is not known, the hour, or the moment, is left out.
 -- needs: facility_parts
 -- Which meters tell what a part of a site draws.
@@ -49,7 +50,8 @@ CREATE FUNCTION report.capacity(
     start timestamptz DEFAULT now() - interval '7 days',
     stop timestamptz DEFAULT now(),
     in_site text DEFAULT NULL,
-    in_scopes text[] DEFAULT NULL
+    in_scopes text[] DEFAULT NULL,
+    in_most integer DEFAULT NULL
 ) RETURNS TABLE (
     site text, scope text, name text, feed text, kind text, unit text, basis text, limit_value double precision,
     usable double precision, present double precision, peak double precision, use_share double precision,
@@ -102,17 +104,42 @@ BEGIN
             ORDER BY it.time DESC LIMIT 1
         ) AS w
         GROUP BY 1
+    ), racks AS (
+        SELECT l.part, l.site_id, rack.rack_id
+        FROM limits AS l
+        JOIN gigawatch.rack ON rack.site_id = l.site_id
+        LEFT JOIN gigawatch.hall ON hall.hall_id = rack.hall_id
+        WHERE l.scope <> 'feed' AND l.part NOT IN (SELECT c.part FROM counts AS c)
+            AND CASE l.scope WHEN 'rack' THEN rack.name = l.name WHEN 'row' THEN hall.name || '/' || rack.row = l.name
+                WHEN 'hall' THEN hall.name = l.name ELSE true END
+    ), gpus_now AS (
+        SELECT r.part, sum(n.power_mw) / 1000.0 AS power_w
+        FROM racks AS r JOIN gigawatch.node_now AS n ON n.rack_id = r.rack_id AND n.time > now() - interval '5 minutes'
+        GROUP BY 1
+    ), tightest AS MATERIALIZED (
+        SELECT l.part
+        FROM limits AS l
+        LEFT JOIN counts AS c USING (part)
+        LEFT JOIN now_of AS n USING (part)
+        LEFT JOIN gpus_now AS g USING (part)
+        GROUP BY 1
+        ORDER BY max(
+            CASE WHEN l.unit = 'A' THEN n.current_a WHEN c.meters IS NULL THEN g.power_w WHEN n.known = c.meters THEN n.power_w END / l.usable
+        ) DESC NULLS LAST, 1
+        LIMIT in_most
+    ), asked AS MATERIALIZED (
+        SELECT m.part, m.of_feed, m.meter_id FROM members AS m JOIN tightest USING (part)
     ), feed_days AS MATERIALIZED (
         -- The greatest reading of a day is that of its hours.
         SELECT m.part, d.time, d.power_max_mw / 1000.0::double precision AS most_w,
             d.current_max_ma / 1000.0::double precision AS most_a
-        FROM members AS m
+        FROM asked AS m
         JOIN gigawatch.meter_1d AS d USING (meter_id)
         WHERE m.of_feed AND d.time >= least(first_day, trend_from) AND d.time < beyond_days
     ), feed_edges AS MATERIALIZED (
         SELECT m.part, h.time, h.power_max_mw / 1000.0::double precision AS most_w,
             h.current_max_ma / 1000.0::double precision AS most_a
-        FROM members AS m
+        FROM asked AS m
         JOIN (
             SELECT * FROM gigawatch.meter_1h AS it
             WHERE it.time >= date_bin('1 hour', start, '2000-01-01Z') AND it.time < least(first_day, stop)
@@ -125,7 +152,7 @@ BEGIN
         WHERE f.most_w IS NOT NULL
     ), hours AS (
         SELECT m.part, h.time, sum(h.energy_mj::double precision / nullif(h.energy_ms, 0)) AS mean_w, count(*) AS known
-        FROM members AS m
+        FROM asked AS m
         CROSS JOIN LATERAL (
             SELECT it.time, it.energy_mj, it.energy_ms FROM gigawatch.meter_1h AS it
             WHERE it.meter_id = m.meter_id AND it.time >= least(start, trend_from) AND it.time < stop AND it.covered_ms > 0 OFFSET 0
@@ -135,23 +162,12 @@ BEGIN
     ), of_hours AS MATERIALIZED (
         SELECT h.part, h.time, h.mean_w AS power_w
         FROM hours AS h JOIN counts AS c USING (part) WHERE h.known = c.meters
-    ), racks AS (
-        SELECT l.part, l.site_id, rack.rack_id
-        FROM limits AS l
-        JOIN gigawatch.rack ON rack.site_id = l.site_id
-        LEFT JOIN gigawatch.hall ON hall.hall_id = rack.hall_id
-        WHERE l.scope <> 'feed' AND l.part NOT IN (SELECT c.part FROM counts AS c)
-            AND CASE l.scope WHEN 'rack' THEN rack.name = l.name WHEN 'row' THEN hall.name || '/' || rack.row = l.name
-                WHEN 'hall' THEN hall.name = l.name ELSE true END
     ), of_gpus AS MATERIALIZED (
         SELECT r.part, b.time, sum(b.power_mw)::double precision / 1000 AS power_w
         FROM racks AS r
+        JOIN tightest USING (part)
         CROSS JOIN LATERAL expanded.rack_buckets(least(start, trend_from), stop, '1h', interval '1 hour', r.site_id, r.rack_id) AS b
         GROUP BY 1, 2
-    ), gpus_now AS (
-        SELECT r.part, sum(n.power_mw) / 1000.0 AS power_w
-        FROM racks AS r JOIN gigawatch.node_now AS n ON n.rack_id = r.rack_id AND n.time > now() - interval '5 minutes'
-        GROUP BY 1
     ), series AS (
         SELECT o.part, o.time, o.power_w, NULL::double precision AS most_a FROM of_hours AS o
         UNION ALL
@@ -182,6 +198,7 @@ BEGIN
         (l.usable - at.peak)::double precision, trend.slope,
         CASE WHEN trend.slope > 0 THEN greatest(0, (l.usable::double precision - trend.at_stop) / trend.slope) END
     FROM limits AS l
+    JOIN tightest USING (part)
     LEFT JOIN counts AS c USING (part)
     LEFT JOIN now_of AS n USING (part)
     LEFT JOIN gpus_now AS g USING (part)

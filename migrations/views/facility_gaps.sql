@@ -1,5 +1,5 @@
 -- report.facility_gaps(): which hours the facility's ratios lack, and which meters are why.
--- Definition: of each ratio of a whole site (pue, wue, wue_potable, erf, ref, cer, by category where it has one) that has any hour in the period,
+-- Definition: of each ratio of a whole site (pue, wue, wue_potable, wue_fresh, erf, ref, cer, by category where it has one) that has any hour in the period,
 -- the hours that are not in its sums, joined where they follow each other for the same reasons: time is the start of the first, hours how many.
 -- state is missing (a meter that the sums want is not known for 99 % of the hour), faulty (all are known, and what they say cannot be right) or absent (meters for
 -- both sums were not there yet, or no more). meters names those that are why, reasons says of each what it lacks. Unit: h.
@@ -43,7 +43,7 @@ BEGIN
         ) AS hour
     ), said AS MATERIALIZED (
         -- Of each meter and such an hour what the fold of the hour judged: the same bounds.
-        SELECT m.site_id, m.meter_id, m.name, m.role, m.potable, m.backup, d.time, what.lack, what.fault
+        SELECT m.site_id, m.meter_id, m.name, m.role, m.potable, m.fresh, m.backup, d.time, what.lack, what.fault
         FROM (
             SELECT it.site_id, array_agg(DISTINCT it.time) AS times FROM dropped AS it WHERE it.state <> 'absent' GROUP BY 1
         ) AS hours
@@ -68,12 +68,13 @@ BEGIN
         ) AS its
         CROSS JOIN LATERAL (
             SELECT CASE
-                    WHEN its.known_ms = 0 THEN 'no data'
-                    WHEN its.known_ms * 100 < need.ms * 99 THEN 'known in part'
+                    WHEN its.known_ms * 100 < need.ms * 99 THEN
+                        CASE its.known_ms WHEN 0 THEN 'no data' ELSE 'known in part' END
+                            || CASE WHEN d.stuck_h > 0 THEN ': it stood still' WHEN d.reversed_h > 0 THEN ': power flowed backwards' ELSE '' END
                     WHEN need.ms < 3600000 AND its.known_ms > need.ms + 36000 THEN 'measured more than its part of the hour'
                 END AS lack,
                 CASE
-                    WHEN d.stuck_h > 0 THEN 'register stood still'
+                    WHEN d.stuck_h > 0 THEN 'it stood still'
                     WHEN d.reversed_h > 0 AND m.role NOT IN ('utility', 'generation') THEN 'power flowed backwards'
                     WHEN its.known_ms > need.ms + 36000 THEN 'read twice'
                 END AS fault
@@ -86,18 +87,19 @@ BEGIN
         FROM dropped AS d
         JOIN expanded.figure_role AS f USING (figure, category)
         JOIN said AS s ON s.site_id = d.site_id AND s.time = d.time AND s.role = f.role
+        CROSS JOIN LATERAL (SELECT expanded.counts_in(f.figure, s.role, s.potable, s.fresh) AS it) AS counted
         CROSS JOIN LATERAL (
             SELECT CASE d.state
                 WHEN 'faulty' THEN s.fault
                 WHEN 'missing' THEN CASE
-                    WHEN f.figure = 'wue_potable' AND s.role = 'water' AND s.potable IS NULL
-                        THEN 'nobody said whether it is drinking water'
+                    WHEN counted.it IS NULL THEN format('nobody said whether it is %s water',
+                        CASE f.figure WHEN 'wue_potable' THEN 'drinking' ELSE 'fresh' END)
                     ELSE s.lack
                 END
             END AS reason
         ) AS its
         WHERE its.reason IS NOT NULL
-            AND NOT (f.figure = 'wue_potable' AND s.role = 'water' AND s.potable IS FALSE)
+            AND counted.it IS NOT FALSE
             AND NOT (f.figure = 'ref' AND f.side = 'n' AND s.backup)
             -- What is behind another of the same sum is not in it.
             AND NOT EXISTS (

@@ -12,12 +12,12 @@ WITH it (category, role) AS (
     VALUES ('utility'), ('generation'), ('fuel')
 )
 SELECT it_figure.figure, it.category, 'd' AS side, it.role
-FROM (VALUES ('pue'), ('wue'), ('wue_potable'), ('zone')) AS it_figure (figure) CROSS JOIN it
+FROM (VALUES ('pue'), ('wue'), ('wue_potable'), ('wue_fresh'), ('zone')) AS it_figure (figure) CROSS JOIN it
 UNION ALL
 SELECT 'pue', it.category, 'n', source.role FROM it CROSS JOIN source
 UNION ALL
 SELECT water_figure.figure, it.category, 'n', 'water'
-FROM (VALUES ('wue'), ('wue_potable')) AS water_figure (figure) CROSS JOIN it
+FROM (VALUES ('wue'), ('wue_potable'), ('wue_fresh')) AS water_figure (figure) CROSS JOIN it
 UNION ALL
 SELECT 'zone', it.category, 'n', zone.role
 FROM it CROSS JOIN LATERAL (VALUES ('cooling'), ('pump'), ('lighting'), ('ups_in'), (it.role)) AS zone (role)
@@ -29,6 +29,18 @@ FROM (
     VALUES ('erf', 'n', 'heat_reuse'), ('ref', 'n', 'generation'), ('cer', 'n', 'heat_removed'), ('cer', 'd', 'cooling'),
         ('cer', 'd', 'pump')
 ) AS other (figure, side, role);
+
+-- Whether a meter of a role counts in a figure; NULL where nobody said of what kind its water is. Drinking water is fresh,
+-- unless somebody said that it is not.
+CREATE FUNCTION expanded.counts_in(figure text, role text, potable boolean, fresh boolean) RETURNS boolean
+LANGUAGE sql IMMUTABLE PARALLEL SAFE
+BEGIN ATOMIC
+    SELECT CASE WHEN role <> 'water' THEN true
+        WHEN figure = 'wue_potable' THEN potable
+        WHEN figure = 'wue_fresh' THEN coalesce(fresh, nullif(potable, false))
+        ELSE true
+    END;
+END;
 
 -- Each meter with all that feed it, directly or not, or that it is a term of.
 CREATE VIEW expanded.meter_above AS
@@ -132,14 +144,15 @@ BEGIN ATOMIC
     SELECT CASE group_by WHEN 'fleet' THEN 'fleet' WHEN 'site' THEN site ELSE coalesce(site || ' / ' || hall, site) END;
 END;
 
--- Both sums of ratios over a period by bin and group. Of fleet and site those of whole sites, of hall those of halls. is_year:
--- the bin is of whole years of complete months, of which 99 % of the hours are in the sums.
+-- Both sums of ratios over a period by bin and group, NULL where no hour is in them. Of fleet and site those of whole sites, of hall those of halls. is_year:
+-- the bin is of whole years of complete months, of which 99 % of the hours are in the sums. sites is how many have an hour in the sums; sites_missing those that
+-- have the meters in the period, and no such hour in the bin.
 CREATE FUNCTION expanded.ratio_sums(
     start timestamptz, stop timestamptz, step interval, group_by text, in_site text, in_figures text[], in_category integer
 ) RETURNS TABLE (
     "time" timestamptz, label text, figure text, category smallint, numerator numeric, denominator numeric, hours bigint,
     missing_h bigint, faulty_h bigint, coverage double precision, numerator_meters bigint, denominator_meters bigint,
-    simulated boolean, is_year boolean
+    simulated boolean, is_year boolean, sites bigint, sites_missing text[]
 )
 LANGUAGE plpgsql STABLE PARALLEL SAFE ROWS 1000 SET plan_cache_mode = force_custom_plan
 AS $$
@@ -159,26 +172,29 @@ BEGIN
                 FROM (%s) AS b
                 GROUP BY 1, 2, 3, 4, 5
             ), named AS MATERIALIZED (
-                SELECT s.*, expanded.facility_label($4, site.name, hall.name) AS label
+                SELECT s.*, expanded.facility_label($4, site.name, hall.name) AS label, site.name AS site
                 FROM sums AS s
                 JOIN gigawatch.site ON site.site_id = s.site_id
                 LEFT JOIN gigawatch.hall ON hall.hall_id = s.hall_id
             ), members AS (
-                SELECT n.label, n.figure, n.category, count(*) AS count, bool_or(EXISTS (
+                SELECT n.label, n.figure, n.category, count(*) AS count, array_agg(n.site ORDER BY n.site) AS sites, bool_or(EXISTS (
                     SELECT FROM gigawatch.meter AS m WHERE m.site_id = n.site_id AND m.role IS NOT NULL AND m.simulated
                 )) AS simulated
-                FROM (SELECT DISTINCT it.label, it.figure, it.category, it.site_id, it.hall_id FROM named AS it) AS n
+                FROM (SELECT DISTINCT it.label, it.figure, it.category, it.site, it.site_id, it.hall_id FROM named AS it) AS n
                 GROUP BY 1, 2, 3
             ), groups AS (
-                SELECT n.bin, n.label, n.figure, n.category, sum(n.numerator) AS numerator, sum(n.denominator) AS denominator,
-                    sum(n.hours)::bigint AS hours, sum(n.missing_h)::bigint AS missing_h, sum(n.faulty_h)::bigint AS faulty_h,
-                    sum(n.numerator_meters)::bigint AS numerator_meters, sum(n.denominator_meters)::bigint AS denominator_meters
+                SELECT n.bin, n.label, n.figure, n.category, sum(n.numerator) FILTER (WHERE n.hours > 0) AS numerator,
+                    sum(n.denominator) FILTER (WHERE n.hours > 0) AS denominator, sum(n.hours)::bigint AS hours, sum(n.missing_h)::bigint AS missing_h, sum(n.faulty_h)::bigint AS faulty_h,
+                    sum(n.numerator_meters)::bigint AS numerator_meters, sum(n.denominator_meters)::bigint AS denominator_meters,
+                    coalesce(array_agg(n.site) FILTER (WHERE n.hours > 0), '{}') AS sites
                 FROM named AS n GROUP BY 1, 2, 3, 4
             )
             SELECT g.bin, g.label, g.figure, g.category, g.numerator, g.denominator, g.hours, g.missing_h, g.faulty_h,
                 known.coverage, g.numerator_meters, g.denominator_meters, m.simulated,
                 known.coverage >= 0.99 AND span.beyond <= $7 AND span.beyond >= span.first + interval '12 months'
-                    AND date_trunc('month', span.first, 'UTC') = span.first AND date_trunc('month', span.beyond, 'UTC') = span.beyond
+                    AND date_trunc('month', span.first, 'UTC') = span.first AND date_trunc('month', span.beyond, 'UTC') = span.beyond,
+                cardinality(g.sites)::bigint,
+                ARRAY(SELECT it FROM unnest(m.sites) AS it WHERE it <> ALL (g.sites))
             FROM groups AS g
             JOIN members AS m ON m.label = g.label AND m.figure = g.figure AND m.category IS NOT DISTINCT FROM g.category
             CROSS JOIN LATERAL (

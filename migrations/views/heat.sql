@@ -30,9 +30,7 @@ BEGIN
     )
     SELECT g.time, g.label, p.category, erf.ratio::double precision, ((1 - erf.ratio) * p.ratio)::double precision,
         ref.ratio::double precision, cer.ratio::double precision,
-        CASE WHEN erf.hours > 0 THEN erf.numerator / 1000 END, CASE WHEN ref.hours > 0 THEN ref.numerator / 1000 END,
-        CASE WHEN cer.hours > 0 THEN cer.numerator / 1000 END, CASE WHEN cer.hours > 0 THEN cer.denominator / 1000 END,
-        erf.coverage, ref.coverage, cer.coverage, g.simulated
+        erf.numerator / 1000, ref.numerator / 1000, cer.numerator / 1000, cer.denominator / 1000, erf.coverage, ref.coverage, cer.coverage, g.simulated
     FROM groups AS g
     LEFT JOIN sums AS p ON p.figure = 'pue' AND p.time = g.time AND p.label = g.label
     LEFT JOIN sums AS erf ON erf.figure = 'erf' AND erf.time = g.time AND erf.label = g.label

@@ -47,6 +47,7 @@ SELECT
     meter.contract_mw / 1e6::double precision AS contract_kw,
     meter.fuel_j_per_l / 3.6e6::double precision AS fuel_kwh_per_l,
     meter.potable,
+    meter.fresh,
     meter.backup,
     meter.since,
     meter.until,
@@ -77,6 +78,7 @@ COMMENT ON COLUMN report.meters.breaker_a IS 'Rating of its breaker, A for each 
 COMMENT ON COLUMN report.meters.contract_kw IS 'Most power by contract, kW';
 COMMENT ON COLUMN report.meters.fuel_kwh_per_l IS 'Energy of a litre of fuel, kWh/l';
 COMMENT ON COLUMN report.meters.potable IS 'Of a water meter, whether it is drinking water; NULL where nobody said';
+COMMENT ON COLUMN report.meters.fresh IS 'Of a water meter, whether it is fresh water; NULL where nobody said: then drinking water is';
 COMMENT ON COLUMN report.meters.backup IS 'Whether it is a backup generator''s';
 COMMENT ON COLUMN report.meters.since IS 'Figures want it from this moment on, UTC; NULL: always';
 COMMENT ON COLUMN report.meters.until IS 'Up to this moment, UTC; NULL: for ever';

@@ -7,16 +7,18 @@
 CREATE VIEW report.power_ratio_fleet_now AS
 SELECT
     it.category,
-    count(it.power_ratio) AS sites,
+    count(known.power_ratio) AS sites,
     count(*) AS sites_with_meters,
-    sum(it.facility_power_w) FILTER (WHERE it.power_ratio IS NOT NULL)
-        / sum(it.it_power_w) FILTER (WHERE it.power_ratio IS NOT NULL) AS power_ratio,
-    sum(it.facility_power_w) FILTER (WHERE it.power_ratio IS NOT NULL) AS facility_power_w,
-    sum(it.it_power_w) FILTER (WHERE it.power_ratio IS NOT NULL) AS it_power_w,
+    sum(known.facility_power_w) / sum(known.it_power_w) AS power_ratio,
+    sum(known.facility_power_w) AS facility_power_w,
+    sum(known.it_power_w) AS it_power_w,
     sum(it.meters_silent)::bigint AS meters_silent,
-    min(it.time) FILTER (WHERE it.power_ratio IS NOT NULL) AS time,
+    min(known.time) AS time,
     bool_or(it.simulated) AS simulated
 FROM report.power_ratio_now AS it
+LEFT JOIN LATERAL (
+    SELECT it.power_ratio, it.facility_power_w, it.it_power_w, it.time WHERE it.power_ratio IS NOT NULL
+) AS known ON true
 GROUP BY it.category;
 COMMENT ON VIEW report.power_ratio_fleet_now IS 'Power of all sites'' sources over that of their IT equipment at this moment; indicative, and no PUE';
 COMMENT ON COLUMN report.power_ratio_fleet_now.category IS 'Where IT is metered: 1 UPS output, 2 PDU output, 3 IT equipment input';

@@ -9,7 +9,7 @@
 -- Missing data: an hour in which a meter that the sums want is not known for 99 % of it is in neither sum (hours_missing); one in
 -- which E_IT is more than E_DC, a meter stood still or ran backwards, or was read twice, is in neither as well
 -- (hours_faulty). coverage is the hours in the sums over those of the period up to now, of all sites or halls of the
--- group. Hours before a site's first are not counted as missing, and lower the coverage.
+-- group. Of several sites the sums are of those that have an hour in them: sites says how many, sites_missing which others have the meters. Hours before a site's first are not counted as missing, and lower the coverage.
 -- needs: facility_parts
 CREATE FUNCTION report.pue(
     start timestamptz,
@@ -21,7 +21,7 @@ CREATE FUNCTION report.pue(
 ) RETURNS TABLE (
     "time" timestamptz, label text, category smallint, name text, source text, pue double precision, dcie double precision,
     facility_energy_j numeric, it_energy_j numeric, hours bigint, hours_missing bigint, hours_faulty bigint,
-    coverage double precision, source_meters bigint, it_meters bigint, simulated boolean
+    coverage double precision, source_meters bigint, it_meters bigint, simulated boolean, sites bigint, sites_missing text[]
 )
 LANGUAGE plpgsql STABLE PARALLEL SAFE SECURITY DEFINER SET search_path = pg_catalog SET plan_cache_mode = force_custom_plan
 SET timezone = 'UTC'
@@ -53,12 +53,11 @@ BEGIN
     SELECT m.time, m.label, m.category,
         CASE WHEN m.is_year THEN '' ELSE 'interim ' END || CASE group_by WHEN 'hall' THEN 'pPUE' ELSE 'PUE' END, 'measured',
         (m.numerator / nullif(m.denominator, 0))::double precision, (m.denominator / nullif(m.numerator, 0))::double precision,
-        CASE WHEN m.hours > 0 THEN m.numerator / 1000 END, CASE WHEN m.hours > 0 THEN m.denominator / 1000 END, m.hours,
-        m.missing_h, m.faulty_h, m.coverage, m.numerator_meters, m.denominator_meters, m.simulated
+        m.numerator / 1000, m.denominator / 1000, m.hours, m.missing_h, m.faulty_h, m.coverage, m.numerator_meters, m.denominator_meters, m.simulated, m.sites, m.sites_missing
     FROM measured AS m
     UNION ALL
     SELECT c.time, c.label, NULL, 'configured PUE', 'configured', c.pue::double precision, (1 / c.pue)::double precision, NULL,
-        NULL, NULL, NULL, NULL, c.coverage::double precision, NULL, NULL, NULL
+        NULL, NULL, NULL, NULL, c.coverage::double precision, NULL, NULL, NULL, NULL, NULL
     FROM configured AS c
     ORDER BY 1, 2, 3;
 END
@@ -66,4 +65,4 @@ $$;
 COMMENT ON FUNCTION report.pue IS
     'PUE (1) from start to stop, by step (whole hours or months; NULL: the whole period), by fleet, site or hall, and by category (1 UPS '
     'output, 2 PDU output, 3 IT input), with its name by period and whether it is measured or configured; beside it DCiE (1), both energies (J), the hours in '
-    'them, missing and faulty, the coverage (0..1), and how many meters each is of';
+    'them, missing and faulty, the coverage (0..1), how many meters each is of, how many sites, and which sites with meters have no hour in it';

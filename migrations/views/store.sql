@@ -1,6 +1,8 @@
 -- report.store_rollups, report.store_tables, report.store_jobs: how the store itself is doing.
 -- Definition: lag_s is the time since the end of what a level is folded to, behind_s the part of it for which there
--- are windows. Rows are what PostgreSQL last counted when it cleaned or analysed. Oldest and newest are those of up
+-- are windows. meter_1h are the hours of meters; all that is made of these, a site's day at a time (hours of virtual
+-- meters, days, the facility's energy and ratios), is facility_1d: it is folded as far as those hours, or where the day
+-- of the newest of them waits, up to that day. The newest window is that of the 50 meters heard of last. Rows are what PostgreSQL last counted when it cleaned or analysed. Oldest and newest are those of up
 -- to 500 nodes, of the 250 heard of first and the 250 heard of last, and of the 500 meters heard of last: exact for small fleets,
 -- quick for large ones.
 -- A hypertable's rows and bytes are those of its chunks together, compressed ones too; heap_bytes hold what is stored
@@ -10,31 +12,54 @@
 -- NULL in finished and took_s.
 -- needs: expanded
 CREATE VIEW report.store_rollups AS
+WITH newest (of_meters, time) AS (
+    SELECT false, max(node_now.time) FROM gigawatch.node_now
+    UNION ALL
+    SELECT true, max(its.time)
+    FROM (SELECT m.meter_id FROM gigawatch.meter AS m ORDER BY m.last_seen DESC NULLS LAST LIMIT 50) AS meter
+    CROSS JOIN LATERAL (
+        SELECT w.time FROM gigawatch.meter_window AS w WHERE w.meter_id = meter.meter_id ORDER BY w.time DESC LIMIT 1
+    ) AS its
+)
 SELECT
     level.name AS level,
     rollup.closed,
-    rollup.folded,
-    extract(epoch FROM now() - rollup.folded)::double precision AS lag_s,
-    CASE WHEN rollup.folded IS NOT NULL THEN greatest(0, extract(epoch FROM newest.time - rollup.folded)) END
+    mark.folded,
+    extract(epoch FROM now() - mark.folded)::double precision AS lag_s,
+    CASE WHEN mark.folded IS NOT NULL THEN greatest(0, extract(epoch FROM newest.time - mark.folded)) END
         ::double precision AS behind_s,
     dirty.buckets AS dirty_buckets,
     dirty.oldest AS oldest_dirty
-FROM (VALUES ('1m'), ('1h'), ('1d')) AS level (name)
-LEFT JOIN gigawatch.rollup ON rollup.level = level.name
-CROSS JOIN (SELECT max(node_now.time) AS time FROM gigawatch.node_now) AS newest
+FROM (
+    VALUES
+        ('1m', '1m', false), ('1h', '1h', false), ('1d', '1d', false),
+        ('meter_1h', 'meter_1h', true), ('facility_1d', 'meter_1h', true)
+) AS level (name, follows, of_meters)
+JOIN newest ON newest.of_meters = level.of_meters
+LEFT JOIN gigawatch.rollup ON rollup.level = level.follows
 CROSS JOIN LATERAL (
-    SELECT count(*) AS buckets, min(marked.time) AS oldest
+    SELECT count(*) AS buckets, min(marked.time) AS oldest, max(marked.time) AS newest
     FROM (SELECT DISTINCT d.time, d.node_id FROM gigawatch.rollup_dirty AS d WHERE d.level = level.name) AS marked
-) AS dirty;
-COMMENT ON VIEW report.store_rollups IS 'How far windows are folded into minutes, hours and days';
-COMMENT ON COLUMN report.store_rollups.level IS '1m, 1h or 1d';
+) AS dirty
+CROSS JOIN LATERAL (
+    SELECT CASE
+        WHEN level.name = 'facility_1d' AND dirty.newest < rollup.folded
+            AND dirty.newest + interval '1 day' >= rollup.folded THEN dirty.newest
+        ELSE rollup.folded
+    END AS folded
+) AS mark;
+COMMENT ON VIEW report.store_rollups IS
+    'How far windows are folded into minutes, hours and days, and those of meters into the facility''s';
+COMMENT ON COLUMN report.store_rollups.level IS
+    '1m, 1h or 1d of GPUs and nodes; meter_1h, hours of meters; facility_1d, all that is made of these';
 COMMENT ON COLUMN report.store_rollups.closed IS 'Buckets before it take windows as late ones alone, UTC';
 COMMENT ON COLUMN report.store_rollups.folded IS 'Buckets before it are folded, UTC';
 COMMENT ON COLUMN report.store_rollups.lag_s IS
     'Time since the end of what is folded, s; up to a bucket and half a minute is as it should be';
 COMMENT ON COLUMN report.store_rollups.behind_s IS
     'Time from the end of what is folded to the start of the newest window, s; 0 where nothing newer came';
-COMMENT ON COLUMN report.store_rollups.dirty_buckets IS 'Buckets of nodes that wait to be folded again for late data';
+COMMENT ON COLUMN report.store_rollups.dirty_buckets IS
+    'Buckets of nodes or meters that wait to be folded again for late data; of facility_1d days of sites';
 COMMENT ON COLUMN report.store_rollups.oldest_dirty IS 'Start of the oldest of them, UTC';
 
 -- Of a hypertable with compressed chunks, which are no children of it, what TimescaleDB alone knows: rows in them, their

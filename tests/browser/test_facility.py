@@ -3,19 +3,17 @@
 import re
 from collections.abc import Iterator
 from datetime import UTC, datetime
-from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
 import pytest
 from playwright.sync_api import Browser, Page, expect
-from sqlalchemy import text
 
 from api.factors import files, store
 from gigawatch import database
 from tests.browser import facility_seed, serving_seed
 from tests.browser.facility_seed import NEVER, REVERSED, SILENT, STUCK, UNPLACED
-from tests.browser.watching import HEADINGS, LABELLED, Dashboard, Watched
+from tests.browser.watching import Dashboard, Watched, card, folded_less, look_at_each, without
 from tests.facility import HOUR, fold, place, send, window
 
 VIEWS = (
@@ -31,7 +29,7 @@ VIEWS = (
 
 
 @pytest.fixture(scope="module")
-def halls(embedded_server: Any) -> Iterator[str]:
+def filled(embedded_server: Any) -> Iterator[str]:
     """The URL of a store with nodes and a facility."""
     url: str = embedded_server.create()
     engine = database.engine(url)
@@ -41,25 +39,6 @@ def halls(embedded_server: Any) -> Iterator[str]:
     engine.dispose()
     yield url
     embedded_server.drop(url)
-
-
-@pytest.fixture(scope="module")
-def dashboard(halls: str, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Dashboard]:
-    served = Dashboard(halls, tmp_path_factory.mktemp("log") / "log", GIGAWATCH_DASHBOARD__OPEN_ACCESS="true")
-    yield served
-    served.stop()
-
-
-@pytest.fixture
-def watched(browser: Browser, dashboard: Dashboard) -> Iterator[Watched]:
-    watched = Watched(browser, dashboard.url, viewport={"width": 1440, "height": 900})
-    yield watched
-    assert watched.problems == []
-    watched.page.close()
-
-
-def card(page: Page, name: str) -> Any:
-    return page.locator(".card", has=page.locator("dt", has_text=re.compile(f"^{name}$")))
 
 
 def rows(page: Page) -> Any:
@@ -74,18 +53,7 @@ def row(page: Page, name: str) -> Any:
 def test_the_page_is_clean_wide_and_narrow_light_and_dark(
     browser: Browser, dashboard: Dashboard, width: int, scheme: str
 ) -> None:
-    watched = Watched(browser, dashboard.url, viewport={"width": width, "height": 844}, color_scheme=scheme)
-    for path in VIEWS:
-        page = watched.go(path)
-        page.wait_for_timeout(250)
-        assert page.evaluate("document.documentElement.scrollWidth - document.documentElement.clientWidth") <= 0, path
-        assert page.evaluate(LABELLED) == []
-        levels = page.evaluate(HEADINGS)
-        assert (levels[0], levels.count(1)) == (1, 1)
-        assert all(later - earlier <= 1 for earlier, later in pairwise(levels)), (path, levels)
-        assert page.locator("table:not(:has(caption)), th:not([scope])").count() == 0
-        assert watched.problems == []
-    watched.page.close()
+    look_at_each(browser, dashboard, VIEWS, width, scheme)
 
 
 def test_each_figure_bears_its_name_category_and_coverage(watched: Watched) -> None:
@@ -169,6 +137,21 @@ def test_sites_stand_side_by_side_and_lead_to_their_own_view(watched: Watched) -
     expect(halls.locator("tbody tr")).to_have_text([re.compile("^A.*interim pPUE")])
 
 
+def test_the_sites_of_a_figure_are_named_and_the_way_to_each_part_of_the_page_is_short(watched: Watched) -> None:
+    page = watched.go("/facility")
+    # Austin's IT is metered at its PDUs, as oslo's is; of paris there is a number alone.
+    expect(page.locator("#live-limits")).to_contain_text("is of 2 of 3 sites, without paris")
+    expect(card(page, "24 h")).to_contain_text("of 3 sites, without")
+    summary = page.locator("#live-meters-summary")
+    expect(summary).to_contain_text(re.compile(r"^\d+ meters: .*1 reversed.*1 stuck"))
+    page.get_by_role("navigation", name="On this page").get_by_role("link", name="Capacity").press("Enter")
+    expect(page).to_have_url(re.compile("#live-capacity$"))
+    expect(page.locator("#live-capacity h2")).to_be_in_viewport()
+    summary.get_by_role("link", name="1 stuck").press("Enter")
+    expect(page).to_have_url(re.compile("health=stuck"))
+    expect(rows(page)).to_have_count(1)
+
+
 def test_what_is_wrong_with_meters_comes_first_and_the_list_is_used_by_keyboard(watched: Watched) -> None:
     page = watched.go("/facility")
     expect(rows(page).first).to_contain_text(REVERSED)
@@ -211,36 +194,20 @@ def test_a_configured_pue_is_never_shown_as_measured(watched: Watched) -> None:
     expect(page.locator("main .js-plotly-plot")).to_have_count(0)
 
 
-def test_figures_that_do_not_go_on_are_said_to_be_stale(watched: Watched, halls: str) -> None:
-    engine = database.engine(halls)
-    move = "UPDATE gigawatch.rollup SET folded = folded + CAST(:by AS interval) WHERE level = 'meter_1h'"
-    with engine.begin() as connection:
-        connection.execute(text(move), {"by": "-5 hours"})
-    try:
+def test_figures_that_do_not_go_on_are_said_to_be_stale(watched: Watched, filled: str) -> None:
+    with folded_less(filled, "meter_1h", "5 hours"):
         watched.page.wait_for_timeout(300)
         page = watched.go("/facility?site=oslo&range=24h")
         expect(page.locator("#live-known .badge")).to_have_text("stale", timeout=45_000)
         expect(page.locator("#live-known")).to_contain_text("does gigawatch serve run")
         expect(card(page, "24 h").locator(".value")).to_have_text(re.compile(r"^1\.\d\d$"))
-    finally:
-        with engine.begin() as connection:
-            connection.execute(text(move), {"by": "5 hours"})
-        engine.dispose()
 
 
-def test_a_store_of_another_version_is_said(watched: Watched, halls: str) -> None:
-    engine = database.engine(halls)
-    rename = "ALTER FUNCTION report.{} RENAME TO {}"
-    with engine.begin() as connection:
-        connection.execute(text(rename.format("pue_conditions", "pue_conditions_before")))
-    try:
+def test_a_store_of_another_version_is_said(watched: Watched, filled: str) -> None:
+    with without(filled, "pue_conditions"):
         watched.page.goto("/facility?from=2026-01-01&to=2026-01-09&site=oslo")
         expect(watched.page.get_by_role("alert").filter(has_text="Not live")).to_contain_text("gigawatch migrate")
         expect(watched.page.locator("main")).to_contain_text("No figures")
-    finally:
-        with engine.begin() as connection:
-            connection.execute(text(rename.format("pue_conditions_before", "pue_conditions")))
-        engine.dispose()
     expect(watched.page.locator("main h1")).to_contain_text("PUE & facility", timeout=20_000)
 
 

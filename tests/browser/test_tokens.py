@@ -3,7 +3,6 @@
 import re
 from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
-from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +14,7 @@ from api.factors import files, store
 from gigawatch import database
 from tests.browser import serving_seed
 from tests.browser.serving_seed import CHAT, IDLE, SILENT, STARTING, UNSTEADY
-from tests.browser.watching import HEADINGS, LABELLED, Dashboard, Watched
+from tests.browser.watching import Dashboard, Watched, card, folded_less, look_at_each, without
 
 VIEWS = (
     "/tokens",
@@ -27,7 +26,7 @@ VIEWS = (
 
 
 @pytest.fixture(scope="module")
-def factory(embedded_server: Any) -> Iterator[str]:
+def filled(embedded_server: Any) -> Iterator[str]:
     """The URL of a store with deployments, prices and intensities."""
     url: str = embedded_server.create()
     engine = database.engine(url)
@@ -44,25 +43,6 @@ def factory(embedded_server: Any) -> Iterator[str]:
     embedded_server.drop(url)
 
 
-@pytest.fixture(scope="module")
-def dashboard(factory: str, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Dashboard]:
-    served = Dashboard(factory, tmp_path_factory.mktemp("log") / "log", GIGAWATCH_DASHBOARD__OPEN_ACCESS="true")
-    yield served
-    served.stop()
-
-
-@pytest.fixture
-def watched(browser: Browser, dashboard: Dashboard) -> Iterator[Watched]:
-    watched = Watched(browser, dashboard.url, viewport={"width": 1440, "height": 900})
-    yield watched
-    assert watched.problems == []
-    watched.page.close()
-
-
-def card(page: Page, name: str) -> Any:
-    return page.locator(".card", has=page.locator("dt", has_text=name))
-
-
 def rows(page: Page) -> Any:
     return page.locator("#live-token-table tbody tr")
 
@@ -75,18 +55,7 @@ def row(page: Page, name: str) -> Any:
 def test_the_page_is_clean_wide_and_narrow_light_and_dark(
     browser: Browser, dashboard: Dashboard, width: int, scheme: str
 ) -> None:
-    watched = Watched(browser, dashboard.url, viewport={"width": width, "height": 844}, color_scheme=scheme)
-    for path in VIEWS:
-        page = watched.go(path)
-        page.wait_for_timeout(250)
-        assert page.evaluate("document.documentElement.scrollWidth - document.documentElement.clientWidth") <= 0, path
-        assert page.evaluate(LABELLED) == []
-        levels = page.evaluate(HEADINGS)
-        assert (levels[0], levels.count(1)) == (1, 1)
-        assert all(later - earlier <= 1 for earlier, later in pairwise(levels)), (path, levels)
-        assert page.locator("table:not(:has(caption)), th:not([scope])").count() == 0
-        assert watched.problems == []
-    watched.page.close()
+    look_at_each(browser, dashboard, VIEWS, width, scheme)
 
 
 def test_the_headline_names_its_boundary_and_what_qualifies_it(watched: Watched) -> None:
@@ -153,7 +122,7 @@ def test_the_table_is_sorted_searched_and_grouped_by_keyboard(watched: Watched) 
     expect(page).to_have_url(re.compile("site=austin"))
 
 
-def test_boundaries_are_in_the_address_and_what_one_lacks_is_said(watched: Watched, factory: str) -> None:
+def test_boundaries_are_in_the_address_and_what_one_lacks_is_said(watched: Watched, filled: str) -> None:
     page = watched.go("/tokens")
     at_gpu = float(card(page, "J per generated token").locator(".value").inner_text())
     boundaries = page.get_by_role("navigation", name="Boundary")
@@ -167,7 +136,7 @@ def test_boundaries_are_in_the_address_and_what_one_lacks_is_said(watched: Watch
     expect(card(page, "J per generated token").locator(".value")).to_have_text("–")
     expect(page.locator("#live-limits")).to_contain_text("gigawatch pue set")
     expect(page.locator("main")).to_contain_text("No figure at boundary facility")
-    engine = database.engine(factory)
+    engine = database.engine(filled)
     pues = files.pues(b"start,stop,pue\n2026-01-01,2036-01-01,1.25\n", time_zone="UTC")
     with engine.begin() as connection:
         for site in ("oslo", "austin"):
@@ -226,6 +195,12 @@ def test_periods_and_deployments_are_compared_and_doubts_are_said(watched: Watch
         "within what it varies by"
     )
     expect(table.locator("tbody tr")).to_have_count(6)
+    # A period that begins long before the first data: rates are over the whole of it.
+    now = datetime.now(UTC)
+    watched.go(f"/tokens?against_from={now - timedelta(hours=10):%Y-%m-%dT%H:%M}&against_to={now:%Y-%m-%dT%H:%M}")
+    for name in ("J per generated token", "Generated tokens", "Provisioned idle"):
+        expect(table.get_by_role("row", name=re.compile(f"^{name}"))).to_contain_text("not known all the time")
+    expect(table).to_contain_text(re.compile(r"Known part of the time: 100\s% and 2\d"))
     watched.go(f"/tokens?deployment={CHAT}&range=15m")
     expect(table.locator("tbody tr")).to_have_count(10)
     page.locator("#against").evaluate("it => it.scrollIntoView({block: 'center'})")
@@ -256,25 +231,17 @@ def test_nodes_without_a_token_come_first(watched: Watched) -> None:
     expect(page.locator("main h1")).to_contain_text(f"{STARTING}-n2")
 
 
-def test_figures_that_do_not_go_on_are_said_to_be_stale(watched: Watched, factory: str) -> None:
-    engine = database.engine(factory)
-    move = "UPDATE gigawatch.rollup SET folded = folded + CAST(:by AS interval) WHERE level = 'deployment_1m'"
-    with engine.begin() as connection:
-        connection.execute(text(move), {"by": "-20 min"})
-    try:
+def test_figures_that_do_not_go_on_are_said_to_be_stale(watched: Watched, filled: str) -> None:
+    with folded_less(filled, "deployment_1m", "20 min"):
         page = watched.go("/tokens?range=15m")
         expect(page.locator("#live-known .badge")).to_have_text("stale")
         expect(page.locator("#live-known")).to_contain_text("does gigawatch serve run")
         expect(card(page, "J per generated token").locator(".value")).to_have_text(re.compile(r"^0\.\d+$"))
-    finally:
-        with engine.begin() as connection:
-            connection.execute(text(move), {"by": "20 min"})
-        engine.dispose()
 
 
-def test_before_anything_is_folded_the_page_says_that_figures_are_on_their_way(watched: Watched, factory: str) -> None:
+def test_before_anything_is_folded_the_page_says_that_figures_are_on_their_way(watched: Watched, filled: str) -> None:
     """As a new store, or a demo in its first minute, is looked at."""
-    engine = database.engine(factory)
+    engine = database.engine(filled)
     rename = "UPDATE gigawatch.rollup SET level = :now WHERE level = :before"
     with engine.begin() as connection:
         connection.execute(text(rename), {"before": "deployment_1m", "now": "hidden"})
@@ -289,22 +256,14 @@ def test_before_anything_is_folded_the_page_says_that_figures_are_on_their_way(w
         engine.dispose()
 
 
-def test_a_store_of_another_version_is_said(watched: Watched, factory: str) -> None:
-    engine = database.engine(factory)
-    rename = "ALTER FUNCTION report.{} RENAME TO {}"
-    with engine.begin() as connection:
-        connection.execute(text(rename.format("serving", "serving_before")))
-    try:
+def test_a_store_of_another_version_is_said(watched: Watched, filled: str) -> None:
+    with without(filled, "serving"):
         watched.page.goto("/tokens?range=24h")
         # What was read ahead or a moment ago is shown for some seconds.
         expect(watched.page.get_by_role("alert").filter(has_text="Not live")).to_contain_text(
             "gigawatch migrate", timeout=20_000
         )
         expect(watched.page.locator("main")).to_contain_text("No figures")
-    finally:
-        with engine.begin() as connection:
-            connection.execute(text(rename.format("serving_before", "serving")))
-        engine.dispose()
     expect(watched.page.locator("main h1")).to_have_text("Energy per token", timeout=20_000)
 
 

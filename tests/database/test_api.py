@@ -1,5 +1,6 @@
 """Reads over real HTTP: every endpoint needs its role, and OpenAPI says what is answered."""
 
+import json
 from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -8,10 +9,13 @@ from typing import Any
 import httpx
 import jsonschema
 import pytest
+from click.testing import CliRunner
 from openapi_spec_validator import validate
 from sqlalchemy import Engine, text
 
 from api.factors import files, store
+from api.reports.commands import report as report_command
+from api.reports.formats import FORMATS
 from api.topology import files as topology_files
 from api.topology import store as topology_store
 from gigawatch import database
@@ -21,7 +25,13 @@ from tests.facility import HOUR, fold, hourly, place, send
 from tests.servers import Api, running_api
 
 OPEN = {"/healthz", "/readyz"}
-NEEDED = {"/api/v1/eu-eed": {"site": "oslo", "year": "2026"}}
+MEASURED = datetime.now(UTC) - 3 * HOUR
+"""When meters of oslo's facility counted."""
+NEEDED = {
+    "/api/v1/eu-eed": {"site": "oslo", "year": "2026"},
+    "/api/v1/reports/eu-eed": {"site": "oslo", "year": f"{MEASURED:%Y}"},
+    "/api/v1/reports/monthly": {"site": "oslo", "month": f"{MEASURED:%Y-%m}"},
+}
 """Parameters without which a path answers nothing."""
 PLAIN = {"/metrics"}
 """Paths that answer text."""
@@ -177,6 +187,12 @@ def test_answers_are_what_the_document_says(api: Api, document: dict[str, Any]) 
         ("/api/v1/pue?group_by=rack", 422, "group_by = 'rack'"),
         ("/api/v1/pue?category=4", 422, "category = '4'"),
         ("/api/v1/eu-eed?year=2026", 422, "site"),
+        ("/api/v1/facility-gaps?start=2024-01-01", 422, "start and stop are more than 366 days apart"),
+        ("/api/v1/reports/monthly?site=oslo&month=2026-13", 422, "month = '2026-13' is not a month"),
+        ("/api/v1/reports/monthly?site=oslo&month=2026-01&time_zone=Mars", 422, "time zone 'Mars' is not known"),
+        ("/api/v1/reports/monthly?site=bergen&month=2026-01", 404, "There is no site named 'bergen'"),
+        ("/api/v1/reports/eu-eed?site=oslo&year=2099", 422, "No hour of 2099 is over"),
+        ("/api/v1/reports/eu-eed?site=oslo&year=2026&format=pdf", 422, "format = 'pdf'"),
         ("/api/v1/meters/health?state=fine", 422, "state = 'fine'"),
         ("/api/v1/carbon?start=2020-01-01&step_s=3600", 422, "step_s = 3600 gives more than 5000 bins"),
         ("/api/v1/cost?group_by=rack", 422, "group_by = 'rack'"),
@@ -193,6 +209,26 @@ def test_wrong_parameters_are_named(api: Api, asked: str, status: int, words: st
         answer = client.get(asked)
     assert answer.status_code == status, answer.text
     assert words in answer.json()["detail"]
+
+
+def test_reports_in_each_format_are_those_of_the_command(api: Api, tmp_path: Path) -> None:
+    month = f"{MEASURED:%Y-%m}"
+    url = api.environment["GIGAWATCH_STORE__DATABASE_URL"]
+    arguments = ["monthly", "--site", "oslo", "--month", month, "--database-url", url, "--output", str(tmp_path)]
+    formats = [it for name in FORMATS for it in ("--format", name)]
+    assert CliRunner().invoke(report_command, [*arguments, *formats]).exit_code == 0
+    with api.client("viewer") as client:
+        answers = {
+            name: client.get("/api/v1/reports/monthly", params={"site": "oslo", "month": month, "format": name})
+            for name in FORMATS
+        }
+    for name, answer in answers.items():
+        assert (answer.status_code, answer.headers["Content-Type"]) == (200, FORMATS[name].media_type)
+        path = tmp_path / answer.headers["Content-Disposition"].removeprefix("inline; filename*=UTF-8''")
+        # All but the moment in which it was made is the same.
+        assert len(answer.content) == pytest.approx(path.stat().st_size, rel=0.01)
+        if name == "json":
+            assert answer.json()["tables"] == json.loads(path.read_text())["tables"]
 
 
 def test_a_revoked_token_is_refused_within_ten_seconds(api: Api, embedded_server: Any) -> None:

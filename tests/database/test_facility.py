@@ -14,7 +14,7 @@ from sqlalchemy import Engine, text
 from api.meter_sql import FOLD_MARKED, FOLD_NEW, MARK_SITES, OF_DAYS
 from api.rollups import Folder
 from gigawatch import database
-from gigawatch.records import EnergyMethod, MeterWindow
+from gigawatch.records import EnergyMethod, MeterDoubt, MeterWindow
 from tests.facility import DAY, HOUR, KWH_MJ, fold, hourly, place, send, today, window
 from tests.factory import rows
 
@@ -456,7 +456,7 @@ OF_SITE = {"pdit_kw": 1_200, "sdc_m2": 3_000, "scr_m2": 1_500}
 
 def test_example_9_the_form_of_the_eu(engine: Engine, report: Report) -> None:
     """EDC 10 GWh, EIT 8 GWh, WIN 12,000 m³, reuse 1.5 GWh, renewable 6 GWh: PUE 1.25, WUE 1.5, ERF 0.15, REF 0.60."""
-    year = START.year - 1
+    year = 2025
     first = datetime(year, 1, 1, tzinfo=START.tzinfo)
     beyond = datetime(year + 1, 1, 1, tzinfo=START.tzinfo)
     totals = {"u": 10_000_000 * KWH_MJ, "i": 8_000_000 * KWH_MJ, "h": 1_500_000 * KWH_MJ, "w": 12_000 * 10**6}
@@ -484,13 +484,15 @@ def test_example_9_the_form_of_the_eu(engine: Engine, report: Report) -> None:
     asked = "SELECT * FROM report.eu_eed('oslo', :year)"
     found = {it["indicator"]: it for it in report(asked, year=year)}
     assert {it["regime"] for it in found.values()} == {"Delegated Regulation (EU) 2024/1364"}
-    assert {(it["reporting_year"], it["category"]) for it in found.values()} == {(year, 2)}
+    assert {(it["year"], it["reporting_year"], it["category"]) for it in found.values()} == {(year, year + 1, 2)}
+    assert {it["efficiency_class"] for it in found.values()} == {None}
     values = {name: it["value"] for name, it in found.items()}
     measured = {
         "PUE": 1.25, "WUE": 1.5, "ERF": 0.15, "EDC": 10_000_000, "EIT": 8_000_000, "WIN": 12_000, "WIN-POT": 12_000,
         "EREUSE": 1_500_000,
     }  # fmt: skip
-    assert values == measured | dict.fromkeys(("REF", "EDC-BG", "ERES-TOT", "PDIT", "SDC", "SCR"))
+    declared = ("REF", "EDC-BG", "ERES-TOT", "ERES-GOO", "ERES-PPA", "ERES-OS", "PDIT", "SDC", "SCR")
+    assert values == measured | dict.fromkeys(declared)
     lacking = {name: it["missing"] for name, it in found.items() if it["how"] == "missing"}
     assert "guarantees_of_origin_kwh, ppa_kwh, on_site_renewable_kwh" in lacking["REF"]
     assert lacking["PDIT"] == "declare eu_report.pdit_kw in the topology"
@@ -501,19 +503,140 @@ def test_example_9_the_form_of_the_eu(engine: Engine, report: Report) -> None:
             {"it": json.dumps({"eu_report": {**OF_SITE, "years": {str(year): OF_YEAR}}})},
         )  # fmt: skip
     found = {it["indicator"]: it for it in report(asked, year=year)}
-    assert {name: found[name]["value"] for name in ("REF", "ERES-TOT", "EDC-BG", "PDIT", "SDC", "SCR")} == {
-        "REF": 0.6, "ERES-TOT": 6_000_000, "EDC-BG": 5_000, "PDIT": 1_200, "SDC": 3_000, "SCR": 1_500,
+    assert {name: found[name]["value"] for name in declared} == {
+        "REF": 0.6, "ERES-TOT": 6_000_000, "ERES-GOO": 3_000_000, "ERES-PPA": 2_000_000, "ERES-OS": 1_000_000,
+        "EDC-BG": 5_000, "PDIT": 1_200, "SDC": 3_000, "SCR": 1_500,
     }  # fmt: skip
-    assert [it["missing"] for it in found.values()] == [None] * 14
+    assert [it["missing"] for it in found.values()] == [None] * 17
     assert {it["coverage"] for it in found.values() if it["how"] == "measured"} == {1}
     assert {name for name, it in found.items() if it["how"] == "measured"} == measured.keys()
     # A year without anything names all that it lacks.
     other = report(asked, year=year - 1)
-    assert len(other) == 14
+    assert len(other) == 17
     assert {it["how"] for it in other} == {"missing", "declared"}
     assert report("SELECT * FROM report.eu_eed('nowhere', 2026)") == []
     with pytest.raises(Exception, match="in_year = 2022"):
         report("SELECT * FROM report.eu_eed('oslo', 2022)")
+
+
+def eu(report: Report, year: int, category: int | None = None) -> dict[str, dict[str, Any]]:
+    asked = "SELECT * FROM report.eu_eed('oslo', :year, CAST(:category AS integer))"
+    return {it["indicator"]: it for it in report(asked, year=year, category=category)}
+
+
+def test_the_amended_regime_has_fresh_water_and_classes(engine: Engine, report: Report) -> None:
+    """C(2026) 3472 final, Annexes I and III: WUE = WIN-FRE / EIT; PUE A to 1.15, B to 1.25; WUE A to 0.1, B to 0.2."""
+    first = datetime(2026, 1, 1, tzinfo=START.tzinfo)
+    place(engine, {"u": {"role": "utility"}, "i": {"role": "pdu"}, "tap": {"role": "water", "potable": True},
+                   "rain": {"role": "water", "potable": False}})  # fmt: skip
+    send(engine, [*hourly("u", first, 4, kwh=125), *hourly("i", first, 4, kwh=100),
+                  *hourly("tap", first, 4, volume_ml=15_000), *hourly("rain", first, 4, volume_ml=50_000)],
+         keep=timedelta(days=1_000))  # fmt: skip
+    fold(engine, first + DAY)
+    found = eu(report, 2026)
+    regime = "Delegated Regulation (EU) 2024/1364 as amended by C(2026) 3472 final"
+    assert {(it["regime"], it["reporting_year"]) for it in found.values()} == {(regime, 2027)}
+    # Nobody says whether rain is fresh water.
+    assert (found["WUE"]["value"], found["WUE"]["efficiency_class"], found["WIN"]["value"]) == (None, None, 0.26)
+    assert "needs fresh: true or false" in found["WIN-FRE"]["missing"]
+    assert (found["PUE"]["value"], found["PUE"]["efficiency_class"]) == (1.25, "B")
+    assert "WIN-POT" not in found
+    for fresh, wue, rated in ((False, 0.15, "B"), (True, 0.65, "E")):
+        place(engine, {"rain": {"fresh": fresh}})
+        fold(engine, first + DAY)
+        found = eu(report, 2026)
+        assert (found["WUE"]["value"], found["WUE"]["efficiency_class"]) == (wue, rated)
+        assert found["WIN-FRE"]["value"] == pytest.approx(wue * 0.4)
+    (water,) = report("SELECT * FROM report.water(:start, :stop)", start=first, stop=first + 4 * HOUR)
+    assert (water["wue_l_per_kwh"], water["wue_fresh_l_per_kwh"], water["fresh_m3"]) == (0.65, 0.65, 0.26)
+
+
+def test_renewable_energy_of_a_year_is_not_divided_by_energy_of_a_part(engine: Engine, report: Report) -> None:
+    """And IT of the EU's report is that of the UPS where there is one: Annex II 1(e)."""
+    first = datetime(2025, 12, 31, tzinfo=START.tzinfo)
+    place(engine, {**UTILITY_AND_PDU, "ups": {"role": "ups_out"}})
+    send(engine, [*hourly("u", first, 24, kwh=125), *hourly("p", first, 24, kwh=80),
+                  *hourly("ups", first, 20, kwh=100)],
+         keep=timedelta(days=1_000))  # fmt: skip
+    fold(engine, first + 2 * DAY)
+    with engine.begin() as connection:
+        connection.execute(
+            text("INSERT INTO gigawatch.topology (site_id, source, sha256, document)"
+                 " SELECT site_id, 'oslo.yaml', 'x', CAST(:it AS json) FROM gigawatch.site"),
+            {"it": json.dumps({"eu_report": {"years": {"2025": OF_YEAR}}})},
+        )  # fmt: skip
+    found = eu(report, 2025)
+    assert (found["PUE"]["category"], found["PUE"]["value"], found["EDC"]["value"]) == (1, 1.25, 2_500)
+    assert eu(report, 2025, 2)["PUE"]["value"] == 125 / 80
+    assert (found["ERES-TOT"]["value"], found["REF"]["value"], found["REF"]["how"]) == (6_000_000, None, "missing")
+    assert found["REF"]["missing"] == (
+        "ERES-TOT is of the whole year, and EDC of 0.22 % of the hours: over unlike periods there is no REF; "
+        "4 h are missing and 0 h faulty: report.facility_gaps() names the meters"
+    )
+
+
+def test_a_figure_of_all_sites_says_which_are_in_it(engine: Engine, report: Report) -> None:
+    for site, kwh in (("bergen", 110), ("oslo", 200)):
+        place(engine, UTILITY_AND_PDU, site=site)
+        send(
+            engine,
+            [*hourly("u", START, 2, kwh=kwh), *hourly("p", START, 2 if site == "oslo" else 1, kwh=100)],
+            site=site,
+        )
+    fold(engine)
+    asked = "SELECT * FROM report.pue(:start, :stop, '1 hour', :group_by)"
+    found = report(asked, start=START, stop=START + 2 * HOUR, group_by="fleet")
+    assert [(it["pue"], it["sites"], it["sites_missing"]) for it in found] == [(1.55, 2, []), (2, 1, ["bergen"])]
+    alone = report(asked, start=START, stop=START + 2 * HOUR, group_by="site")
+    assert [(it["label"], it["sites"], it["sites_missing"]) for it in alone] == [
+        ("bergen", 1, []), ("oslo", 1, []), ("bergen", 0, ["bergen"]), ("oslo", 1, []),
+    ]  # fmt: skip
+
+
+def test_cost_of_the_facility(engine: Engine, report: Report) -> None:
+    place(engine, UTILITY_AND_PDU)
+    with engine.begin() as connection:
+        connection.execute(
+            text("""
+            WITH import AS (
+                INSERT INTO gigawatch.factor_import (site_id, source, version)
+                SELECT site_id, 'x', 'y' FROM gigawatch.site RETURNING import_id, site_id
+            )
+            INSERT INTO gigawatch.tariff (import_id, site_id, start, stop, price_per_kwh, currency)
+            SELECT import_id, site_id, first, beyond, price, currency
+            FROM import, (VALUES (CAST(:start AS timestamptz), CAST(:change AS timestamptz), 0.1, 'EUR'),
+                (:change, CAST(:other AS timestamptz), 0.3, 'EUR'), (:other, CAST(:stop AS timestamptz), 2.0, 'NOK'))
+                AS it (first, beyond, price, currency)"""),
+            {"start": START, "change": START + timedelta(minutes=90), "other": START + 2 * HOUR,
+             "stop": START + 3 * HOUR},
+        )  # fmt: skip
+    send(engine, [*hourly("u", START, 4, kwh=120), *hourly("p", START, 4, kwh=100)])
+    fold(engine)
+    euro, krone = report("SELECT * FROM report.facility_cost(:start, :stop)", start=START, stop=START + 4 * HOUR)
+    # 0.1, then half of each; the fourth hour has no price.
+    assert (euro["currency"], euro["cost"]) == ("EUR", pytest.approx(120 * (0.1 + 0.2)))
+    assert euro["cost_per_it_kwh"] == pytest.approx(1.2 * 0.15)
+    assert (euro["price_coverage"], euro["facility_energy_j"]) == (0.5, 240 * 3_600_000)
+    assert (krone["currency"], krone["cost"], krone["price_coverage"]) == ("NOK", 240, 0.25)
+    (hour,) = report("SELECT * FROM report.facility_cost(:start, :stop)", start=START + 3 * HOUR, stop=START + 4 * HOUR)
+    assert (hour["currency"], hour["cost"], hour["price_coverage"], hour["coverage"]) == (None, None, 0, 1)
+
+
+def test_each_meters_coverage_of_a_period(engine: Engine, report: Report) -> None:
+    roles = {"u": "utility", "half": "pdu", "late": "it", "w": "water", "out": "temperature", "never": "cooling"}
+    place(engine, {name: {"role": role, "since": START + 30 * HOUR if name == "late" else None}
+                   for name, role in roles.items()})  # fmt: skip
+    send(engine, [*hourly("u", START, 48, kwh=1), *hourly("half", START, 24, kwh=1),
+                  # Before its time of use nothing counts.
+                  *hourly("late", START + 20 * HOUR, 19, kwh=1), *hourly("w", START, 12, volume_ml=1_000),
+                  *hourly("out", START, 36, temp_mean_mc=20_000)])  # fmt: skip
+    fold(engine)
+    found = report("SELECT * FROM report.meter_coverage(:start, :stop, 'oslo')", start=START, stop=START + 2 * DAY)
+    assert {it["meter"]: (it["hours_wanted"], it["hours_known"], it["coverage"]) for it in found} == {
+        "u": (48, 48, 1), "half": (48, 24, 0.5), "late": (18, 9, 0.5), "w": (48, 12, 0.25), "out": (48, 36, 0.75),
+        "never": (48, 0, 0),
+    }  # fmt: skip
+    assert {it["meter"]: it["energy_j"] for it in found}["late"] == 9 * 3_600_000
 
 
 def test_carbon_of_the_facility(engine: Engine, report: Report) -> None:
@@ -621,3 +744,77 @@ def test_mean_power_of_a_role_is_that_of_its_meters_at_each_time(engine: Engine,
     fold(engine)
     (found,) = report("SELECT * FROM report.facility(:start, :stop)", start=START, stop=START + 4 * HOUR)
     assert found["power_w"] == pytest.approx((10 + 10 + 20) * 1000 / 3)
+
+
+@pytest.mark.parametrize(
+    ("powers_w", "fed_kwh", "stuck"),
+    [
+        # What it feeds rises by a tenth, and falls again, beside a power that is the same to the watt.
+        (
+            [(98_001, 100_300), *[(100_123, 100_123)] * 4, (99_000, 101_000), (99_500, 99_900)],
+            [98, 98, 100, 104, 98, 98, 98],
+            [1, 1, 1, 1, 1, 1, 0],
+        ),
+        # By less than two of its last digits.
+        ([(100_000, 100_000)] * 4, [97, 98, 99, 96], [0, 0, 0, 0]),
+        # As steady as it is.
+        ([(100_123, 100_123)] * 4, [98.2, 98.1, 98, 98.3], [0, 0, 0, 0]),
+        # It is told of one hour alone.
+        ([(100_000, 110_000), (100_123, 100_123), (90_000, 100_000)], [98, 108, 94], [0, 0, 0]),
+    ],
+)
+def test_a_meter_of_power_alone_that_does_not_follow_what_it_feeds_stands_still(
+    engine: Engine, report: Report, powers_w: list[tuple[int, int]], fed_kwh: list[float], stuck: list[int]
+) -> None:
+    place(engine, {"u": {"role": "utility"}, "ups": {"role": "ups_out"}, "a": {"role": "pdu"}, "b": {"role": "pdu"}},
+          feeds=[("ups", "a"), ("ups", "b")])  # fmt: skip
+    polled = [
+        window("ups", START + number * HOUR, kwh=100, energy_method=EnergyMethod.INTEGRATED, readings_taken=360,
+               power_mean_mw=sum(those) * 500, power_min_mw=those[0] * 1_000, power_max_mw=those[1] * 1_000)
+        for number, those in enumerate(powers_w)
+    ]  # fmt: skip
+    fed = [window(name, START + number * HOUR, kwh=kwh / 2) for number, kwh in enumerate(fed_kwh) for name in "ab"]
+    send(engine, [*hourly("u", START, len(powers_w), kwh=120), *polled, *fed])
+    fold(engine)
+
+    def told() -> list[int]:
+        found = pue(report, step="1 hour", stop=START + len(powers_w) * HOUR)
+        return [it["hours_faulty"] for it in found if it["category"] == 1]
+
+    assert told() == stuck
+    # What it feeds is metered by others as well: nobody knows what of it comes by this one.
+    place(engine, {"v": {"role": "ups_out"}}, feeds=[("v", "a"), ("v", "b")])
+    send(engine, hourly("v", START, len(powers_w), kwh=1))
+    fold(engine)
+    assert told() == [0] * len(stuck)
+
+
+def test_an_hour_that_an_agent_does_not_believe_is_left_out_unless_a_later_reading_makes_it_known(
+    engine: Engine, report: Report
+) -> None:
+    place(engine, UTILITY_AND_PDU)
+
+    def doubted(meter: str, hour: int, doubt: MeterDoubt, mw: int) -> list[MeterWindow]:
+        half = {"covered_ms": 1_800_000, "power_mean_mw": mw, "power_min_mw": mw, "power_max_mw": mw}
+        start = START + hour * HOUR
+        return [
+            window(meter, start, kwh=60, **{**half, "power_mean_mw": 10**8}),
+            window(meter, start + HOUR / 2, doubt=doubt, **half),
+        ]
+
+    late = window("p", START + HOUR / 2 + timedelta(milliseconds=1), kwh=50, covered_ms=1_799_999)
+    send(engine, [
+        *doubted("p", 0, MeterDoubt.STUCK, 10**8), late, *hourly("u", START, 2, kwh=120),
+        *doubted("p", 1, MeterDoubt.STUCK, 10**8),
+        *doubted("u", 2, MeterDoubt.REVERSED, -(10**8)), window("p", START + 2 * HOUR, kwh=100),
+    ])  # fmt: skip
+    fold(engine)
+    found = pue(report, step="1 hour", stop=START + 3 * HOUR)
+    assert [(it["hours"], it["hours_missing"]) for it in found] == [(1, 0), (0, 1), (0, 1)]
+    assert found[0]["pue"] == pytest.approx(120 / 110)
+    gaps = report(
+        "SELECT * FROM report.facility_gaps(:start, :stop) WHERE figure = 'pue'", start=START, stop=START + 3 * HOUR
+    )
+    assert [(it["meters"], it["reasons"]) for it in gaps] == [
+        (["p"], ["known in part: it stood still"]), (["u"], ["known in part: power flowed backwards"]),
+    ]  # fmt: skip

@@ -103,6 +103,18 @@ def test_budgets_are_compared_with_the_meters_that_feed_their_racks(engine: Engi
     fold(engine)
     found = {it["name"]: it["peak"] for it in capacity(report)}
     assert found == {"oslo": 450_000, "1": 330_000, "1/A": 220_000, "r1": 100_000, "r3": 110_000}
+    # Of many, those of which most is used now: 245 of 250 kW and 125 of 130, not 110 of 120.
+    now = datetime.now(START.tzinfo) - timedelta(seconds=30)
+    for name, kw in (("p1", 110), ("p2", 135), ("p3", 125)):
+        send(engine, [window(name, now, covered_ms=10_000, energy_mj=kw * 10**7)])
+    few = report(
+        "SELECT * FROM report.capacity(:start, :stop, in_scopes => '{row,rack}', in_most => 2)",
+        start=START,
+        stop=today(),
+    )
+    whole = {it["name"]: it for it in capacity(report)}
+    assert few == [whole["1/A"], whole["r3"]]
+    assert (few[0]["peak"], round(few[0]["use_share"], 2)) == (220_000, 0.98)
 
 
 NODE = """

@@ -1,4 +1,4 @@
-"""`gigawatch meters import` and `list`, and the reads over HTTP: files in, the report's views out."""
+"""`gigawatch meter import` and `list`, and the reads over HTTP: files in, the report's views out."""
 
 import json
 from datetime import UTC, datetime, timedelta
@@ -9,7 +9,7 @@ import pytest
 from click.testing import CliRunner, Result
 from sqlalchemy import Engine
 
-from api.meter_commands import meters
+from gigawatch.cli import main
 from gigawatch.errors import ExitCode, GigawatchError
 from tests.facility import DAY, HOUR, KWH_MJ, fold, hourly, place, send, today, window
 from tests.factory import rows
@@ -28,7 +28,7 @@ def run(url: str, tmp_path: Path, body: str, *options: str) -> Result:
     path = tmp_path / "file.csv"
     path.write_text(body, encoding="utf-8")
     return CliRunner().invoke(
-        meters, ["import", str(path), "--database-url", url, "--site", "oslo", *options], standalone_mode=False
+        main, ["meter", "import", str(path), "--database-url", url, "--site", "oslo", *options], standalone_mode=False
     )
 
 
@@ -135,7 +135,8 @@ def test_what_is_there_is_replaced_where_that_is_asked_for(site: Engine, databas
     place(site, {"v": {"role": "pdu", "virtual": True}})
     assert "virtual" in refused(database_url, tmp_path, body(START, START + HOUR, 1), "--meter", "v")
     lost = CliRunner().invoke(
-        meters, ["import", str(tmp_path / "file.csv"), "--database-url", database_url, "--site", "x", "--meter", "u"],
+        main,
+        ["meter", "import", str(tmp_path / "file.csv"), "--database-url", database_url, "--site", "x", "--meter", "u"],
         standalone_mode=False,
     )  # fmt: skip
     assert "There is no site named 'x'" in str(lost.exception)
@@ -162,10 +163,10 @@ def test_the_list_says_how_each_meter_is(site: Engine, database_url: str, tmp_pa
         "u": "ok", "p": "ok", "still": "stuck", "bad": "rejected", "old": "retired", "never": "never heard of",
         "lost": "not placed", "back": "reversed", "file": "imported",
     }  # fmt: skip
-    listed = CliRunner().invoke(meters, ["list", "--database-url", database_url])
+    listed = CliRunner().invoke(main, ["meter", "list", "--database-url", database_url])
     assert listed.exit_code == 0, listed.output
     assert "oslo / u  utility  ok  0.36 kW  0% of the last 24 h" in listed.output
-    as_json = CliRunner().invoke(meters, ["list", "--database-url", database_url, "--site", "oslo", "--json"])
+    as_json = CliRunner().invoke(main, ["meter", "list", "--database-url", database_url, "--site", "oslo", "--json"])
     assert len(json.loads(as_json.output)) == 9
 
 

@@ -14,7 +14,7 @@ from click.testing import CliRunner
 from sqlalchemy import Engine, text
 
 from api.factors import commands as factors
-from api.meter_commands import meters
+from api.meter_commands import import_
 from api.reports.commands import report as command
 from gigawatch import report_readings
 from gigawatch.records import Event, Severity
@@ -22,7 +22,7 @@ from tests.facility import DAY, HOUR, fold, hourly, place, send, today, window
 
 Run = Callable[..., str]
 START = today() - 3 * DAY
-YEAR = START.year - 1
+YEAR = 2025
 OF_YEAR = {
     "guarantees_of_origin_kwh": 3_000_000, "ppa_kwh": 2_000_000, "on_site_renewable_kwh": 1_000_000,
     "backup_generators_kwh": 5_000,
@@ -30,7 +30,8 @@ OF_YEAR = {
 OF_SITE = {"pdit_kw": 1_200, "sdc_m2": 3_000, "scr_m2": 1_500}
 EU_NUMBERS = {
     "PUE": 1.25, "WUE": 1.5, "ERF": 0.15, "REF": 0.6, "EDC": 10_000_000, "EDC-BG": 5_000, "EIT": 8_000_000,
-    "WIN": 12_000, "WIN-POT": 12_000, "EREUSE": 1_500_000, "ERES-TOT": 6_000_000, "PDIT": 1_200, "SDC": 3_000,
+    "WIN": 12_000, "WIN-POT": 12_000, "EREUSE": 1_500_000, "ERES-TOT": 6_000_000, "ERES-GOO": 3_000_000,
+    "ERES-PPA": 2_000_000, "ERES-OS": 1_000_000, "PDIT": 1_200, "SDC": 3_000,
     "SCR": 1_500,
 }  # fmt: skip
 UTILITY_AND_PDU = {"u": {"role": "utility"}, "p": {"role": "pdu"}}
@@ -71,7 +72,7 @@ def a_year(engine: Engine, run: Run, tmp_path: Path) -> None:
         lines = [f"{year}-01-01T00:00Z,{meter},{total * (year - YEAR)}" for meter, total in totals.items()
                  for year in (YEAR, YEAR + 1)]  # fmt: skip
         path.write_text("\n".join([f"start,meter,register_{unit}", *lines]))
-        run(meters, "import", str(path), "--site", "oslo")
+        run(import_, str(path), "--site", "oslo")
     fold(engine, datetime(YEAR + 1, 1, 1, 2, tzinfo=UTC))
 
 
@@ -97,7 +98,9 @@ def test_example_9_in_each_format(engine: Engine, run: Run, tmp_path: Path) -> N
     assert {it["indicator"]: it["value"] for it in of_json["tables"]["indicators"]["rows"]} == EU_NUMBERS
     assert (of_json["missing"], of_json["simulated"]) == ([], False)
     assert of_json["facts"]["Regime"].startswith("Delegated Regulation (EU) 2024/1364")
-    assert of_json["facts"]["Reporting year"] == f"{YEAR}, calendar year, UTC"
+    assert of_json["facts"]["Year of the figures"] == f"{YEAR}, calendar year, UTC"
+    assert of_json["facts"]["Reporting year"] == str(YEAR + 1)
+    assert "State of the regime" not in of_json["facts"]
     assert "SHA-256 " + "ab" * 32 in of_json["versions"]["Topology in force"]
     assert len(of_json["versions"]["Definition of the views"].removeprefix("SHA-256 ")) == 64
 
@@ -125,21 +128,33 @@ def test_what_is_missing_of_the_eus_form_is_named(engine: Engine, run: Run) -> N
     place(engine, {"u": {"role": "utility"}})
     asked = ("eu-eed", "--site", "oslo", "--year", str(YEAR), "--format", "json", "--output", "-")
     said = run(command, *asked, stderr=True)
-    assert said.startswith("Missing inputs: 10\n  EDC: no hour has meters of the sources")
+    assert said.startswith("Missing inputs: 12\n  EDC: no hour has meters of the sources")
     for field, remedy in (
         ("PDIT: eu_report.pdit_kw", "topology apply"), ("WIN: no hour has meters of role water", "Place them"),
-        (f"ERES-TOT: eu_report.years.{YEAR} in the topology: guarantees_of_origin_kwh, ppa_kwh", "write 0"),
+        (f"ERES-GOO: eu_report.years.{YEAR} in the topology: guarantees_of_origin_kwh", "write 0"),
     ):  # fmt: skip
         assert field in said
         assert remedy in said.partition(field)[2]
     found = json.loads(run(command, *asked))
-    assert {it["indicator"] for it in found["missing"]} == EU_NUMBERS.keys() - {"PUE", "WUE", "ERF", "REF"}
-    assert [it["how"] for it in found["tables"]["indicators"]["rows"]] == ["missing"] * 14
+    assert {it["indicator"] for it in found["missing"]} == EU_NUMBERS.keys() - {"PUE", "WUE", "ERF", "REF", "ERES-TOT"}
+    assert [it["how"] for it in found["tables"]["indicators"]["rows"]] == ["missing"] * 17
     run(command, *asked, "--strict", status=1)
     # The page is made all the same, and says it.
     page = run(command, *asked[:-3], "html", "--output", "-")
-    assert "Missing inputs: 10" in page
+    assert "Missing inputs: 12" in page
     assert "<svg" not in page
+
+
+def test_a_regime_that_may_not_be_in_force_is_said_to_be_that(engine: Engine, run: Run) -> None:
+    place(engine, {"u": {"role": "utility"}})
+    found = json.loads(run(command, "eu-eed", "--site", "oslo", "--year", "2026", "--format", "json", "--output", "-"))
+    facts = found["facts"]
+    assert facts["Regime"].endswith("as amended by C(2026) 3472 final, due on 15 May 2027")
+    assert "entry into force are not known" in facts["State of the regime"]
+    assert facts["Reporting year"] == "2027"
+    lacking = {it["indicator"]: it["lacks"] for it in found["missing"]}
+    assert "WIN-POT" not in lacking
+    assert lacking["WIN-FRE"] == "no hour has meters of role water and of IT"
 
 
 def gaps(engine: Engine, stop: datetime, category: int | None = None) -> list[tuple[str, int, int, str, str]]:
@@ -190,7 +205,7 @@ def test_missing_hours_are_ranges_with_the_meters_that_are_why(engine: Engine) -
     ("wrong", "why"),
     [
         ({"kwh": 0, "power_mean_mw": 10**8, "power_min_mw": 10**8, "power_max_mw": 10**8, "readings_taken": 360},
-         "p: register stood still"),
+         "p: it stood still"),
         ({"kwh": 100, "power_mean_mw": -(10**8), "power_min_mw": -(10**8), "power_max_mw": -1},
          "p: power flowed backwards"),
     ],
@@ -259,7 +274,9 @@ def test_a_month_in_each_format(a_month: datetime, run: Run, tmp_path: Path) -> 
     assert event["kind"] == "meter_silent"
     (source,) = tables["sources"]
     assert (source["what"], source["kind"], source["source"]) == ("price", "EUR", "=cmd()")
-    assert {it["meter"] for it in tables["meters"]} == {"=u", "p"}
+    assert {it["meter"]: it["coverage"] for it in tables["meters"]} == {"=u": pytest.approx(239 / 240), "p": 1}
+    (cost,) = tables["facility_cost"]
+    assert (cost["currency"], cost["cost"], cost["price_coverage"]) == ("EUR", pytest.approx(239 * 12), 1)
     assert tables["gpus"] == tables["energy_per_token"] == tables["water"] == []
 
     of_csv = tables_of_csv(base.with_suffix(".csv").read_text())

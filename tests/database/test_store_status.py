@@ -18,14 +18,16 @@ from sqlalchemy import Engine, text
 
 from api.commands import db
 from api.counts import NAMES, Counts
+from api.deployment_rollups import floor
 from api.metrics import Metrics
 from api.rollups import Folder
 from api.scheduler import Scheduler
 from gigawatch import database, readings, schema
-from gigawatch.readings import StoreStatus, StoreTable
+from gigawatch.readings import StoreRollup, StoreStatus, StoreTable
 from gigawatch.settings import Retention
 from tests.agents import wait_for
 from tests.browser import seed
+from tests.facility import HOUR, fold, hourly, place, send
 from tests.servers import running_api
 
 
@@ -63,7 +65,7 @@ def tables(status: StoreStatus) -> dict[str, StoreTable]:
 
 def test_an_empty_store_is_well_and_knows_no_times(report_engine: Engine) -> None:
     status = asked(report_engine)
-    assert [it.level for it in status.rollups] == ["1m", "1h", "1d"]
+    assert [it.level for it in status.rollups] == ["1m", "1h", "1d", "meter_1h", "facility_1d"]
     assert all(it.folded is it.lag_s is it.behind_s is None and it.dirty_buckets == 0 for it in status.rollups)
     assert status.jobs == []
     assert {"gpu_window", "site_second", "event", "node", "rollup"} <= tables(status).keys()
@@ -98,7 +100,7 @@ def test_windows_that_nobody_folds_are_a_problem(seeded: Engine, report_engine: 
 def test_lag_is_since_what_is_folded_and_behind_up_to_the_newest_window(folded: Engine, report_engine: Engine) -> None:
     status = asked(report_engine)
     assert readings.store_problems(status) == []
-    minutes, hours, _ = status.rollups
+    minutes, hours, *_ = status.rollups
     assert minutes.lag_s is not None and 20 <= minutes.lag_s < 120
     assert hours.lag_s is not None and minutes.lag_s <= hours.lag_s < 3_700
     change(folded, "UPDATE gigawatch.rollup SET folded = date_trunc('minute', now()) - interval '10 min'")
@@ -122,9 +124,42 @@ def test_marks_are_counted_once_for_each_bucket_of_a_node(folded: Engine, report
         f"INSERT INTO gigawatch.rollup_dirty SELECT '1m', '{marked.isoformat()}'::timestamptz"
         " + n % 2 * interval '1 min', n % 3 FROM generate_series(0, 99) AS n",
     )
-    minutes, hours, _ = asked(report_engine).rollups
+    minutes, hours, *_ = asked(report_engine).rollups
     assert (minutes.dirty_buckets, minutes.oldest_dirty) == (6, marked)
     assert (hours.dirty_buckets, hours.oldest_dirty) == (0, None)
+
+
+def test_hours_of_meters_and_the_facility_s_days_are_levels_of_their_own(engine: Engine, report_engine: Engine) -> None:
+    now = datetime.now(UTC)
+    day = floor(now - timedelta(days=1), timedelta(days=1))
+    send(engine, hourly("grid", day, int((now - day) / HOUR), kwh=1))
+    place(engine, {"grid": {"role": "utility"}})
+    fold(engine, now)
+    change(engine, "ANALYZE")
+
+    def levels() -> dict[str, StoreRollup]:
+        status = asked(report_engine)
+        assert status.rollups[0].folded is None  # there are no nodes' windows
+        return {it.level: it for it in status.rollups}
+
+    hours, days = levels()["meter_1h"], levels()["facility_1d"]
+    assert hours.folded == days.folded == floor(now, HOUR)
+    assert hours.lag_s is not None and 0 <= hours.lag_s < 3_700
+    assert hours.behind_s == hours.dirty_buckets == days.dirty_buckets == 0
+    found = tables(asked(report_engine))
+    for name in ("meter_window", "meter_1h", "meter_1d", "facility_1h", "facility_1d"):
+        assert found[name].rows and found[name].oldest == day, name
+    # A day that waits holds back what is made of it; one that was made long ago waits for late data alone.
+    change(engine, f"INSERT INTO gigawatch.rollup_dirty VALUES ('facility_1d', '{day - timedelta(days=9)}', 1)")
+    assert levels()["facility_1d"].folded == hours.folded
+    newest = floor(hours.folded - timedelta(seconds=1), timedelta(days=1))
+    change(engine, f"INSERT INTO gigawatch.rollup_dirty VALUES ('facility_1d', '{newest}', 1)")
+    days = levels()["facility_1d"]
+    assert (days.folded, days.dirty_buckets, days.oldest_dirty) == (newest, 2, day - timedelta(days=9))
+    # The newest window is an hour and more before now.
+    change(engine, "UPDATE gigawatch.rollup SET folded = folded - interval '3 h' WHERE level = 'meter_1h'")
+    assert levels()["meter_1h"].behind_s == pytest.approx(7_200, abs=1)
+    assert "Windows of meters since" in readings.store_problems(asked(report_engine))[0]
 
 
 JOBS = """INSERT INTO gigawatch.job (name, leader, started, finished, progress, error) VALUES
@@ -151,6 +186,7 @@ def test_the_command_shows_it_and_its_exit_status_says_whether_all_is_well(folde
         "PostgreSQL",
         f"schema {schema.REVISION}",
         "1m ",
+        "facility_1d ",
         "gpu_window",
         "host:7",
         "12 buckets folded",
@@ -235,6 +271,9 @@ def test_metrics_are_prometheus_text_of_what_came_and_how_far_the_store_is(
     values = samples(answer.text)
     for rollup in status["rollups"]:
         level = rollup["level"]
+        if rollup["folded"] is None:
+            assert ("gigawatch_rollup_folded_timestamp_seconds", level) not in values
+            continue
         folded_at = datetime.fromisoformat(rollup["folded"]).timestamp()
         assert values["gigawatch_rollup_folded_timestamp_seconds", level] == folded_at
         assert values["gigawatch_rollup_lag_seconds", level] == pytest.approx(rollup["lag_s"], abs=10)

@@ -182,9 +182,16 @@ def steady(meters: Mapping[str, SimulatedMeter]) -> Flows:
 
 
 @contextmanager
-def serving(meters: Mapping[str, SimulatedMeter], flows: Flows) -> Iterator[dict[str, str]]:
-    """These meters at ports, while time passes. Addresses by name."""
+def serving(
+    meters: Mapping[str, SimulatedMeter], flows: Flows, counted_s: int | None = None
+) -> Iterator[dict[str, str]]:
+    """These meters at ports, while time passes; before, up to when they counted. Addresses by name."""
     ready, ending, addresses = Event(), Event(), dict[str, str]()
+
+    def pass_until(at_s: int, until_s: int) -> None:
+        for at in range(at_s, until_s):
+            for it in meters.values():
+                it.count(at, 1, flows)
 
     async def serve() -> None:
         ports = Ports(free_port())
@@ -193,12 +200,12 @@ def serving(meters: Mapping[str, SimulatedMeter], flows: Flows) -> Iterator[dict
             by_port.setdefault(it.instrument.port, []).append(it)
         for those in by_port.values():
             addresses.update(dict.fromkeys((it.name for it in those), await ports.serve(those)))
+        at_s = counted_s or int(time.time()) - 1
+        # What none has counted yet, it does not show either.
+        pass_until(at_s, at_s := int(time.time()))
         ready.set()
-        at_s = int(time.time())
         while not ending.is_set():
-            for at in range(at_s, at_s := int(time.time())):
-                for it in meters.values():
-                    it.count(at, 1, flows)
+            pass_until(at_s, at_s := int(time.time()))
             await asyncio.sleep(0.05)
         await ports.close()
 

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import httpx
+import psycopg
 import pytest
 
 from tests.agents import environment, wait_for
@@ -68,7 +69,7 @@ def test_it_shows_this_machines_gpus_mends_a_killed_part_and_stops(up_on_a_gpu: 
     up = up_on_a_gpu
     wait_for("address", lambda: "Ctrl-C stops everything" in up.words() or up.process.poll() is not None, 60)
     assert up.process.poll() is None, up.words()
-    link = re.search(r"http://127\.0\.0\.1:\d+/\?token=\S+", up.words())
+    link = re.search(r"http://127\.0\.0\.1:\d+/\?token=(\S+)", up.words())
     assert link is not None
     page = httpx.get(link[0], follow_redirects=True)
     assert page.status_code == 200
@@ -82,6 +83,23 @@ def test_it_shows_this_machines_gpus_mends_a_killed_part_and_stops(up_on_a_gpu: 
     wait_for("gap in the events", lambda: any(
         event["kind"] == "agent_started" and "handed out" in event["message"]
         for event in up.api("/api/v1/events")), 30)  # fmt: skip
+
+    before = _windows(up)
+    assert before is not None
+    os.kill(int((up.data_dir / "postgresql" / "postmaster.pid").read_text(encoding="ascii").split()[0]), signal.SIGQUIT)
+    wait_for("restart", lambda: "The embedded database ended with status" in up.words())
+    # Agent, API and dashboard go on without being started again; what was stored and what was read meanwhile is there.
+    newest = before[-1] + timedelta(seconds=30)
+    after = wait_for("windows", lambda: found if (found := _windows(up)) and found[-1] >= newest else None, 60)
+    first = after.index(before[-1])
+    assert after[: first + 1] == before
+    # The agent was started within a window; from the next on there are all.
+    full = after[first + 1 :]
+    assert full == [full[0] + timedelta(seconds=10) * place for place in range(len(full))]
+    assert full[0] - before[-1] <= timedelta(seconds=10)
+    assert httpx.get(f"http://127.0.0.1:{up.port}/?token={link[1]}", follow_redirects=True).status_code == 200
+    assert up.api("/api/v1/fleet")["gpus_reporting"] == 2
+    assert up.words().count("ended with status") == 2, up.words()
 
     assert up.interrupt() == 0, up.words()
     assert "Stopped." in up.words()
@@ -115,9 +133,11 @@ def test_the_demo_answers_and_has_a_day_of_history(public_dir: Path) -> None:
         assert sorted(it.status_code for it in answers) == [200, 200, 200, 200, 503]
         assert sum("vllm:generation_tokens_total{" in it.text for it in answers) == 4
         assert httpx.get(f"http://127.0.0.1:{up.port}/").status_code == 200
-        factors = wait_for("prices", lambda: _factors(up), 30)
+        prices, intensities, configured = wait_for("prices", lambda: _factors(up), 30)
         made_up = {(site, "made up for the demo") for site in ("dublin", "lulea")}
-        assert factors == {"price": made_up, "intensity": made_up, "pue": made_up}
+        assert prices == intensities == made_up
+        # Its PUE is measured.
+        assert configured == set()
         assert up.interrupt() == 0
     finally:
         up.close()
@@ -128,6 +148,16 @@ def _answers(port: int) -> bool:
         return httpx.get(f"http://127.0.0.1:{port}/healthz", timeout=1).status_code == 200
     except httpx.HTTPError:
         return False
+
+
+def _windows(up: Up) -> list[datetime] | None:
+    """When windows of a GPU begin; None while the store is away."""
+    try:
+        with psycopg.connect(dbname="gigawatch", user="gigawatch", host=str(up.data_dir / "socket")) as connection:
+            rows = connection.execute("SELECT DISTINCT time FROM report.gpu_windows ORDER BY time").fetchall()
+    except psycopg.OperationalError:
+        return None
+    return [row[0] for row in rows]
 
 
 def _fleet(up: Up) -> Any:
@@ -142,16 +172,15 @@ def _fleet(up: Up) -> Any:
 
 
 def _factors(up: Up) -> Any:
-    """Sites with prices, intensities and PUE, with their sources; None while some have none."""
+    """Sites with prices, intensities and a configured PUE, with their sources; None while some lack the first two."""
     from gigawatch import database, readings
 
     engine = database.engine(f"postgresql://gigawatch@/gigawatch?host={up.data_dir / 'socket'}")
     start, stop = datetime.now(UTC) - timedelta(days=1), datetime.now(UTC)
     with engine.connect() as connection:
-        found = {
-            "price": {(it.site, it.source) for it in readings.tariffs(connection, start, stop)},
-            "intensity": {(it.site, it.source) for it in readings.grid_intensity(connection, start, stop)},
-            "pue": {(it.site, it.source) for it in readings.configured_pue(connection, start, stop)},
-        }
+        found = [
+            {(it.site, it.source) for it in of_kind(connection, start, stop)}
+            for of_kind in (readings.tariffs, readings.grid_intensity, readings.configured_pue)
+        ]
     engine.dispose()
-    return found if all(len(it) == 2 for it in found.values()) else None
+    return found if len(found[0]) == len(found[1]) == 2 else None

@@ -1,6 +1,7 @@
 """The wheel, installed as on a GPU node: a handful of packages, and the agent runs."""
 
 import json
+import re
 import subprocess
 import sys
 import venv
@@ -51,11 +52,16 @@ def test_a_gpu_node_installs_few_packages_and_the_agent_runs(tmp_path: Path, whe
     window = json.loads(done.stdout)["gpu_windows"][0]
     assert window["energy_mj"] * 1000 / window["covered_ms"] == pytest.approx(400_000, rel=0.05)
 
-    missing = subprocess.run(
-        [commands / "gigawatch", "serve", "--port", "1"], capture_output=True, text=True, check=False, cwd=tmp_path
-    )
-    assert missing.returncode == 3
-    assert "pip install 'gigawatch[server]'" in missing.stderr
+    for words in (["serve", "--port", "1"], ["meter", "import", "meters.csv", "--site", "oslo"]):
+        missing = subprocess.run(
+            [commands / "gigawatch", *words], capture_output=True, text=True, check=False, cwd=tmp_path
+        )
+        assert missing.returncode == 3
+        assert f"`gigawatch {words[0] if words[0] == 'serve' else 'meter import'}` needs" in missing.stderr
+        assert "pip install 'gigawatch[server]'" in missing.stderr
+    said = subprocess.check_output([commands / "gigawatch", "meter", "--help"], text=True, cwd=tmp_path)
+    assert re.search(r"import +Not installed: pip install 'gigawatch\[server\]'", said)
+    assert re.search(r"maps +List the maps", said)
 
 
 def test_the_wheel_has_the_files_that_are_not_python(wheel: Path) -> None:

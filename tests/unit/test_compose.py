@@ -16,6 +16,7 @@ import pytest
 import yaml
 
 from collector.assignments.kubernetes import KUBELET
+from collector.meters.drivers import driver
 from gigawatch.cli import main
 from gigawatch.errors import ExitCode
 from gigawatch.settings import load
@@ -26,8 +27,13 @@ COMPOSE_TEXT = (PROJECT / "docker-compose.yml").read_text(encoding="utf-8")
 COMPOSE = yaml.safe_load(COMPOSE_TEXT)
 SERVICES: dict[str, dict[str, Any]] = COMPOSE["services"]
 DOCKERFILE = (PROJECT / "Dockerfile").read_text(encoding="utf-8")
-UNIT = (PROJECT / "deploy/gigawatch-agent.service").read_text(encoding="utf-8")
+UNITS = {path.name: path.read_text(encoding="utf-8") for path in (PROJECT / "deploy").glob("*.service")}
+UNIT = UNITS["gigawatch-agent.service"]
 DAEMON_SET = yaml.safe_load((PROJECT / "deploy/kubernetes/agent.yaml").read_text(encoding="utf-8"))
+GATEWAY = {
+    it["kind"]: it
+    for it in yaml.safe_load_all((PROJECT / "deploy/kubernetes/gateway.yaml").read_text(encoding="utf-8"))
+}
 # What compose puts in the place of ${NAME:-default} and ${NAME:?message}.
 VARIABLE = re.compile(r"\$\{(\w+)(?::([-?])([^}]*))?\}")
 
@@ -114,8 +120,8 @@ def test_health_checks_ask_what_the_commands_serve() -> None:
 def test_the_agents_health_check_tells_a_live_agent_from_a_dead_one(tmp_path: Path) -> None:
     check = SERVICES["agent"]["healthcheck"]["test"]
     assert check[:3] == ["CMD", "python", "-c"]
-    probe = DAEMON_SET["spec"]["template"]["spec"]["containers"][0]["livenessProbe"]["exec"]["command"]
-    assert probe == check[1:]
+    for pods in (DAEMON_SET, GATEWAY["Deployment"]):
+        assert container_of(pods)["livenessProbe"]["exec"]["command"] == check[1:]
     code = check[3].replace("/var/lib/gigawatch", str(tmp_path))
 
     def alive() -> bool:
@@ -167,23 +173,23 @@ def test_the_image_is_made_of_what_is_there() -> None:
         parses(msgspec.json.decode(command[1], type=list[str])[1:])
 
 
-def test_the_unit_fits_the_command_line_and_the_exit_codes() -> None:
-    pairs = [line.split("=", 1) for line in UNIT.splitlines() if re.match(r"\w+=", line)]
-    assert next(value for key, value in pairs if key == "ExecStart").split() == [
-        "/opt/gigawatch/bin/gigawatch",
-        "collect",
-    ]
-    load(environment=dict(value.split("=", 1) for key, value in pairs if key == "Environment"))
+@pytest.mark.parametrize("name", UNITS)
+def test_the_unit_fits_the_command_line_and_the_exit_codes(name: str) -> None:
+    pairs = [line.split("=", 1) for line in UNITS[name].splitlines() if re.match(r"\w+=", line)]
+    found = dict(pairs)
+    assert found["ExecStart"].split() == ["/opt/gigawatch/bin/gigawatch", "collect"]
+    loaded = load(environment=dict(value.split("=", 1) for key, value in pairs if key == "Environment"))
+    assert loaded.store.data_dir == f"/var/lib/{found['StateDirectory']}"
     assert ["RestartPreventExitStatus", f"{ExitCode.USAGE:d} {ExitCode.CONFIGURATION:d}"] in pairs
     # They would take /dev/nvidia* away, or the names of the processes on a GPU.
-    assert not {"PrivateDevices", "DevicePolicy", "DeviceAllow", "ProtectClock", "ProtectProc"} & {
-        key for key, _ in pairs
-    }
+    hiding = {"PrivateDevices", "DevicePolicy", "DeviceAllow", "ProtectClock", "ProtectProc"} & found.keys()
+    assert not hiding or name == "gigawatch-gateway.service"
 
 
-def test_systemd_takes_the_unit(tmp_path: Path) -> None:
-    unit = tmp_path / "gigawatch-agent.service"
-    unit.write_text(re.sub("^ExecStart=.*$", "ExecStart=/bin/true", UNIT, flags=re.MULTILINE), encoding="utf-8")
+@pytest.mark.parametrize("name", UNITS)
+def test_systemd_takes_the_unit(name: str, tmp_path: Path) -> None:
+    unit = tmp_path / name
+    unit.write_text(re.sub("^ExecStart=.*$", "ExecStart=/bin/true", UNITS[name], flags=re.MULTILINE), encoding="utf-8")
     done = subprocess.run(["systemd-analyze", "verify", unit], capture_output=True, text=True, check=False)
     # Units that this one is ordered after may have faults of their own.
     assert [line for line in done.stderr.splitlines() if unit.name in line] == []
@@ -215,10 +221,36 @@ def test_the_daemon_set_fits_the_command_line_and_the_image() -> None:
     assert DAEMON_SET["spec"]["selector"]["matchLabels"].items() <= labels.items()
 
 
+def test_the_gateway_fits_the_command_line_the_settings_and_itself(tmp_path: Path) -> None:
+    pod = GATEWAY["Deployment"]["spec"]["template"]["spec"]
+    agent, mounts = container_of(GATEWAY["Deployment"]), mounts_of(pod)
+    assert mounts.keys() == {volume["name"] for volume in pod["volumes"]}
+    parses(agent["args"][1:])
+    path = Path(agent["args"][2])
+    assert str(path.parent) == mounts["settings"]
+    (tmp_path / path.name).write_text(GATEWAY["ConfigMap"]["data"][path.name], encoding="utf-8")
+    environment = {it["name"]: it["value"] for it in agent["env"]}
+    loaded = load(tmp_path / path.name, environment=gigawatch_settings(environment))
+    assert loaded.store.data_dir == mounts["spool"]
+    assert loaded.agent.token_file == f"{mounts['token']}/token"
+    assert loaded.agent.machine_id == pod["hostname"], "its pod runs here and there, and its node stays the same"
+    for meter in loaded.meters:
+        driver(meter)
+    assert {it["metadata"]["name"] for it in GATEWAY.values()} == {"gigawatch-gateway"}
+    volumes = {it["name"]: it for it in pod["volumes"]}
+    assert volumes["spool"]["persistentVolumeClaim"]["claimName"] == "gigawatch-gateway"
+    assert volumes["settings"]["configMap"]["name"] == "gigawatch-gateway"
+    spec = GATEWAY["Deployment"]["spec"]
+    assert (spec["replicas"], spec["strategy"]) == (1, {"type": "Recreate"}), "two would share a spool"
+    assert spec["selector"]["matchLabels"].items() <= spec["template"]["metadata"]["labels"].items()
+    assert pod["securityContext"]["runAsUser"] == pod["securityContext"]["fsGroup"] == 10001
+
+
 @pytest.mark.parametrize(
     "path",
-    ["docker-compose.yml", "deploy/gigawatch-agent.service", "deploy/kubernetes/agent.yaml", "docs/operations.md"],
-)
+    ["docker-compose.yml", *(f"deploy/{name}" for name in UNITS), "deploy/kubernetes/agent.yaml",
+     "deploy/kubernetes/gateway.yaml", "docs/operations.md"],
+)  # fmt: skip
 def test_commands_in_comments_and_instructions_are_real(path: str) -> None:
     commands = commands_in((PROJECT / path).read_text(encoding="utf-8"))
     assert commands or path.endswith(".service")
@@ -245,6 +277,11 @@ def test_discovery_in_kubernetes_fits_the_daemon_set_the_settings_and_what_is_re
     assert names == {"gigawatch-agent"}
     # Root without capabilities: the spool, which the first container hands over, must be its own.
     assert chown["command"][-2:] == [f"{patch['securityContext']['runAsUser']}:0", mounts_of(pod)["spool"]]
+
+
+def container_of(pods: dict[str, Any]) -> dict[str, Any]:
+    container: dict[str, Any] = pods["spec"]["template"]["spec"]["containers"][0]
+    return container
 
 
 def mounts_of(pod: dict[str, Any]) -> dict[str, str]:

@@ -143,7 +143,9 @@ def test_the_flow_is_a_diagram_that_plotly_knows_and_words(colours: theme.Theme)
     (sankey,) = plotly(drawn).data
     assert sankey.type == "sankey"
     assert len(sankey.link.source) == len(sankey.link.target) == len(sankey.link.value) == 4
-    assert sankey.node.label[0] == "Utility 100\u00a0kW"
+    assert sankey.node.label[0] == "Utility<br>100\u00a0kW"
+    # At the end of the flow labels are near one another: one line each.
+    assert "Cooling 12\u00a0kW" in sankey.node.label
     assert "Facility to unexplained: not metered 8\u00a0kW" in drawn.summary
     nothing = facility_figures.flow(Flow((), ()), colours)
     assert plotly(nothing).data == ()
@@ -193,6 +195,23 @@ def test_pue_over_time_has_gaps_where_no_hour_counts() -> None:
     nothing = facility_figures.trend([], None, PERIOD, LIGHT)
     assert "Nothing was measured" in nothing.summary
     assert plotly(nothing).layout.annotations[0].text.startswith("Nothing was measured")
+
+
+def test_the_sites_that_are_not_in_a_figure_are_named_and_so_are_the_times_at_which_one_drops_out() -> None:
+    rows = [pue("oslo"), pue("austin", hours=0, pue=None), pue("austin", 1), configured("paris")]
+    assert facility_rows.without(rows, 2, ["austin", "oslo", "paris"]) == ["austin", "paris"]
+    conditions = [
+        at(0), at(0, "austin"), at(1), at(1, "austin", pue=None, hours=0), at(2), at(3, pue=None), at(3, "austin"),
+        at(0, "paris", pue=None, hours=0),
+    ]  # fmt: skip
+    absent = facility_rows.dropped_out(conditions)
+    assert absent == {START + hour * HOUR: [it] for hour, it in ((1, "austin"), (2, "austin"), (3, "oslo"))}
+    over_time = [pue(time=START + hour * HOUR, pue=1.2 + hour / 10) for hour in range(3)]
+    drawn = facility_figures.trend(over_time, 2, PERIOD, LIGHT, absent)
+    _, hollow, _ = plotly(drawn).data
+    assert list(hollow.y) == [1.3, 1.4]
+    assert set(hollow.customdata) == {"without austin"}
+    assert "Not all sites are in 2 of 4 bins" in drawn.summary
 
 
 @pytest.mark.parametrize(
@@ -254,7 +273,7 @@ def test_limits_of_which_most_is_used_come_first_and_a_breaker_has_its_rule() ->
     assert [it.name for it in rows] == ["pdu-1", "main", "unknown"]
     words = said(facility_meters.limits(rows, of_site=False))
     for part in ("breaker, feed A", "80 % rule", "50.4\u00a0A", "95\u00a0%", "+0.02\u00a0A", "125\u00a0d", "2\u00a0MW",
-                 "choose a site"):  # fmt: skip
+                 "the 10 of which most is used now"):  # fmt: skip
         assert part in words
     assert "No limit is known" in said(facility_meters.limits([], of_site=True))
 
@@ -266,6 +285,7 @@ def test_limits_of_which_most_is_used_come_first_and_a_breaker_has_its_rule() ->
         ([configured()], "configured PUE · not measured", ""),
         ([pue()], "interim PUE · category 2, PDU output · coverage 100\u00a0%", ""),
         ([pue(coverage=0.9, hours_missing=70)], "70\u00a0h missing", "warn"),
+        ([pue(sites=2, sites_missing=["bergen"])], "2 of 3 sites, without bergen", ""),
         ([pue(hours=700, hours_faulty=3)], "3\u00a0h faulty", "warn"),
         ([pue(hours=20, hours_faulty=3)], "3\u00a0h faulty", "bad"),
     ],
@@ -273,7 +293,7 @@ def test_limits_of_which_most_is_used_come_first_and_a_breaker_has_its_rule() ->
 def test_a_pue_bears_its_name_category_and_coverage_and_says_what_is_not_in_it(
     rows: list[Pue], words: str, tone: str
 ) -> None:
-    card = facility._span_card("24 h", rows, 2)
+    card = facility._span_card("24 h", rows, 2, "")
     assert words in said(card)
     assert card.className == f"card {tone}"
 
@@ -284,17 +304,17 @@ def test_a_power_ratio_below_one_is_a_fault_and_one_without_a_meter_is_none() ->
         category=2, sites=1, sites_with_meters=2, power_ratio=0.997, facility_power_w=997.0, it_power_w=1000.0,
         meters_silent=1, time=START, simulated=False,
     )  # fmt: skip
-    card = facility._now_card(ratio, now)
+    card = facility._now_card(ratio, "1 of 2 sites, without oslo", now)
     assert card.className == "card bad"
     assert "0.99" in said(card)
     assert "a meter is wrong" in said(card)
-    assert "1 of 2 sites" in said(card)
+    assert "1 of 2 sites, without oslo" in said(card)
     silent = FleetPowerRatio(
         category=2, sites=0, sites_with_meters=1, power_ratio=None, facility_power_w=None, it_power_w=None,
         meters_silent=3, time=None, simulated=False,
     )  # fmt: skip
-    assert "3 meters silent" in said(facility._now_card(silent, now))
-    assert "no meters" in said(facility._now_card(None, now))
+    assert "3 meters silent" in said(facility._now_card(silent, "", now))
+    assert "no meters" in said(facility._now_card(None, "", now))
 
 
 @pytest.mark.parametrize(

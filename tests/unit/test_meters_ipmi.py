@@ -2,6 +2,8 @@
 
 import json
 import os
+import re
+import shutil
 import socket
 import subprocess
 import sys
@@ -11,9 +13,11 @@ from pathlib import Path
 
 import pytest
 
+from collector.meters import reader
 from collector.meters.ipmi import IpmiDriver
 from collector.meters.maps import load
-from collector.meters.reading import MeterProblem
+from collector.meters.reader import Reader
+from collector.meters.reading import Denied, MeterProblem
 from gigawatch.errors import ExitCode, GigawatchError
 from gigawatch.settings import Meter
 
@@ -103,7 +107,11 @@ def simulator(tmp_path: Path) -> Iterator[int]:
 
 def driver(port: int, secret_file: str, map_: str = "ipmi-dcmi", **more: object) -> IpmiDriver:
     settings = Meter(
-        name="node", driver="ipmi", address=f"127.0.0.1:{port}", map=map_, user="admin", secret_file=secret_file, **more
+        name="node",
+        driver="ipmi",
+        address=f"127.0.0.1:{port}",
+        map=map_,
+        **{"user": "admin", "secret_file": secret_file, **more},
     )
     return IpmiDriver(settings, load(map_))
 
@@ -155,10 +163,46 @@ def test_a_wrong_password_is_told_without_it(
     controller: tuple[int, Callable[..., None]], secret_file: str, tmp_path: Path
 ) -> None:
     (tmp_path / "wrong").write_text("battery staple\n")
-    with pytest.raises(MeterProblem, match="Unable to establish") as caught:
+    with pytest.raises(Denied, match="does not let ipmitool in: > RAKP 2 HMAC is invalid") as caught:
         driver(controller[0], str(tmp_path / "wrong")).read()
     assert "battery" not in str(caught.value)
     assert "secret_file" in caught.value.remedy
+
+
+def test_a_user_that_is_not_there_is_no_silence(simulator: int, secret_file: str) -> None:
+    with pytest.raises(Denied, match="does not let ipmitool in: RAKP 2 message indicates an error : unauthorized name"):
+        driver(simulator, secret_file, "ipmi-sensor", index={"cipher": 3}, user="nobody").read()
+
+
+def test_a_password_that_is_wrong_is_tried_ever_more_seldom(
+    controller: tuple[int, Callable[..., None]], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    tries, secret, real = tmp_path / "tries", tmp_path / "secret", shutil.which("ipmitool")
+    (tmp_path / "ipmitool").write_text(f'#!/bin/sh\necho >> {tries}\nexec {real} "$@"\n')
+    (tmp_path / "ipmitool").chmod(0o755)
+    monkeypatch.setenv("PATH", f"{tmp_path}:{os.environ['PATH']}")
+    monkeypatch.setattr(reader, "LEAST_PAUSE_S", 1.0)
+    secret.write_text("battery staple\n")
+    meters = [(it._settings, it) for it in (driver(controller[0], str(secret), timeout_s=10.0) for _ in range(2))]
+    its = Reader("bmc", meters)
+
+    def problems() -> list[str]:
+        return [its._read(*meter).problem for meter in meters]
+
+    told = problems()
+    assert problems() == told, "of the one that was tried, and of the one that has the same account"
+    assert "HMAC is invalid. Check user and secret_file" in told[0]
+    assert re.search(r"not tried again before \d\d:\d\d UTC", told[0])
+    assert tries.read_text().count("\n") == 1
+    time.sleep(1)
+    problems()
+    time.sleep(1)
+    problems()
+    assert tries.read_text().count("\n") == 2, "the second pause is twice as long"
+    secret.write_text(f"{PASSWORD}\n")
+    time.sleep(1)
+    assert problems() == ["", ""]
+    assert problems() == ["", ""]
 
 
 @pytest.fixture
@@ -176,7 +220,7 @@ def shown(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[[str], No
 
 def test_the_password_is_in_no_command_line(shown: Callable[[str], None], secret_file: str) -> None:
     shown("$LC_ALL $*")
-    with pytest.raises(MeterProblem, match=r"C -I lanplus -H 127\.0\.0\.1 -p 623 -L OPERATOR -U admin -f") as caught:
+    with pytest.raises(MeterProblem, match=r"C -v -I lanplus -H 127\.0\.0\.1 -p 623 -L OPERATOR -U admin -f") as caught:
         driver(623, secret_file, index={"privilege": "operator"}).read()
     assert PASSWORD not in str(caught.value)
 
@@ -192,7 +236,7 @@ def test_one_that_does_not_answer_is_given_up_in_time(secret_file: str) -> None:
 
 def test_this_machine_without_a_controller_says_what_is_missing(shown: Callable[[str], None]) -> None:
     # As ipmitool 1.8.19 says it; the machine that runs the tests may have a controller.
-    shown("$2: Could not open device at /dev/ipmi0 or /dev/ipmi/0 or /dev/ipmidev/0: No such file or directory")
+    shown("$3: Could not open device at /dev/ipmi0 or /dev/ipmi/0 or /dev/ipmidev/0: No such file or directory")
     meter = IpmiDriver(Meter(name="node", driver="ipmi", address="local", map="ipmi-dcmi"), load("ipmi-dcmi"))
     with pytest.raises(MeterProblem, match="open: Could not open device") as caught:
         meter.read()

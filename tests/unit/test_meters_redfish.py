@@ -19,13 +19,16 @@ from typing import Any
 
 import bcrypt
 import httpx
+import msgspec
 import pytest
 
 from collector.meters.maps import load
-from collector.meters.reading import MeterProblem, Reading
+from collector.meters.reader import Meters
+from collector.meters.reading import Denied, MeterProblem, Reading
 from collector.meters.redfish import RedfishDriver
 from gigawatch.errors import ExitCode, GigawatchError
 from gigawatch.settings import Meter
+from tests.agents import wait_for
 from tests.processes import free_port
 
 TOOLS = Path(sys.executable).parent
@@ -287,6 +290,7 @@ class Sessions(ThreadingHTTPServer):
     def __init__(self) -> None:
         self.asked: list[str] = []
         self.tokens: set[str] = set()
+        self.forbidden = False
         super().__init__(("127.0.0.1", 0), SessionsHandler)
         self.url = f"http://127.0.0.1:{self.server_address[1]}"
         threading.Thread(target=self.serve_forever, kwargs={"poll_interval": 0.02}, daemon=True).start()
@@ -319,6 +323,8 @@ class SessionsHandler(BaseHTTPRequestHandler):
         self.server.asked.append(f"GET {self.path}")
         if self.headers.get("X-Auth-Token") not in self.server.tokens:
             self.answer(401)
+        elif self.server.forbidden:
+            self.answer(403)
         elif self.path in MOCKUP:
             self.answer(200, MOCKUP[self.path])
         else:
@@ -356,12 +362,43 @@ def test_one_session_serves_all_readings_and_is_ended(sessions: Sessions, tmp_pa
 def test_a_wrong_password_is_not_tried_until_the_account_is_locked(sessions: Sessions, tmp_path: Path) -> None:
     known = {"user": "admin", "secret_file": secret(tmp_path, "correct horse")}
     meter = driver(sessions.url, "redfish-chassis-power", index={"chassis": 1}, **known)
-    for _ in range(5):
-        with pytest.raises(MeterProblem, match=r"does not let us in \(401\)") as caught:
-            meter.read()
-        assert caught.value.exit_code == ExitCode.CONFIGURATION
-        assert "horse" not in str(caught.value)
-    assert len(sessions.asked) == 2
+    with pytest.raises(Denied, match=r"does not let us in \(401\)") as caught:
+        meter.read()
+    assert (caught.value.exit_code, caught.value.of_account) == (ExitCode.CONFIGURATION, True)
+    assert "horse" not in str(caught.value)
+    assert sessions.asked == ["POST /redfish/v1/SessionService/Sessions"], "one failure each time"
+
+
+def test_that_an_account_is_left_alone_is_told_with_its_remedy(sessions: Sessions, tmp_path: Path) -> None:
+    known = {"user": "admin", "secret_file": secret(tmp_path, "correct horse")}
+    its = Meter(
+        name="pdu", driver="redfish", address=sessions.url, map="redfish-chassis-power", index={"chassis": 1},
+        interval_s=1, **known,
+    )  # fmt: skip
+    meters = Meters((its, msgspec.structs.replace(its, name="other")), 10, 0, {})
+    meters.start()
+    wait_for("attempt", lambda: sessions.asked)
+    time.sleep(1.5)
+    meters.tick(60_000)
+    meters.shut()
+    (event,) = meters.take()
+    assert event.kind == "meter_silent"
+    for words in (
+        "Meters pdu, other",
+        "does not let us in (401). Check user and secret_file",
+        "not tried again before",
+    ):
+        assert words in event.message
+    assert len(sessions.asked) == 1, "for both meters, and at the second interval no more"
+
+
+def test_an_account_that_may_not_read_this_is_no_wrong_password(sessions: Sessions, tmp_path: Path) -> None:
+    known = {"user": "admin", "secret_file": secret(tmp_path, "battery staple")}
+    sessions.forbidden = True
+    with pytest.raises(Denied, match=r"does not let us in \(403\)") as caught:
+        driver(sessions.url, "redfish-chassis-power", index={"chassis": 1}, **known).read()
+    assert not caught.value.of_account
+    assert sessions.asked[-1].startswith("DELETE"), "the session is not left open"
 
 
 def test_one_that_hangs_or_is_not_there_is_given_up_in_time() -> None:

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 
 from collector.meters import maps
 from collector.meters.maps import SnmpMap, SnmpValue
-from collector.meters.reading import MeterProblem, Reading
+from collector.meters.reading import Denied, MeterProblem, Reading
 from collector.meters.snmp import SnmpDriver
 from gigawatch.errors import ExitCode, GigawatchError
 from gigawatch.settings import Meter
@@ -205,6 +205,8 @@ def test_version_3_with_wrong_keys(
         SnmpDriver(settings_, maps.load("ups-rfc1628")).read()
     assert raised.value.problem.startswith(f"SNMP meter 127.0.0.1:{agent.port}: ")
     assert remedy in raised.value.remedy
+    # Where it tells, so as not to lock the account.
+    assert isinstance(raised.value, Denied) == ("user" in problem or "digest" in problem)
 
 
 def test_an_agent_that_is_replaced(tmp_path: Path) -> None:
@@ -340,7 +342,7 @@ def test_nobody_answers() -> None:
         driver = SnmpDriver(meter(silent.getsockname()[1], timeout_s=0.3), made(f"{UPS}.1.0"))
         with pytest.raises(MeterProblem, match=r"no answer within 0\.3 s"):
             driver.read()
-    with pytest.raises(MeterProblem, match="it cannot be asked: Bad IPv4/UDP transport address no-such-host"):
+    with pytest.raises(MeterProblem, match=r"it cannot be asked: \[Errno -\d\]"):
         SnmpDriver(meter(1, address="no-such-host.invalid"), made(f"{UPS}.1.0")).read()
 
 

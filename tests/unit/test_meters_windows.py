@@ -15,7 +15,7 @@ from collector.meters.power import FLAT_AFTER_MS
 from collector.meters.reading import Reading
 from collector.meters.register import MeterMark
 from collector.windows import LONGEST_GAP_MS
-from gigawatch.records import EnergyMethod, MeterWindow, Severity
+from gigawatch.records import EnergyMethod, MeterDoubt, MeterWindow, Severity
 from gigawatch.settings import Meter
 
 HOUR_MS = 1_790_002_800_000
@@ -69,11 +69,19 @@ class Watched:
         return sum(it.energy_mj or 0 for it in self.windows if not methods or it.energy_method in methods)
 
     def covered_ms(self) -> int:
-        return sum(it.covered_ms for it in self.windows)
+        return sum(it.covered_ms for it in counted(self.windows))
+
+    def doubts(self) -> set[MeterDoubt | None]:
+        return {it.doubt for it in self.windows}
 
 
 def start_ms(window: MeterWindow) -> int:
     return round(window.start.timestamp() * 1000)
+
+
+def counted(windows: Iterable[MeterWindow]) -> list[MeterWindow]:
+    """Without those that have power alone, since the register is not believed."""
+    return [it for it in windows if it.energy_mj is not None or it.doubt is None]
 
 
 def check(windows: Iterable[MeterWindow]) -> None:
@@ -90,8 +98,11 @@ def check(windows: Iterable[MeterWindow]) -> None:
 
 
 def check_apart(windows: Iterable[MeterWindow]) -> None:
-    """Windows of a single register cover no moment twice."""
-    for before, after in pairwise(sorted(windows, key=lambda it: it.start)):
+    """Windows of a single register cover no moment twice; such as have power alone cover none."""
+    ordered = sorted(windows, key=lambda it: it.start)
+    check(ordered)
+    assert all(it.energy_mj is not None or it.power_mean_mw is not None for it in ordered if it.doubt is not None)
+    for before, after in pairwise(counted(ordered)):
         assert start_ms(before) + before.covered_ms <= start_ms(after)
 
 
@@ -380,9 +391,41 @@ def test_a_coarse_register_is_not_taken_for_stuck(step: int, rated_kw: float | N
         exact += 100 * KW * 10
     windows = watched.end()
     assert watched.notices == [] and watched.refused == []
-    assert watched.covered_ms() == 4_990_000
+    # The last readings in which it did not move wait for the next that it does.
+    assert 4_970_000 <= watched.covered_ms() <= 4_990_000
     assert sum(it.rejected_readings for it in windows) == 0
     assert abs(watched.energy_mj() - 100 * KW * 4_990) <= step
+
+
+def test_a_register_that_is_renewed_once_a_minute_is_waited_for_only_while_that_is_not_known() -> None:
+    watched = Watched(settings(rated_kw=150.0))
+    for turn in range(100):
+        if turn == 50:
+            watched.restart(killed=False)
+        watched.read(10_000 * turn, energy_mj=500 * KWH + turn // 6 * 100 * KW * 60, power_mw=100 * KW)
+    windows = watched.end()
+    check_apart(windows)
+    assert watched.notices == [] and watched.energy_mj() == 100 * KW * 960
+    assert watched.energy_mj(EnergyMethod.INTERPOLATED) <= 100 * KW * 60
+    assert len([it for it in windows if it.power_mean_mw is not None]) >= 92
+
+
+@pytest.mark.parametrize("away_ms", [0, 600_000])
+@pytest.mark.parametrize("restarts", [True, False])
+def test_a_register_that_did_not_move_in_a_gap_although_power_flowed_is_not_believed(
+    restarts: bool, away_ms: int
+) -> None:
+    watched = Watched(settings(rated_kw=150.0))
+    for turn in range(160):
+        at_ms = 10_000 * turn + (away_ms if turn >= 80 else 0)
+        counted = min(turn, 40) if turn < 120 else turn - 79
+        if turn == 80 and restarts:
+            watched.restart(killed=False)
+        watched.read(at_ms, energy_mj=500 * KWH + counted * 100 * KW * 10, power_mw=100 * KW)
+    check_apart(watched.end())
+    assert watched.energy_mj() == 100 * KW * 10 * 80
+    assert watched.covered_ms() == 800_000
+    assert watched.notices[0] == ("meter_stuck", Severity.WARNING)
 
 
 def stuck(watched: Watched, moves_kwh: float) -> None:
@@ -400,7 +443,9 @@ def test_a_stuck_register_is_told_and_what_it_counted_all_the_same_is_spread() -
     windows = watched.end()
     check_apart(windows)
     assert watched.energy_mj() == 100 * KW * 4_590
-    assert watched.covered_ms() == 4_590_000
+    # Two windows begin a millisecond later than they might, beside those that have power alone.
+    assert watched.covered_ms() == 4_590_000 - 2
+    assert watched.doubts() == {None, MeterDoubt.STUCK}
     assert watched.notices == [("meter_stuck", Severity.WARNING), ("meter_answers", Severity.INFO)]
     assert watched.energy_mj(EnergyMethod.INTERPOLATED) > 90 * KWH
 
@@ -411,8 +456,9 @@ def test_the_time_that_a_register_did_not_count_is_not_covered() -> None:
     windows = watched.end()
     check_apart(windows)
     assert watched.energy_mj() == 100 * KW * 4_590 - 100 * KWH
-    # It is told after five minutes, in which it is not known to be stuck yet.
-    assert watched.covered_ms() <= 4_590_000 - 3_600_000 + 310_000
+    # Not from when on it is told, but from the first reading that it should have moved in.
+    assert watched.covered_ms() == 4_590_000 - 3_600_000
+    assert sum(it.covered_ms for it in windows if it.energy_mj is None) == pytest.approx(3_300_000, abs=20_000)
     assert watched.notices == [("meter_stuck", Severity.WARNING), ("meter_answers", Severity.INFO)]
 
 
@@ -461,15 +507,18 @@ def test_time_that_flowed_backwards_is_not_covered_by_the_first_reading_after_it
         watched.read(10_000 * turn, energy_mj=round(kwh * KWH), power_mw=-90 * KW if backwards else 90 * KW)
     check_apart(watched.end())
     assert watched.energy_mj() == round(0.25 * (9 + 17) * KWH)
-    # Three readings pass before it is known to flow backwards.
-    assert watched.covered_ms() == (9 + 3 + 17) * 10_000
+    assert watched.covered_ms() == (9 + 17) * 10_000
+    assert watched.doubts() == {None, MeterDoubt.REVERSED}
 
 
 def test_a_meter_without_register_that_flows_backwards_is_not_covered() -> None:
     watched = Watched()
     for turn in range(20):
         watched.read(10_000 * turn, power_mw=-90 * KW)
-    assert watched.end() == [] and watched.notices == [("meter_reversed", Severity.WARNING)]
+    windows = watched.end()
+    check_apart(windows)
+    assert watched.notices == [("meter_reversed", Severity.WARNING)]
+    assert watched.doubts() == {MeterDoubt.REVERSED} and watched.energy_mj() == 0
 
 
 def test_noise_below_nothing_is_nothing() -> None:
@@ -551,3 +600,32 @@ def test_readings_that_come_late_are_no_gap_before_three_intervals() -> None:
     assert {it.energy_method for it in watched.end()} == {EnergyMethod.COUNTER, EnergyMethod.INTERPOLATED} - (
         {EnergyMethod.COUNTER} if len(watched.windows) == 1 else set()
     )
+
+
+def water(*readings_ml: int, **more: Any) -> Watched:
+    """A meter of volume, read every 10 s."""
+    watched = Watched(settings(**more))
+    for place, value in enumerate(readings_ml):
+        watched.read(10_000 * place, volume_ml=value)
+    watched.end()
+    return watched
+
+
+def total_ml(watched: Watched) -> int:
+    return sum(it.volume_ml or 0 for it in watched.windows)
+
+
+def test_a_leap_of_volume_beyond_the_rated_flow_is_refused_and_counted() -> None:
+    # 36 m³/h are 10 L/s: 100 L in 10 s.
+    given = (0, 100_000, 200_000, 900_000_000, 400_000, 500_000)
+    watched = water(*given, rated_m3_h=36)
+    assert total_ml(watched) == 500_000, "the glitch costs nothing"
+    assert sum(it.rejected_readings for it in watched.windows) == 1
+    assert len(watched.refused) == 1
+    # Confirmed, it is another meter: what is between is nobody's.
+    watched = water(0, 100_000, 900_000_000, 900_100_000, 900_200_000, rated_m3_h=36)
+    assert total_ml(watched) == 300_000
+    assert watched.notices == [("meter_replaced", Severity.WARNING)]
+    # 1.2 times the rated flow is believed, and all of it where nobody says what can flow.
+    assert total_ml(water(0, 120_000, rated_m3_h=36)) == 120_000
+    assert total_ml(water(*given[:4])) == 900_000_000

@@ -19,7 +19,7 @@ from click.testing import CliRunner
 from collector import commands
 from collector.client import Client, SequenceGap, zstd
 from collector.sender import Sender
-from collector.spool import Spool
+from collector.spool import Spool, Windows
 from gigawatch.records import Event, MeterWindow, NodeWindow
 from gigawatch.settings import Agent
 from gigawatch.wire import BATCHES, JSON, MSGPACK, Batch, Outcome, encode, pack_nodes
@@ -84,7 +84,7 @@ def test_an_agents_client_is_answered_as_by_the_api(relay: Relay, upstream: Upst
 def test_an_agents_sender_empties_its_spool_through_it(relay: Relay, upstream: Upstream, tmp_path: Path) -> None:
     spool = Spool(tmp_path / "spool.sqlite", 512, 72)
     for _ in range(30):
-        spool.append(encode(Batch(machine_id="node-1", sent_at=NOW, spool_id=spool.spool_id)), 0, None)
+        spool.append(encode(Batch(machine_id="node-1", sent_at=NOW, spool_id=spool.spool_id)), Windows(), None)
     told: list[Event] = []
     sender = Sender(spool, Client(Agent(server_url=relay.url, token="agent-secret")), told.append)
     sender.start()

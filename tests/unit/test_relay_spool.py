@@ -22,7 +22,7 @@ from collector.client import Client, SequenceGap, ServerUnreachable
 from collector.relay.forwarder import MOST_BYTES, Forwarder
 from collector.relay.intake import Arrival, decode
 from collector.relay.spool import ForeignSpool, RelaySpool
-from collector.spool import SpoolFull
+from collector.spool import SpoolFull, Windows
 from gigawatch.bodies import Unacceptable, decompress
 from gigawatch.errors import GigawatchError
 from gigawatch.records import Event, Inventory
@@ -269,7 +269,7 @@ def test_the_bounds_drop_the_oldest_and_tell_each_node_once(tmp_path: Path, upst
     large = [msgspec.Raw(msgspec.msgpack.encode("x" * 200_000))]
     for seq in range(4):
         for name in ("node-1", "node-2"):
-            spool.append([arrival(name, seq, 0, events=large)])
+            spool.append([arrival(name, seq, 0, events=large, meter_windows=[msgspec.Raw(b"\xc0")] * 2)])
     assert spool.dropped == 3
     assert [it.seq for it in spool.take(MANY, 2**30)] == [1, 2, 2, 3, 3]
     assert {it.oldest_seq for it in spool.take(MANY, 2**30) if it.sender.machine_id == "node-1"} == {2}
@@ -279,8 +279,8 @@ def test_the_bounds_drop_the_oldest_and_tell_each_node_once(tmp_path: Path, upst
     spool = RelaySpool(tmp_path / "relay.sqlite", 1, 72)
     forward(forwarder(spool, upstream), spool)
     messages = {machine_id: event.message for machine_id, event in events(upstream)}
-    assert "dropped 2 batches" in messages["node-1"]
-    assert "dropped 1 batches" in messages["node-2"]
+    assert "dropped 2 batches with 4 meter windows of this node" in messages["node-1"]
+    assert "dropped 1 batches with 2 meter windows of this node" in messages["node-2"]
     assert len(events(upstream)) == 2
     spool.close()
 
@@ -409,7 +409,7 @@ def test_json_goes_on_as_msgpack_with_each_item_in_its_place() -> None:
     assert msgspec.msgpack.decode(batch.events[0], type=Event).time == now
     assert [msgspec.msgpack.decode(raw) for raw in batch.events[1:]] == [None, 1.5]
     assert msgspec.msgpack.decode(batch.gpu_windows[1]) == "no window"
-    assert found.gpu_windows == 2
+    assert found.windows == Windows(gpu=2)
 
 
 @pytest.mark.parametrize(

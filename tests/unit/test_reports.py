@@ -4,6 +4,7 @@ import csv
 import io
 import json
 import re
+from collections.abc import Callable
 from datetime import UTC, date, datetime, timedelta
 from html.parser import HTMLParser
 from typing import Any
@@ -16,13 +17,14 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from api.reports import eu_eed, parts, periods
+from api.reports import eu_eed, monthly, parts, periods
 from api.reports.charts import described, drawn
-from api.reports.commands import WRITERS, file_name
+from api.reports.formats import FORMATS, file_name
 from api.reports.model import Chart, Column, Fact, Kind, Missing, Report, Series, Table, Value
 from api.reports.page import MOST_ROWS
 from api.reports.shown import shown
 from gigawatch.errors import GigawatchError
+from gigawatch.facility_readings import FacilityCarbon, FacilityCost, Heat, Water
 from gigawatch.report_readings import Gap
 
 NOW = datetime(2026, 2, 1, 12, tzinfo=UTC)
@@ -52,7 +54,7 @@ def report(rows: list[tuple[Value, ...]], **values: Any) -> Report:
 
 
 def written(made: Report) -> dict[str, bytes]:
-    return {name: writer(made) for name, writer in WRITERS.items()}
+    return {name: it.write(made) for name, it in FORMATS.items()}
 
 
 class Page(HTMLParser):
@@ -130,12 +132,12 @@ def test_names_are_texts_whatever_they_are() -> None:
         assert "script>" not in of["html"].decode().partition("</style>")[0]
         assert json.loads(of["json"])["tables"]["things"]["rows"][0]["name"] == HOSTILE[0]
         # A file's name leads nowhere.
-        assert re.fullmatch(r"gigawatch-monthly-[\w.-]+-2026-01", file_name(made))
-        assert ".." not in file_name(report([], site="../../etc/passwd")).replace("..-", "")
+        assert re.fullmatch(r"gigawatch-monthly-[\w.-]+-2026-01\.csv", file_name(made, "csv"))
+        assert ".." not in file_name(report([], site="../../etc/passwd"), "csv").replace("..-", "")
 
 
 def test_a_page_needs_nothing_from_elsewhere_and_has_room_to_sign() -> None:
-    page = WRITERS["html"](report([ROW])).decode()
+    page = FORMATS["html"].write(report([ROW])).decode()
     assert "Signature" in page
     assert not re.search(r"url\(\s*[^#]|@import|https?://", page)
     assert "default-src 'none'" in page
@@ -286,5 +288,21 @@ def test_a_period_that_has_not_begun_is_refused() -> None:
         periods.begun(NOW, NOW + timedelta(minutes=59), "2026")
 
 
+@pytest.mark.parametrize(
+    ("table", "kind"),
+    [(monthly._water, Water), (monthly._heat, Heat), (monthly._facility_cost, FacilityCost),
+     (monthly._facility_carbon, FacilityCarbon)],
+)  # fmt: skip
+def test_columns_have_the_names_of_what_is_read(table: Callable[[list[Any]], Table], kind: Any) -> None:
+    """Of energies in kWh that of a field in J."""
+    values = {name: number for number, name in enumerate(kind.__struct_fields__, 1)}
+    made = table([kind(**values)])
+    (row,) = made.rows
+    for column, value in zip(made.columns, row, strict=True):
+        joules = values.get(f"{column.key.removesuffix('kwh')}j")
+        assert value == (values[column.key] if column.key in values else joules and joules / 3_600_000), column.key
+    assert table([]).empty
+
+
 def test_each_input_of_the_eus_form_has_a_remedy() -> None:
-    assert eu_eed.REMEDIES.keys() == eu_eed.NAMES.keys() - {"PUE", "WUE", "ERF", "REF"}
+    assert eu_eed.REMEDIES.keys() == eu_eed.NAMES.keys() - {"PUE", "WUE", "ERF", "REF", "ERES-TOT"}

@@ -14,7 +14,6 @@ from hypothesis import strategies as st
 
 from collector.meters.folder import Folder
 from collector.meters.maps import load
-from collector.meters.reading import MeterProblem
 from collector.simulated import fleet
 from collector.simulated.facility import documents, struck
 from collector.simulated.facility.facility import Facility
@@ -190,11 +189,7 @@ def folded(
     """What an agent makes of it: windows, and kinds of events."""
     folder = Folder(it.settings("127.0.0.1", 10), 10_000)
     for at_s in range(NOW_S, NOW_S + length_s + 1, 10):
-        try:
-            reading = it.read(at_s)
-        except MeterProblem:
-            reading = None
-        if reading is not None:
+        if (reading := it.read(at_s)) is not None:
             folder.add(at_s * 1_000, reading)
         it.count(at_s, 10, flowing(it.name, power_mw, water_ul_s=water_ul_s))
     windows = folder.close((NOW_S + length_s) * 1_000, stop=True)
@@ -259,8 +254,19 @@ def test_a_replaced_meter_has_a_new_serial_number_and_begins_at_zero(tmp_path: P
     assert EnergyMethod.ESTIMATED in {window.energy_method for window in windows}
 
 
+def test_before_its_first_step_a_meter_tells_what_it_counted_and_no_power_or_temperature(tmp_path: Path) -> None:
+    grid, air = meter("grid", tmp_path), meter("outside-air", tmp_path)
+    assert air.read(NOW_S) is None
+    reading = grid.read(NOW_S)
+    assert (reading.power_mw, reading.current_ma) == (None, None) and reading.energy_mj > 0
+    for it in (grid, air):
+        it.count(NOW_S, 1, flowing("grid", 20_000_000, outside_mc=-3_000))
+    assert (grid.read(NOW_S + 1).power_mw, air.read(NOW_S + 1).temp_mc) == (20_000_000, -3_000)
+
+
 def test_garbage_is_refused_and_costs_nothing(tmp_path: Path) -> None:
     it = meter("crah", tmp_path, lasting("garbage", 300, 120))
+    it.count(NOW_S, 1, flowing("crah", 2_000_000))
     garbled = it.read(NOW_S + 300)
     assert garbled.refused and garbled.power_mw is not None
     windows, _ = folded(it, 2_000_000, 900)
@@ -274,7 +280,7 @@ def test_a_meter_that_hangs_says_nothing(tmp_path: Path) -> None:
     assert it.read(NOW_S + 480) is not None
 
 
-def test_faults_are_of_the_seed_and_strike_no_meter_that_a_pue_rests_on() -> None:
+def test_faults_are_of_the_seed_and_a_pue_rests_on_two_of_the_meters_that_they_strike() -> None:
     mounted: list[Instrument] = []
     for site, racks in racks_of(fleet.of_nodes(16, seed=1, gpus_per_node=8)).items():
         mounted += instruments(Plant(site, racks, 1))
@@ -285,7 +291,12 @@ def test_faults_are_of_the_seed_and_strike_no_meter_that_a_pue_rests_on() -> Non
         assert sorted(it.kind for faults in few.values() for it in faults) == sorted(struck.CANDIDATES)
         many = struck.plan(mounted, "many", seed=seed, now_s=NOW_S)
         assert sum(len(faults) for faults in many.values()) == 2 * len(struck.CANDIDATES)
-        assert {of_roles[key] for key in many} <= {"cooling", "pump", "lighting", "heat_removed"}
+        for faults in (few, many):
+            roles = {(it.kind, of_roles[key]) for key, those in faults.items() for it in those}
+            assert {("stuck", "utility"), ("swapped", "pdu")} <= roles
+            assert {role for kind, role in roles if kind not in {"stuck", "swapped"}} <= {
+                "cooling", "pump", "lighting", "heat_removed",
+            }  # fmt: skip
     assert struck.plan(mounted, "none", seed=1, now_s=NOW_S) == {}
 
 

@@ -140,6 +140,11 @@ def test_a_difference_that_means_nothing_says_so(one: dict[str, Any], other: dic
     assert token_rows.doubt_of(energy(**one), energy(**other)) == doubt
 
 
+def test_a_period_is_known_for_the_bins_in_which_anything_was_measured() -> None:
+    assert token_rows.known_part([idle(0, "oslo"), idle(0, "austin"), idle(3)], PERIOD) == 0.5
+    assert token_rows.known_part([], PERIOD) == 0.0
+
+
 def test_engines_that_were_read_too_seldom_make_differences_doubtful() -> None:
     good, poor = serving(scrape_coverage=1.0), serving(scrape_coverage=0.5)
     assert token_rows.doubt_of_serving(good, good) == token_rows.doubt_of_serving(None, good) == ""

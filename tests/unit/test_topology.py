@@ -561,6 +561,11 @@ def test_the_picture_says_what_is_in_the_file() -> None:
     assert "oslo" in root.findtext(f"{space}title", "") and "feeds" in root.findtext(f"{space}desc", "")
     assert (root.get("role"), len(root.get("aria-labelledby", "").split())) == ("img", 2)
     assert "prefers-color-scheme: dark" in svg
+    # A page's own theme need not be that of the system.
+    for scheme, other in (("light", "dark"), ("dark", "light")):
+        of_page = picture.drawn(planned(EXAMPLE), scheme)
+        assert picture.COLOURS[scheme] in of_page
+        assert not any(it in of_page for it in ("prefers-color-scheme", picture.COLOURS[other]))
     assert svg == picture.drawn(planned(EXAMPLE))
 
 

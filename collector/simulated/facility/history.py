@@ -9,7 +9,7 @@ from pathlib import Path
 from collector.client import utc_now
 from collector.meters.watched import WatchedMeter
 from collector.simulated.facility.metering import SimulatedMeter
-from collector.spool import Checkpoint, Spool
+from collector.spool import Checkpoint, Spool, Windows
 from gigawatch import __version__
 from gigawatch.records import Event, Inventory, MeterWindow
 from gigawatch.settings import Agent
@@ -89,6 +89,6 @@ class Past:
             events=events,
         )
         # A simulated agent has no boot, and goes on from another's of any.
-        self._spool.append(body, 0, Checkpoint(None, now_ms, {}, (), meters=marks))
+        self._spool.append(body, Windows(meter=len(windows)), Checkpoint(None, now_ms, {}, (), meters=marks))
         self._is_first = False
         self.windows += len(windows)

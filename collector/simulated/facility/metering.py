@@ -22,7 +22,7 @@ from collector.meters.maps import (
     load,
     reading,
 )
-from collector.meters.reading import Reading
+from collector.meters.reading import MeterProblem, Reading
 from collector.simulated.chance import digest, uniform
 from collector.simulated.facility.instruments import Instrument
 from collector.simulated.facility.plant import Flows
@@ -38,6 +38,8 @@ BITS = {"int16": 15, "uint16": 16, "int32": 31, "uint32": 32, "int64": 63, "uint
 """Of a number that grows."""
 DECIMALS = {"energy": 0, "power": 0, "currents": 3}
 """What an SNMP agent says that it has behind the point, where its map asks for it."""
+NOW: frozenset[Figure] = frozenset({"power", "currents", "temperature"})
+"""What is now, and not what was counted."""
 MICROLITRES_PER_MILLILITRE = 1_000
 MILLIJOULES_PER_WATT_HOUR = 3_600_000
 Image = Mapping[Figure, list[Raw]]
@@ -81,6 +83,8 @@ class SimulatedMeter:
         self._phases = [1 + 0.08 * (uniform(self._key, line) - 0.5) for line in range(LINES)]
         self._power_mw, self._temp_mc = 0, ROOM_MC
         self._shown = (self.counted.amount, self._power_mw, self._temp_mc)
+        self._has_measured = False
+        """Whether a step was counted: before, it tells its registers alone."""
         self._was_replaced = self.is_struck("replaced", 0)
 
     def is_struck(self, kind: Kind, time_s: float) -> bool:
@@ -95,6 +99,7 @@ class SimulatedMeter:
             length_s: its length.
             flows: what flowed in it.
         """
+        self._has_measured = True
         replaced = self.is_struck("replaced", time_s)
         if replaced and not self._was_replaced:
             self.counted = Counted(amount=0, serial=self.counted.serial + 1)
@@ -114,6 +119,8 @@ class SimulatedMeter:
         garbled = self.is_struck("garbage", time_s)
         image: dict[Figure, list[Raw]] = {}
         for figure, values in self.map.readings.items():
+            if figure in NOW and not self._has_measured:
+                continue
             if figure == "identity":
                 image[figure] = [self._serial(it) for it in values]
             elif garbled and figure != "power":
@@ -124,10 +131,14 @@ class SimulatedMeter:
         return image
 
     def read(self, time_s: float) -> Reading | None:
-        """What a driver makes of it, at this time in place of the monotonic clock; None while it hangs."""
+        """What a driver makes of it, at this time in place of the monotonic clock; None while it hangs, or
+        tells nothing that can be."""
         if self.is_struck("hung", time_s):
             return None
-        return reading(self.map, self.image(time_s), time_s, self.instrument.rated_kw)
+        try:
+            return reading(self.map, self.image(time_s), time_s, self.instrument.rated_kw)
+        except MeterProblem:
+            return None
 
     def settings(self, address: str, interval_s: float) -> Meter:
         """As an agent's settings have it."""
@@ -196,6 +207,8 @@ def _told(figure: Figure, value: Value, amount: Fraction) -> Raw:
 
 
 def _garbage(value: Value, key: str) -> Raw:
+    if isinstance(value, SnmpValue):
+        return int(digest(key), 16) % (1 << BITS["int32"])
     if not isinstance(value, ModbusValue) or value.type not in BITS:
         return float("nan")
     return int(digest(key), 16) % (1 << BITS[value.type])

@@ -110,7 +110,10 @@ async def _fill_registers(
     if meter.is_struck("hung", now_s):
         await asyncio.sleep(HUNG_S)
         return ExcCodes.DEVICE_BUSY
-    for figure, raws in meter.image(now_s).items():
+    image = meter.image(now_s)
+    if image.keys() != map_.readings.keys():
+        return ExcCodes.DEVICE_BUSY
+    for figure, raws in image.items():
         for value, raw in zip(map_.readings[figure], raws, strict=True):
             start = map_.address(value) - first
             registers[start : start + value.count] = _words(map_, value, raw)
@@ -152,13 +155,16 @@ class _SnmpAgent(asyncio.DatagramProtocol):
                 self._transport.sendto(encoder.encode(answer), addr)
 
     def _answer(self, message: Any) -> Any:
+        now_s = time.time()
         question = V2C.apiMessage.get_pdu(message)
         is_next = question.isSameTypeWith(V2C.GetNextRequestPDU())
         if bytes(V2C.apiMessage.get_community(message)) != b"public" or not (
             is_next or question.isSameTypeWith(V2C.GetRequestPDU())
         ):
             return None
-        known = {oid: it for meter in self._meters for oid, it in _objects(meter, time.time())}
+        if any(it.is_struck("hung", now_s) for it in self._meters):
+            return None
+        known = {oid: it for meter in self._meters for oid, it in _objects(meter, now_s)}
         answer = V2C.apiMessage.get_response(message)
         bindings = []
         for oid, _ in V2C.apiPDU.get_varbinds(question):
@@ -215,7 +221,10 @@ async def _answer_http(
     with suppress(OSError, ValueError, asyncio.IncompleteReadError, asyncio.LimitOverrunError):
         head = await reader.readuntil(b"\r\n\r\n")
         method, path, _ = head.decode("ascii").split(" ", 2)
-        found = _resources(meters, time.time()).get(path.rstrip("/"))
+        now_s, path = time.time(), path.rstrip("/")
+        found = _resources(meters, now_s).get(path)
+        if path in _hung(meters, now_s):
+            await asyncio.sleep(HUNG_S)
         status = HTTPStatus.OK if found is not None else HTTPStatus.NOT_FOUND
         if method != "GET":
             status, found = HTTPStatus.METHOD_NOT_ALLOWED, None
@@ -227,6 +236,12 @@ async def _answer_http(
         )
         await writer.drain()
     writer.close()
+
+
+def _hung(meters: Sequence[SimulatedMeter], now_s: float) -> set[str]:
+    """Paths of the resources that do not answer: of meters that hang, and of no other."""
+    sound = [it for it in meters if not it.is_struck("hung", now_s)]
+    return _resources(meters, now_s).keys() - _resources(sound, now_s).keys()
 
 
 def _resources(meters: Sequence[SimulatedMeter], now_s: float) -> dict[str, dict[str, Any]]:

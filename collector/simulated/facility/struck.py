@@ -10,15 +10,15 @@ from collector.simulated.facility.instruments import Instrument
 from collector.simulated.faults import HOUR_S, MINUTE_S, Amount
 
 Kind = Literal["garbage", "hung", "replaced", "stuck", "swapped"]
-# Meters on which no PUE rests: a demonstration shall have one.
 CANDIDATES: dict[Kind, tuple[str, ...]] = {
     "hung": ("lighting",),
     "replaced": ("crah", "heat-removed"),
-    "stuck": ("pumps", "crah"),
-    "swapped": ("crah", "pumps"),
+    "stuck": ("grid",),
+    "swapped": ("pdu-core-a", "pdu-core-b"),
     "garbage": ("pumps", "crah", "heat-removed"),
 }
-"""Which meters a fault may strike: a port of its own for one that hangs, an identity for one that is replaced."""
+"""Which meters a fault may strike: an identity for one that is replaced, and two on which a PUE rests. What stood still
+is known when it moves again, and what flowed backwards costs the PUE its hours once a day."""
 
 
 class Fault(Struct, frozen=True, kw_only=True):
@@ -48,7 +48,7 @@ def plan(instruments: Sequence[Instrument], amount: Amount, *, seed: int, now_s:
     sites = list(dict.fromkeys(it.site for it in instruments))
     schedule: dict[Kind, tuple[int, int, int]] = {
         "garbage": (2 * MINUTE_S, HOUR_S, 2 * MINUTE_S),
-        "swapped": (4 * MINUTE_S, 8 * HOUR_S, 30 * MINUTE_S),
+        "swapped": (4 * MINUTE_S, 24 * HOUR_S, 30 * MINUTE_S),
         "hung": (6 * MINUTE_S, 2 * HOUR_S, 3 * MINUTE_S),
         "replaced": (8 * MINUTE_S, 12 * HOUR_S, 1),
         "stuck": (10 * MINUTE_S, 6 * HOUR_S, 25 * MINUTE_S),
