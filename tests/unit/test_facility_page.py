@@ -285,7 +285,6 @@ def test_limits_of_which_most_is_used_come_first_and_a_breaker_has_its_rule() ->
         ([configured()], "configured PUE · not measured", ""),
         ([pue()], "interim PUE · category 2, PDU output · coverage 100\u00a0%", ""),
         ([pue(coverage=0.9, hours_missing=70)], "70\u00a0h missing", "warn"),
-        ([pue(sites=2, sites_missing=["bergen"])], "2 of 3 sites, without bergen", ""),
         ([pue(hours=700, hours_faulty=3)], "3\u00a0h faulty", "warn"),
         ([pue(hours=20, hours_faulty=3)], "3\u00a0h faulty", "bad"),
     ],
