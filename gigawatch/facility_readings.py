@@ -208,7 +208,8 @@ class FacilityCarbon(Struct, frozen=True, kw_only=True):
     """What the facility's energy emitted, by one method of accounting: report.facility_carbon()."""
 
     time: datetime
-    label: str
+    label: str | None
+    """None: of all sites, where they are asked for beside each."""
     category: int
     method: Literal["location", "market"]
     instrument: str | None
@@ -227,7 +228,8 @@ class FacilityCost(Struct, frozen=True, kw_only=True):
     """What the facility's energy cost, in one currency: report.facility_cost()."""
 
     time: datetime
-    label: str
+    label: str | None
+    """None: of all sites, where they are asked for beside each."""
     category: int
     currency: str | None
     """None: no hour has a price."""
@@ -440,11 +442,11 @@ def facility_carbon(
     start: datetime,
     stop: datetime,
     step: Step = None,
-    group_by: FacilityGroup = "fleet",
+    group_by: FacilityGroup | Literal["both"] = "fleet",
     site: str | None = None,
     category: int | None = None,
 ) -> list[FacilityCarbon]:
-    """What the facility's energy emitted, and CUE, by group (fleet or site), bin, category and method."""
+    """What the facility's energy emitted, and CUE, by group (fleet, site or both), bin, category and method."""
     return _grouped(
         connection, FacilityCarbon, "report.facility_carbon", start, stop, step, group_by, site,
         extra=", CAST(:category AS integer)", category=category,
@@ -456,11 +458,11 @@ def facility_cost(
     start: datetime,
     stop: datetime,
     step: Step = None,
-    group_by: FacilityGroup = "fleet",
+    group_by: FacilityGroup | Literal["both"] = "fleet",
     site: str | None = None,
     category: int | None = None,
 ) -> list[FacilityCost]:
-    """What the facility's energy cost, by group (fleet or site), bin, category and currency."""
+    """What the facility's energy cost, by group (fleet, site or both), bin, category and currency."""
     return _grouped(
         connection, FacilityCost, "report.facility_cost", start, stop, step, group_by, site,
         extra=", CAST(:category AS integer)", category=category,
@@ -537,7 +539,7 @@ def _grouped(
     start: datetime,
     stop: datetime,
     step: Step,
-    group_by: FacilityGroup,
+    group_by: FacilityGroup | Literal["both"],
     site: str | None,
     extra: str = "",
     **values: Any,
@@ -574,6 +576,8 @@ class FleetPowerRatio(Struct, frozen=True, kw_only=True):
     meters_silent: int
     time: datetime | None
     simulated: bool
+    known: list[str]
+    """The names of those sites."""
 
 
 class PueConditions(Struct, frozen=True, kw_only=True):

@@ -1075,6 +1075,11 @@ def _ratio_rollup(level: str) -> Table:
             postgresql_where=text("hall_id IS NULL"),
         ),
         Index(f"facility_ratio_{level}_site_id_time_idx", "site_id", "time"),
+        Index(
+            f"facility_ratio_{level}_pue_idx", "category", "site_id", "time",
+            postgresql_include=["numerator", "denominator", "hours"],
+            postgresql_where=text("figure = 'pue' AND hall_id IS NULL"),
+        ),
         CheckConstraint(f"figure IN {FIGURES}", name="figure"),
         comment=f"Both sums of each ratio of a site, or a hall, in {level}",
     )  # fmt: skip

@@ -29,7 +29,6 @@ from gigawatch.facility_readings import (
     Pue,
     PueConditions,
     Reconciled,
-    Scope,
     SiteTopology,
     Water,
 )
@@ -51,10 +50,6 @@ MOST_SITE_DAYS = 30
 """Of a longer period so many days of sites, and one at least, are compared level by level: it is read hour by hour."""
 MOST_NODES = 2_000
 """Beyond, levels are not compared: it is read node by node."""
-FLEET_SCOPES: tuple[Scope, ...] = ("site", "feed")
-"""Whose limits are all read of all sites;"""
-SUM_SCOPES: tuple[Scope, ...] = ("hall", "row", "rack")
-"""those of sums of meters, which are read hour by hour, are so where most is used now."""
 MOST_LISTED = 200
 """Meters of the topology as a table."""
 NO_PUE = (
@@ -138,7 +133,7 @@ def render_until(connection: Connection, asked: View, theme: Theme, now: datetim
             _calendar(found, theme),
             *_picture(found.topology, theme),
             _reconciliation(found, site, _of_levels(found, period)),
-            facility_meters.limits(found.limits, of_site=site is not None),
+            facility_meters.limits(found.limits),
             *facility_meters.render(found.meters, asked, now),
         ],
         className="grid",
@@ -213,10 +208,7 @@ def _read(
         "This year": (month.replace(month=1), until),
         "Last 12 months": (year_ago, month),
     }
-    ratios: Sequence[PowerRatio | FleetPowerRatio] = (
-        recent.read(facility.power_ratios_now, connection, site)
-        if site else recent.read(facility.fleet_power_ratios_now, connection)
-    )  # fmt: skip
+    fleet_now = [] if site else recent.read(facility.fleet_power_ratios_now, connection)
     without: dict[str, list[str]] = {}
     if site is None:
         # Spans of whole months are sums of them.
@@ -229,21 +221,19 @@ def _read(
             PERIOD: by_site,
         }
         without = {name: facility_rows.without(rows, category, sites) for name, rows in by_span.items()}
-        now = [it for it in recent.read(facility.power_ratios_now, connection) if it.category == category]
-        without[NOW] = [it for it in sites if it not in {row.site for row in now if row.power_ratio is not None}]
+        known = {name for it in fleet_now if it.category == category for name in it.known}
+        without[NOW] = [it for it in sites if it not in known]
     month_ago = view.floor(until, DAY) - 30 * DAY
-    limits = read(facility.capacity, month_ago, until, site, None if site else FLEET_SCOPES)
-    if site is None:
-        limits = limits + read(facility.capacity, month_ago, until, None, SUM_SCOPES, facility_meters.MOST_SUMS)
+    limits = read(facility.capacity, month_ago, until, site, None, facility_meters.MOST_LIMITS)
     water = read(facility.water, start, stop, None, group, site, category)
     heat = read(facility.heat, start, stop, None, group, site)
-    carbon = read(facility.facility_carbon, start, stop, None, group, site, category)
+    carbon = read(facility.facility_carbon, start, stop, None, "site" if site else "both", site, category)
     nodes = recent.read(readings.fleet_summary, connection, Where(site=site)).nodes
     levels = read(facility.reconciliation, levels_from, stop, "site", site) if nodes <= MOST_NODES else []
     return _Found(
         category=category,
         categories=categories,
-        ratios=ratios,
+        ratios=recent.read(facility.power_ratios_now, connection, site) if site else fleet_now,
         spans={
             name: read(facility.pue, first, last, None, group, site) if first < last else []
             for name, (first, last) in spans.items()
@@ -259,9 +249,10 @@ def _read(
         of_places={} if site else _of_sites(
             read(facility.water, start, stop, None, "site", None, category),
             read(facility.heat, start, stop, None, "site", None),
-            read(facility.facility_carbon, start, stop, None, "site", None, category),
+            carbon,
         ),
-        water=water, heat=heat, carbon=carbon,
+        water=water, heat=heat,
+        carbon=[it for it in carbon if it.label == site],
         days=read(facility.pue, year_ago, until, DAY, group, site, category),
         months=read(facility.pue, year_ago, until, "1 month", group, site, category),
         levels=levels,
@@ -282,7 +273,7 @@ def _of_sites(
     for reused in heat:
         found.setdefault(reused.label, {}).update(erf=reused.erf, ref=reused.ref_on_site)
     for emitted in carbon:
-        if emitted.method == "location":
+        if emitted.label and emitted.method == "location":
             found.setdefault(emitted.label, {})["cue"] = emitted.cue_kg_per_kwh
     return found
 

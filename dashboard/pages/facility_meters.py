@@ -40,8 +40,6 @@ MEANINGS: dict[HealthState, str] = {
     "retired": "its time of use is over",
 }
 MOST_LIMITS = 15
-MOST_SUMS = 10
-"""Of all sites' racks, rows and halls."""
 
 
 def render(meters: Sequence[MeterHealth], asked: View, now: datetime) -> list[Any]:
@@ -159,7 +157,7 @@ def _count(number: int | None, unit: str) -> Any:
     return badge(quantities.SPACE.join(filter(None, (quantities.count(number), unit))), "warn")
 
 
-def limits(rows: Sequence[Capacity], *, of_site: bool) -> html.Section:
+def limits(rows: Sequence[Capacity]) -> html.Section:
     """What of each limit is used and left, the tightest first."""
     shown = facility_rows.tightest(rows)[:MOST_LIMITS]
     return components.panel(
@@ -174,10 +172,9 @@ def limits(rows: Sequence[Capacity], *, of_site: bool) -> html.Section:
             numbers=range(1, 10),
         ),
         html.P(
-            f"{len(shown)} of {quantities.count(len(rows))} limits, the tightest first"
-            + (". " if of_site else f"; of racks, rows and halls the {MOST_SUMS} of which most is used now. ")
-            + "Of a breaker 80 % of its rating is usable by a load that lasts (NFPA 70, 210.20). Trend: of the daily"
-            " peaks of up to 30 days.",
+            f"Shown are at most {MOST_LIMITS}, those of which most is used now or was at the peak. Of a breaker 80 %"
+            " of its rating is usable by a load that lasts (NFPA 70, 210.20). Trend: of the daily peaks of up to 30"
+            " days.",
             className="note",
         ) if shown else None,
         note="peak: of 30 days",

@@ -146,6 +146,15 @@ def upgrade() -> None:
         postgresql_where=sa.text("hall_id IS NULL"),
     )
     op.create_index(
+        "facility_ratio_1d_pue_idx",
+        "facility_ratio_1d",
+        ["category", "site_id", "time"],
+        unique=False,
+        schema="gigawatch",
+        postgresql_include=["numerator", "denominator", "hours"],
+        postgresql_where=sa.text("figure = 'pue' AND hall_id IS NULL"),
+    )
+    op.create_index(
         "facility_ratio_1d_site_id_time_idx",
         "facility_ratio_1d",
         ["site_id", "time"],
@@ -200,6 +209,15 @@ def upgrade() -> None:
         unique=False,
         schema="gigawatch",
         postgresql_where=sa.text("hall_id IS NULL"),
+    )
+    op.create_index(
+        "facility_ratio_1h_pue_idx",
+        "facility_ratio_1h",
+        ["category", "site_id", "time"],
+        unique=False,
+        schema="gigawatch",
+        postgresql_include=["numerator", "denominator", "hours"],
+        postgresql_where=sa.text("figure = 'pue' AND hall_id IS NULL"),
     )
     op.create_index(
         "facility_ratio_1h_site_id_time_idx",

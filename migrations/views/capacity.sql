@@ -5,7 +5,7 @@
 -- present; stranded = usable − peak: what was never drawn. trend_per_day is the slope of the daily peaks over up to 30 days before stop, by least squares
 -- over 7 days at least; days_to_limit = (usable − the line at stop) / slope, where it rises. A budget is compared with the meters that feed its racks and nothing else, of a
 -- hall and a site with the meters of its own sources first; without meters with its GPUs alone (basis gpus). in_scopes chooses among site, hall, row, rack and feed; in_most
--- the parts of which most is used now: peak and trend of these alone are read. Unit: A or W, as unit says; days.
+-- so many parts of which most is used now, and as many of which most was by the greatest readings of their meters on whole days: peak and trend of these alone are read. Unit: A or W, as unit says; days.
 -- Missing data: what no meter tells is NULL; a sum lacks no part: where one of its meters is not known, the hour, or the moment, is left out.
 -- needs: facility_parts
 -- Which meters tell what a part of a site draws.
@@ -116,17 +116,30 @@ BEGIN
         SELECT r.part, sum(n.power_mw) / 1000.0 AS power_w
         FROM racks AS r JOIN gigawatch.node_now AS n ON n.rack_id = r.rack_id AND n.time > now() - interval '5 minutes'
         GROUP BY 1
-    ), tightest AS MATERIALIZED (
-        SELECT l.part
+    ), greatest_of AS (
+        -- Of a feed its peak, of a sum of meters no less than it: enough to choose by.
+        SELECT m.part, CASE WHEN count(d.power_mw) = count(*) THEN sum(d.power_mw) / 1000.0 END AS power_w, max(d.current_ma) / 1000.0 AS current_a
+        FROM members AS m
+        CROSS JOIN LATERAL (
+            SELECT max(it.power_max_mw) AS power_mw, max(it.current_max_ma) AS current_ma FROM gigawatch.meter_1d AS it
+            WHERE it.meter_id = m.meter_id AND it.time >= first_day AND it.time < beyond_days
+        ) AS d
+        WHERE in_most IS NOT NULL
+        GROUP BY 1
+    ), used AS MATERIALIZED (
+        SELECT l.part,
+            max(CASE WHEN l.unit = 'A' THEN n.current_a WHEN c.meters IS NULL THEN g.power_w WHEN n.known = c.meters THEN n.power_w END / l.usable) AS present,
+            max(CASE l.unit WHEN 'A' THEN d.current_a ELSE d.power_w END / l.usable) AS peak
         FROM limits AS l
         LEFT JOIN counts AS c USING (part)
         LEFT JOIN now_of AS n USING (part)
         LEFT JOIN gpus_now AS g USING (part)
+        LEFT JOIN greatest_of AS d USING (part)
         GROUP BY 1
-        ORDER BY max(
-            CASE WHEN l.unit = 'A' THEN n.current_a WHEN c.meters IS NULL THEN g.power_w WHEN n.known = c.meters THEN n.power_w END / l.usable
-        ) DESC NULLS LAST, 1
-        LIMIT in_most
+    ), tightest AS MATERIALIZED (
+        (SELECT u.part FROM used AS u ORDER BY u.present DESC NULLS LAST, 1 LIMIT in_most)
+        UNION
+        (SELECT u.part FROM used AS u WHERE u.peak IS NOT NULL ORDER BY u.peak DESC, 1 LIMIT in_most)
     ), asked AS MATERIALIZED (
         SELECT m.part, m.of_feed, m.meter_id FROM members AS m JOIN tightest USING (part)
     ), feed_days AS MATERIALIZED (

@@ -32,5 +32,5 @@ END
 $$;
 COMMENT ON FUNCTION report.facility_carbon IS
     'Emissions (kgCO2e) of the facility''s energy and CUE (kg/kWh) from start to stop, by step (whole hours or months; NULL: the whole period), by '
-    'fleet or site, by category (1 UPS output, 2 PDU output, 3 IT input), and by method (location, market) and instrument; beside them both energies (J), '
+    'fleet, site or both (of all sites without a label), by category (1 UPS output, 2 PDU output, 3 IT input), and by method (location, market) and instrument; beside them both energies (J), '
     'and from 0 to 1 the part with an intensity, the part of that which is estimated, and the coverage of PUE';

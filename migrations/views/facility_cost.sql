@@ -30,5 +30,5 @@ END
 $$;
 COMMENT ON FUNCTION report.facility_cost IS
     'Cost (in the currency) of the facility''s energy and that over the energy of IT (per kWh) from start to stop, by step (whole hours or months; NULL: the whole '
-    'period), by fleet or site, by category (1 UPS output, 2 PDU output, 3 IT input), and by currency; beside them both energies (J), and from 0 to 1 the '
+    'period), by fleet, site or both (of all sites without a label), by category (1 UPS output, 2 PDU output, 3 IT input), and by currency; beside them both energies (J), and from 0 to 1 the '
     'part with a price and the coverage of PUE';

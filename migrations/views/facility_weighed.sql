@@ -1,6 +1,6 @@
 -- The facility's energy times what a kWh costs or emits at that hour; for report.facility_cost() and report.facility_carbon() alone.
 -- Definition: Σ by hour of E_DC(t) · factor(t), where the factor of an hour is its mean by time; the hours are those of report.pue(). A row for
--- each kind and unit that some hour has, else one of the kind without. Unit: kWh times the factor's unit; mJ.
+-- each kind and unit that some hour has, else one of the kind without. Of group_by both: of each site, and without a label of all of them. Unit: kWh times the factor's unit; mJ.
 -- Missing data: an hour of which a part has no factor of the row's kind and unit is in none of its sums; pue_mj has all hours.
 -- needs: facility_parts
 CREATE FUNCTION expanded.facility_weighed(
@@ -14,26 +14,31 @@ AS $$
 #variable_conflict use_column
 DECLARE
     chosen integer := (SELECT site.site_id FROM gigawatch.site WHERE site.name = in_site);
+    groups text[] := CASE group_by WHEN 'both' THEN ARRAY['fleet', 'site'] ELSE ARRAY[group_by] END;
     by_day boolean := step IS NULL OR expanded.months(step) > 0 OR extract(epoch FROM step) % 86400 = 0;
 BEGIN
-    IF group_by = 'hall' THEN
+    IF 'hall' = ANY (groups) THEN
         RAISE EXCEPTION 'group_by = hall: a price or an intensity is of a whole site' USING ERRCODE = 'invalid_parameter_value';
     END IF;
     RETURN QUERY
     WITH pues AS MATERIALIZED (
-        SELECT * FROM expanded.ratio_sums(start, stop, step, group_by, in_site, ARRAY['pue'], in_category)
+        SELECT asked.grouped, its.* FROM unnest(groups) AS asked (grouped)
+        CROSS JOIN LATERAL expanded.ratio_sums(start, stop, step, asked.grouped, in_site, ARRAY['pue'], in_category) AS its
+    ), factors AS MATERIALIZED (
+        SELECT f.*, f.beyond = f.first + interval '1 hour' AND date_bin('1 hour', f.first, '2000-01-01Z') = f.first AS of_hour
+        FROM expanded.factor AS f
+        WHERE f.kind = ANY (in_kinds) AND f.first < stop AND f.beyond > start AND (in_site IS NULL OR f.site_id = chosen)
     ), given AS MATERIALIZED (
         -- What is of longer than an hour is weighed by whole days, and by the hours around them.
         SELECT f.site_id, f.kind, f.unit, f.value, f.estimated, f.first, f.beyond,
             date_bin('1 hour', greatest(f.first, start), '2000-01-01Z') AS first_hour, days.first AS first_day,
             greatest(days.first, days.beyond) AS beyond_day, least(f.beyond, stop) AS last
-        FROM expanded.factor AS f
+        FROM factors AS f
         CROSS JOIN LATERAL (
             SELECT date_bin('1 day', greatest(f.first, start) + interval '1 day' - interval '1 us', '2000-01-01Z') AS first,
                 CASE WHEN by_day THEN date_bin('1 day', least(f.beyond, stop), '2000-01-01Z') END AS beyond
         ) AS days
-        WHERE f.kind = ANY (in_kinds) AND f.first < stop AND f.beyond > start AND (in_site IS NULL OR f.site_id = chosen)
-            AND (f.beyond <> f.first + interval '1 hour' OR date_bin('1 hour', f.first, '2000-01-01Z') <> f.first)
+        WHERE NOT f.of_hour
     ), edges AS MATERIALIZED (
         SELECT f.site_id, f.kind, f.unit, each.hour, sum(f.value * extract(epoch FROM part.length)) / 3600 AS value,
             bool_or(f.estimated) AS estimated
@@ -55,8 +60,8 @@ BEGIN
         UNION ALL
         SELECT r.time, r.site_id, r.category, f.kind, f.unit, f.value, f.estimated, r.numerator, r.denominator
         FROM gigawatch.facility_ratio_1h AS r
-        JOIN expanded.factor AS f ON f.site_id = r.site_id AND f.first = r.time AND f.beyond = r.time + interval '1 hour'
-        WHERE f.kind = ANY (in_kinds) AND f.first < stop AND f.beyond > start AND r.figure = 'pue' AND r.hall_id IS NULL AND r.hours > 0 AND (in_category IS NULL OR r.category = in_category)
+        JOIN factors AS f ON f.site_id = r.site_id AND f.first = r.time AND f.of_hour
+        WHERE r.figure = 'pue' AND r.hall_id IS NULL AND r.hours > 0 AND (in_category IS NULL OR r.category = in_category)
             AND r.time >= start AND r.time <= stop - interval '1 hour' AND (in_site IS NULL OR r.site_id = chosen)
         UNION ALL
         SELECT r.time, f.site_id, r.category, f.kind, f.unit, f.value, f.estimated, r.numerator, r.denominator
@@ -68,7 +73,7 @@ BEGIN
             OFFSET 0
         ) AS r
     ), weighed AS (
-        SELECT its.bin, expanded.facility_label(group_by, site.name, NULL) AS label, its.category, its.kind, its.unit,
+        SELECT its.bin, asked.grouped, expanded.facility_label(asked.grouped, site.name, NULL) AS label, its.category, its.kind, its.unit,
             sum(its.amount) / 3600000000 AS amount, sum(its.dc_mj) AS dc_mj, sum(its.it_mj) AS it_mj,
             sum(its.estimated_mj) AS estimated_mj
         FROM (
@@ -79,12 +84,13 @@ BEGIN
             GROUP BY 1, 2, 3, 4, 5
         ) AS its
         JOIN gigawatch.site USING (site_id)
-        GROUP BY 1, 2, 3, 4, 5
+        CROSS JOIN unnest(groups) AS asked (grouped)
+        GROUP BY 1, 2, 3, 4, 5, 6
     )
-    SELECT p.time, p.label, p.category, asked.kind, w.unit, w.amount, w.dc_mj, w.it_mj, w.estimated_mj, p.numerator, p.coverage,
+    SELECT p.time, CASE WHEN group_by <> 'both' OR p.grouped = 'site' THEN p.label END, p.category, asked.kind, w.unit, w.amount, w.dc_mj, w.it_mj, w.estimated_mj, p.numerator, p.coverage,
         p.simulated
     FROM pues AS p
     CROSS JOIN unnest(in_kinds) AS asked (kind)
-    LEFT JOIN weighed AS w ON w.bin = p.time AND w.label = p.label AND w.category = p.category AND w.kind = asked.kind;
+    LEFT JOIN weighed AS w ON w.bin = p.time AND w.grouped = p.grouped AND w.label = p.label AND w.category = p.category AND w.kind = asked.kind;
 END
 $$;

@@ -14,7 +14,8 @@ SELECT
     sum(known.it_power_w) AS it_power_w,
     sum(it.meters_silent)::bigint AS meters_silent,
     min(known.time) AS time,
-    bool_or(it.simulated) AS simulated
+    bool_or(it.simulated) AS simulated,
+    coalesce(array_agg(it.site ORDER BY it.site) FILTER (WHERE known.power_ratio IS NOT NULL), '{}') AS known
 FROM report.power_ratio_now AS it
 LEFT JOIN LATERAL (
     SELECT it.power_ratio, it.facility_power_w, it.it_power_w, it.time WHERE it.power_ratio IS NOT NULL
@@ -30,3 +31,4 @@ COMMENT ON COLUMN report.power_ratio_fleet_now.it_power_w IS 'Power of these sit
 COMMENT ON COLUMN report.power_ratio_fleet_now.meters_silent IS 'Meters without a window of the last 5 minutes, of all sites that have the meters';
 COMMENT ON COLUMN report.power_ratio_fleet_now.time IS 'Start of the oldest of the windows, UTC';
 COMMENT ON COLUMN report.power_ratio_fleet_now.simulated IS 'Whether a meter of it is simulated';
+COMMENT ON COLUMN report.power_ratio_fleet_now.known IS 'Names of the sites that it is of';

@@ -9,46 +9,53 @@ CREATE VIEW report.power_ratio_now AS
 WITH RECURSIVE chain AS (
     SELECT m.meter_id AS top_id, m.meter_id, 1 AS sign, m.virtual, 1 AS depth
     FROM gigawatch.meter AS m
-    WHERE (m.since IS NULL OR m.since <= now()) AND (m.until IS NULL OR m.until > now())
-        AND m.role IN ('utility', 'generation', 'ups_out', 'pdu', 'it')
+    WHERE m.virtual AND m.role IN ('utility', 'generation', 'ups_out', 'pdu', 'it')
     UNION ALL
     SELECT chain.top_id, t.term_id, chain.sign * t.sign, term.virtual, chain.depth + 1
     FROM chain
     JOIN gigawatch.meter_term AS t ON t.meter_id = chain.meter_id
     JOIN gigawatch.meter AS term ON term.meter_id = t.term_id
     WHERE chain.virtual AND chain.depth < 20
-), powers AS (
-    SELECT chain.top_id AS meter_id, sum(chain.sign * newest.power_mw) AS power_mw, bool_and(newest.power_mw IS NOT NULL) AS known,
-        min(newest.time) AS time
-    FROM chain
-    LEFT JOIN LATERAL (
-        SELECT w.time, CASE WHEN w.doubt IS NULL THEN coalesce(w.power_mean_mw, w.energy_mj * 1000 / w.covered_ms) END AS power_mw
-        FROM gigawatch.meter_window AS w
-        WHERE w.meter_id = chain.meter_id AND w.time > now() - interval '5 minutes'
-        ORDER BY w.time DESC LIMIT 1
-    ) AS newest ON true
-    WHERE NOT chain.virtual
-    GROUP BY chain.top_id
+), terms AS MATERIALIZED (
+    SELECT chain.top_id, chain.meter_id, chain.sign FROM chain WHERE NOT chain.virtual
 ), shadows AS MATERIALIZED (
     SELECT s.meter_id, s.category, s.side FROM expanded.figure_shadow AS s
     WHERE s.figure = 'pue' AND (s.since IS NULL OR s.since <= now()) AND (s.until IS NULL OR s.until > now())
 ), members AS (
-    SELECT m.site_id, f.category, f.side, m.simulated, p.power_mw, coalesce(p.known, false) AS known, p.time
-    FROM gigawatch.meter AS m
-    JOIN powers AS p USING (meter_id)
+    -- By the name of the site, so that one site is read alone.
+    SELECT site.name AS site, m.meter_id, m.role, m.simulated, p.power_mw, coalesce(p.known, false) AS known, p.time
+    FROM gigawatch.site
+    JOIN gigawatch.meter AS m USING (site_id)
+    CROSS JOIN LATERAL (
+        SELECT sum(own.sign * newest.power_mw) AS power_mw, bool_and(newest.power_mw IS NOT NULL) AS known, min(newest.time) AS time
+        FROM (
+            SELECT m.meter_id, 1 AS sign WHERE NOT m.virtual
+            UNION ALL
+            SELECT t.meter_id, t.sign FROM terms AS t WHERE m.virtual AND t.top_id = m.meter_id
+        ) AS own
+        LEFT JOIN LATERAL (
+            SELECT w.time, CASE WHEN w.doubt IS NULL THEN coalesce(w.power_mean_mw, w.energy_mj * 1000 / w.covered_ms) END AS power_mw
+            FROM gigawatch.meter_window AS w
+            WHERE w.meter_id = own.meter_id AND w.time > now() - interval '5 minutes'
+            ORDER BY w.time DESC LIMIT 1
+        ) AS newest ON true
+    ) AS p
+    WHERE (m.since IS NULL OR m.since <= now()) AND (m.until IS NULL OR m.until > now())
+        AND m.role IN ('utility', 'generation', 'ups_out', 'pdu', 'it')
+), sums AS (
+    SELECT m.site, f.category, bool_or(m.simulated) AS simulated, min(m.time) AS time,
+        count(*) FILTER (WHERE NOT m.known) AS meters_silent,
+        sum(m.power_mw) FILTER (WHERE f.side = 'n') AS facility_mw, sum(m.power_mw) FILTER (WHERE f.side = 'd') AS it_mw
+    FROM members AS m
     JOIN expanded.figure_role AS f ON f.figure = 'pue' AND f.role = m.role
     WHERE NOT EXISTS (
         SELECT FROM shadows AS s WHERE s.meter_id = m.meter_id AND s.category = f.category AND s.side = f.side
     )
-), sums AS (
-    SELECT site_id, category, bool_or(simulated) AS simulated, min(time) AS time,
-        count(*) FILTER (WHERE NOT known) AS meters_silent,
-        sum(power_mw) FILTER (WHERE side = 'n') AS facility_mw, sum(power_mw) FILTER (WHERE side = 'd') AS it_mw
-    FROM members GROUP BY site_id, category
-    HAVING bool_or(side = 'n') AND bool_or(side = 'd')
+    GROUP BY m.site, f.category
+    HAVING bool_or(f.side = 'n') AND bool_or(f.side = 'd')
 )
 SELECT
-    site.name AS site,
+    sums.site,
     sums.category,
     CASE WHEN meters_silent = 0 AND facility_mw > 0 AND it_mw > 0 THEN (facility_mw / it_mw)::double precision END AS power_ratio,
     CASE WHEN meters_silent = 0 THEN (facility_mw / 1000)::double precision END AS facility_power_w,
@@ -56,7 +63,7 @@ SELECT
     meters_silent,
     sums.time,
     sums.simulated
-FROM sums JOIN gigawatch.site USING (site_id);
+FROM sums;
 COMMENT ON VIEW report.power_ratio_now IS 'Power of each site''s sources over that of its IT equipment at this moment; indicative, and no PUE';
 COMMENT ON COLUMN report.power_ratio_now.site IS 'Site';
 COMMENT ON COLUMN report.power_ratio_now.category IS 'Where IT is metered: 1 UPS output, 2 PDU output, 3 IT equipment input';

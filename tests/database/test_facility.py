@@ -663,6 +663,11 @@ def test_carbon_of_the_facility(engine: Engine, report: Report) -> None:
     assert location["cue_kg_per_kwh"] == pytest.approx(1.2 * 0.2)
     assert (location["intensity_coverage"], location["estimated_share"]) == (0.75, pytest.approx(2 / 3))
     assert (market["method"], market["carbon_kg"], market["intensity_coverage"]) == ("market", None, 0)
+    both = report(
+        "SELECT * FROM report.facility_carbon(:start, :stop, NULL, 'both')", start=START, stop=START + 4 * HOUR
+    )
+    assert [it["label"] for it in both] == ["oslo", "oslo", None, None]
+    assert [{**it, "label": "fleet"} for it in both] == [*found, *found]
 
 
 def test_how_the_energy_was_obtained_is_shown(engine: Engine, report: Report) -> None:
@@ -734,6 +739,7 @@ def test_the_fleets_power_ratio_is_of_sums_over_sites_whose_meters_answer(engine
     (found,) = report("SELECT * FROM report.power_ratio_fleet_now")
     assert found["power_ratio"] == pytest.approx(150 / 120, abs=1e-6)
     assert (found["sites"], found["sites_with_meters"], found["meters_silent"]) == (2, 3, 1)
+    assert found["known"] == ["austin", "oslo"]
 
 
 def test_mean_power_of_a_role_is_that_of_its_meters_at_each_time(engine: Engine, report: Report) -> None:

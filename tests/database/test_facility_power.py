@@ -79,6 +79,28 @@ def test_the_peak_is_of_the_period_though_it_begins_and_ends_within_days(engine:
     }  # fmt: skip
 
 
+def test_a_feed_that_peaked_is_among_the_tightest_though_others_draw_more_now(engine: Engine, report: Report) -> None:
+    place(engine, {name: {"role": "pdu", "rated_mw": 20 * 10**6} for name in "abcd"})
+    send(engine, [
+        window(name, START + 2 * HOUR, kwh=1, power_max_mw=kw * 10**6)
+        for name, kw in {"a": 6, "b": 19, "c": 8, "d": 7}.items()
+    ])  # fmt: skip
+    now = datetime.now(START.tzinfo) - timedelta(seconds=30)
+    send(engine, [
+        window(name, now, covered_ms=10_000, energy_mj=kw * 10**7) for name, kw in {"a": 5, "b": 1, "c": 4}.items()
+    ])  # fmt: skip
+    fold(engine)
+
+    def found(most: int) -> list[tuple[str, float, float]]:
+        rows = report(
+            "SELECT * FROM report.capacity(:start, :stop, in_most => :most)", start=START, stop=today(), most=most
+        )
+        return [(it["name"], it["present"], it["peak"]) for it in rows]
+
+    assert found(1) == [("a", 5_000, 6_000), ("b", 1_000, 19_000)]
+    assert found(2) == [("a", 5_000, 6_000), ("b", 1_000, 19_000), ("c", 4_000, 8_000)]
+
+
 def test_budgets_are_compared_with_the_meters_that_feed_their_racks(engine: Engine, report: Report) -> None:
     place(engine, {"u": {"role": "utility"}, "p1": {"role": "pdu", "hall": "1"}, "p2": {"role": "pdu", "hall": "1"},
                    "p3": {"role": "pdu", "hall": "1"}})  # fmt: skip

@@ -271,11 +271,11 @@ def test_limits_of_which_most_is_used_come_first_and_a_breaker_has_its_rule() ->
     roomy = limit("main", kind="contract", unit="W", limit_value=2e6, usable=2e6, use_share=0.4)
     rows = facility_rows.tightest([limit("unknown"), roomy, tight])
     assert [it.name for it in rows] == ["pdu-1", "main", "unknown"]
-    words = said(facility_meters.limits(rows, of_site=False))
+    words = said(facility_meters.limits(rows))
     for part in ("breaker, feed A", "80 % rule", "50.4\u00a0A", "95\u00a0%", "+0.02\u00a0A", "125\u00a0d", "2\u00a0MW",
-                 "the 10 of which most is used now"):  # fmt: skip
+                 "at most 15, those of which most is used now"):  # fmt: skip
         assert part in words
-    assert "No limit is known" in said(facility_meters.limits([], of_site=True))
+    assert "No limit is known" in said(facility_meters.limits([]))
 
 
 @pytest.mark.parametrize(
@@ -301,7 +301,7 @@ def test_a_power_ratio_below_one_is_a_fault_and_one_without_a_meter_is_none() ->
     now = START + HOUR
     ratio = FleetPowerRatio(
         category=2, sites=1, sites_with_meters=2, power_ratio=0.997, facility_power_w=997.0, it_power_w=1000.0,
-        meters_silent=1, time=START, simulated=False,
+        meters_silent=1, time=START, simulated=False, known=["paris"],
     )  # fmt: skip
     card = facility._now_card(ratio, "1 of 2 sites, without oslo", now)
     assert card.className == "card bad"
@@ -310,7 +310,7 @@ def test_a_power_ratio_below_one_is_a_fault_and_one_without_a_meter_is_none() ->
     assert "1 of 2 sites, without oslo" in said(card)
     silent = FleetPowerRatio(
         category=2, sites=0, sites_with_meters=1, power_ratio=None, facility_power_w=None, it_power_w=None,
-        meters_silent=3, time=None, simulated=False,
+        meters_silent=3, time=None, simulated=False, known=[],
     )  # fmt: skip
     assert "3 meters silent" in said(facility._now_card(silent, "", now))
     assert "no meters" in said(facility._now_card(None, "", now))
