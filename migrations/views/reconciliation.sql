@@ -114,7 +114,7 @@ BEGIN
         WHERE group_by = 'site' AND f.role IN ('pdu', 'ups_out', 'ups_in', 'utility', 'generation', 'fuel')
             AND f.time >= start AND f.time <= stop - interval '1 hour' AND (in_site IS NULL OR f.site_id = chosen)
         GROUP BY 1, 2, 3
-    ), levels AS MATERIALIZED (
+    ), levels AS (
         SELECT g.id, g.time, 1 AS place, 'gpu' AS level, g.mj FROM gpu AS g WHERE g.whole
         UNION ALL
         SELECT n.id, n.time, 2, 'host', n.host_mj + g.mj FROM nodes AS n JOIN gpu AS g USING (id, time) WHERE n.host_whole AND g.whole
@@ -125,23 +125,25 @@ BEGIN
         UNION ALL
         SELECT r.id, r.time, CASE r.role WHEN 'pdu' THEN 4 WHEN 'ups_out' THEN 5 WHEN 'ups_in' THEN 6 ELSE 7 END, r.role, r.mj
         FROM of_roles AS r WHERE r.whole
+    ), steps AS MATERIALIZED (
+        -- Each hour of a level with the nearest that is known below it then: each is read once.
+        SELECT l.id, l.place, l.level, l.lower_place, count(*) AS hours, sum(l.mj) AS mj, sum(l.lower_mj) AS lower_mj
+        FROM (
+            SELECT it.*, lag(it.place) OVER own_hour AS lower_place, lag(it.mj) OVER own_hour AS lower_mj
+            FROM levels AS it WINDOW own_hour AS (PARTITION BY it.id, it.time ORDER BY it.place)
+        ) AS l
+        GROUP BY 1, 2, 3, 4
     ), known AS (
-        SELECT l.id, l.place, l.level, sum(l.mj) AS mj, count(*) AS hours,
-            lag(l.place) OVER its AS below_place, lag(l.level) OVER its AS below
-        FROM levels AS l GROUP BY l.id, l.place, l.level
-        WINDOW its AS (PARTITION BY l.id ORDER BY l.place)
-    ), compared AS (
-        SELECT k.id, k.place, count(*) AS hours, sum(own.mj) AS mj, sum(lower.mj) AS below_mj
-        FROM known AS k
-        JOIN levels AS own ON own.id = k.id AND own.place = k.place
-        JOIN levels AS lower ON lower.id = k.id AND lower.place = k.below_place AND lower.time = own.time
-        GROUP BY 1, 2
+        SELECT s.id, s.place, s.level, sum(s.mj) AS mj, sum(s.hours)::bigint AS hours,
+            lag(s.place) OVER its AS below_place, lag(s.level) OVER its AS below
+        FROM steps AS s GROUP BY s.id, s.place, s.level
+        WINDOW its AS (PARTITION BY s.id ORDER BY s.place)
     )
-    SELECT labels.label, k.place, k.level, k.mj / 1000, k.hours, k.below, coalesce(c.hours, 0), c.mj / 1000, c.below_mj / 1000,
-        (c.mj - c.below_mj) / 1000, ((c.mj - c.below_mj) / nullif(c.mj, 0))::double precision
+    SELECT labels.label, k.place, k.level, k.mj / 1000, k.hours, k.below, coalesce(c.hours, 0), c.mj / 1000, c.lower_mj / 1000,
+        (c.mj - c.lower_mj) / 1000, ((c.mj - c.lower_mj) / nullif(c.mj, 0))::double precision
     FROM known AS k
     JOIN labels ON labels.id = k.id
-    LEFT JOIN compared AS c ON c.id = k.id AND c.place = k.place
+    LEFT JOIN steps AS c ON c.id = k.id AND c.place = k.place AND c.lower_place = k.below_place
     ORDER BY 1, 2;
 END
 $$;
