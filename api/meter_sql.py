@@ -246,7 +246,7 @@ FOLD_HOURS = f"""
         GROUP BY its.site_id
     ), ancestors AS MATERIALIZED (
         SELECT above.meter_id, m.role, m.hall_id, m.since, m.until
-        FROM expanded.meter_above AS above
+        FROM expanded.meter_above() AS above
         JOIN gigawatch.meter AS m ON m.meter_id = above.above_id AND m.role IS NOT NULL
         WHERE m.site_id IN (SELECT site_id FROM days)
     ), wanted AS MATERIALIZED (

@@ -41,7 +41,7 @@ WITH feeding AS (
 SELECT c.site_id, c.scope, c.name, c.meter_id
 FROM chosen AS c
 WHERE NOT EXISTS (
-    SELECT FROM expanded.meter_above AS above
+    SELECT FROM expanded.meter_above() AS above
     JOIN chosen AS upper ON upper.meter_id = above.above_id
     WHERE above.meter_id = c.meter_id AND upper.site_id = c.site_id AND upper.scope = c.scope AND upper.name = c.name
 );

@@ -68,7 +68,7 @@ BEGIN
         JOIN gigawatch.meter_1d AS d ON d.meter_id = m.meter_id AND d.time >= start AND d.time < stop
         WHERE m.site_id = chosen AND m.backup AND m.role IN ('generation', 'fuel')
             AND NOT EXISTS (
-                SELECT FROM expanded.meter_above AS above
+                SELECT FROM expanded.meter_above() AS above
                 JOIN gigawatch.meter AS upper ON upper.meter_id = above.above_id AND upper.backup
                     AND upper.role IN ('generation', 'fuel')
                 WHERE above.meter_id = m.meter_id
