@@ -120,12 +120,10 @@ BEGIN
         -- Of a feed its peak, of a sum of meters no less than it: enough to choose by.
         SELECT m.part, CASE WHEN count(d.power_mw) = count(*) THEN sum(d.power_mw) / 1000.0 END AS power_w, max(d.current_ma) / 1000.0 AS current_a
         FROM members AS m
-        LEFT JOIN (
-            SELECT it.meter_id, max(it.power_max_mw) AS power_mw, max(it.current_max_ma) AS current_ma FROM gigawatch.meter_1d AS it
-            WHERE it.time >= first_day AND it.time < beyond_days
-                AND (in_site IS NULL OR it.meter_id IN (SELECT its.meter_id FROM members AS its))
-            GROUP BY 1
-        ) AS d USING (meter_id)
+        CROSS JOIN LATERAL (
+            SELECT max(it.power_max_mw) AS power_mw, max(it.current_max_ma) AS current_ma FROM gigawatch.meter_1d AS it
+            WHERE it.meter_id = m.meter_id AND it.time >= first_day AND it.time < beyond_days
+        ) AS d
         WHERE in_most IS NOT NULL
         GROUP BY 1
     ), used AS MATERIALIZED (
