@@ -115,7 +115,7 @@ def build(loaded: Settings) -> FastAPI:
 
 def _add_hello(app: FastAPI) -> None:
     @app.get("/api/v1/hello", responses=answers(Greeting), tags=["ingest"])
-    async def hello(request: Request, role: Annotated[Role, Depends(require("agent", "viewer"))]) -> Response:
+    async def hello(request: Request, role: Annotated[Role, Depends(require("agent", "viewer", "operator"))]) -> Response:
         """The server's time and version, and the role of the token."""
         loaded: Settings = request.app.state.settings
         greeting = Greeting(
@@ -147,7 +147,7 @@ def _add_metrics(app: FastAPI) -> None:
         "/metrics",
         responses={status: answers(Problem)[status] for status in (401, 403, 503)},
         response_class=PlainTextResponse,
-        dependencies=[Depends(require("viewer"))],
+        dependencies=[Depends(require("viewer", "operator"))],
         tags=["health"],
     )
     def metrics(request: Request) -> Response:

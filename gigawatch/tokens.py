@@ -17,8 +17,8 @@ from sqlalchemy.dialects.postgresql import insert
 from gigawatch.errors import GigawatchError
 from gigawatch.schema import api_token
 
-Role = Literal["agent", "viewer", "admin"]
-"""agent may send batches, viewer may read, admin may do both."""
+Role = Literal["agent", "viewer", "operator", "admin"]
+"""agent may send batches, viewer may read; operator may read, silence and acknowledge alerts; admin may do all."""
 ROLES: tuple[Role, ...] = get_args(Role)
 
 
