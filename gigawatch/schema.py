@@ -1248,6 +1248,9 @@ alert_group = Table(
     Column("due", Time, comment="When its target is told next; absent where nothing is to be told"),
     Column("told", Time, comment="When a notification was last put out; absent before the first"),
     Column("told_alerts", JSONB, nullable=False, server_default="{}", comment="What was told, by number of the alert"),
+    Column(
+        "hurried", Integer, nullable=False, server_default="0", comment="Notifications in a row before their interval"
+    ),
     Index("alert_group_due_idx", "due"),
     comment="Alerts that one target is told of together",
 )

@@ -4,7 +4,8 @@ from typing import Annotated, Literal
 
 from msgspec import Meta, Struct
 
-from api.alerts.rule import By, Severity
+from api.alerts.rule import By
+from gigawatch.alerts.notification import Severity
 from gigawatch.records import Name
 
 Duration = Annotated[str, Meta(pattern=r"^([0-9]+(s|m|h|d))+$", max_length=20)]

@@ -4,9 +4,8 @@ from typing import Literal
 
 from msgspec import Struct
 
-Severity = Literal["info", "warning", "critical"]
-SEVERITIES: tuple[Severity, ...] = ("info", "warning", "critical")
-"""The worst last."""
+from gigawatch.alerts.notification import Severity
+
 By = Literal["site", "rack", "gpu_model", "deployment", "meter"]
 """Columns that a threshold may depend on."""
 SPECIAL = ("value", "severity", "racks", "simulated")

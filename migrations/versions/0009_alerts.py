@@ -195,6 +195,13 @@ def upgrade() -> None:
             nullable=False,
             comment="What was told, by number of the alert",
         ),
+        sa.Column(
+            "hurried",
+            sa.Integer(),
+            server_default="0",
+            nullable=False,
+            comment="Notifications in a row before their interval",
+        ),
         sa.PrimaryKeyConstraint("group_id", name="alert_group_pkey"),
         sa.UniqueConstraint("key", name="alert_group_key_key"),
         schema="gigawatch",

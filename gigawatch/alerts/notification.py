@@ -1,14 +1,14 @@
 """What a target is to be told: alerts of one group, whatever the target speaks. It is what the outbox holds."""
 
 from datetime import datetime
-from typing import Literal
+from typing import Literal, get_args
 
 from msgspec import Struct
 
-from api.alerts.rule import Severity
-
-MOST_ALERTS = 100
-"""In one notification; how many more there are is said."""
+Severity = Literal["info", "warning", "critical"]
+SEVERITIES: tuple[Severity, ...] = get_args(Severity)
+"""The worst last."""
+Why = Literal["new", "changed", "resolved", "repeat", "test"]
 
 
 class AlertTold(Struct, frozen=True, kw_only=True):
@@ -45,7 +45,7 @@ class Notification(Struct, frozen=True, kw_only=True):
     target: str
     status: Literal["firing", "resolved"]
     """resolved where no alert of the group fires any more."""
-    why: Literal["new", "changed", "resolved", "repeat", "test"]
+    why: Why
     severity: Severity
     """The worst of those that fire, else of all."""
     title: str
