@@ -22,7 +22,7 @@ install: $(VENV)/.dev ## Make the virtual environment for development
 
 test: $(VENV)/.dev ## Run all tests: the README's second command
 	tests/install-system-packages
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest --numprocesses 2 --dist loadfile --no-loadscope-reorder
 
 lint: $(VENV)/.dev ## Check style, types (of tests and benches, too) and the rooms' imports
 	$(BIN)/ruff check .
