@@ -168,6 +168,8 @@ node_now = Table(
     Column("gpu_temp_max_c", SmallInteger, comment="Greatest GPU temperature, °C"),
     Column("gpu_power_max_mw", Integer, comment="Greatest power of one of the GPUs, mW"),
     Column("gpu_util_max_pm", SmallInteger, comment="Greatest utilisation of one of the GPUs, per mille"),
+    Column("clock_event_reasons", BigInteger, comment="Union of the GPUs' clock-event bits"),
+    Column("mem_temp_max_c", SmallInteger, comment="Greatest memory temperature, °C"),
     # Written once a window for each node: room on the page keeps the new version beside the old one.
     postgresql_with={"fillfactor": 50},
     comment="Each node as it is now; written with its windows, so that pages need not look for the newest",
