@@ -12,10 +12,11 @@ from sqlalchemy import Connection, Engine, text
 from api.alerts import inhibition, routing
 from api.alerts.configuration import Configuration, Route, Target
 from api.alerts.rule import Rule
-from gigawatch.alerts import actions
+from gigawatch.alerts import actions, readings
 from gigawatch.alerts.actions import Wrong
 from gigawatch.alerts.matchers import parse
 from gigawatch.alerts.notification import Notification
+from gigawatch.alerts.readings import Counts
 
 NOW = datetime.now(UTC).replace(microsecond=0)
 CONFIGURATION = Configuration(
@@ -237,3 +238,42 @@ def test_notifications_are_in_a_transaction_with_what_is_told(engine: Engine) ->
         (told,) = route(connection, 2)
         assert told.alerts[0].alert_id == number
         assert route(connection, 3) == []
+
+
+def test_reads_give_each_row_of_each_view_its_type(connection: Connection) -> None:
+    number = fire(connection, hostname="n1", severity="critical")
+    quiet = fire(connection, hostname="n2")
+    actions.silence(
+        connection, [parse("hostname=n2")], starts=NOW, ends=NOW + timedelta(hours=1), author="ada", reason="new fans"
+    )
+    connection.execute(
+        text("INSERT INTO gigawatch.alert_target (name, kind, address) VALUES ('calls', 'slack', 'https://a.test')")
+    )
+    connection.execute(
+        text(
+            "INSERT INTO gigawatch.alert_rule (name, origin, enabled, severity, unit, about, summary, sql, thresholds,"
+            " for_s, keep_firing_for_s, interval_s) VALUES ('hot', 'own', true, 'warning', '°C', '', '', '', '{}', 0, 0, 30)"
+        )
+    )
+    route(connection, 0)
+    route(connection, 1)
+    actions.acknowledge(connection, [number], "ada")
+    assert readings.counts(connection) == Counts(critical=1, warning=0, info=0)
+    assert [it.alert_id for it in readings.alerts(connection)] == [number, quiet]
+    assert [it.alert_id for it in readings.alerts(connection, quiet=True, site="oslo", rule="hot")] == [quiet]
+    assert (
+        readings.alerts(connection, severity="info")
+        == []
+        == readings.alerts(connection, states=("resolved",), since=NOW)
+    )
+    found = readings.alert(connection, number)
+    assert found is not None
+    assert (found.unit, found.acknowledged_by, found.details) == ("°C", "ada", {"limit": 80})
+    assert [(it.change, it.author) for it in readings.changes(connection, number)] == [("acknowledged", "ada")]
+    assert [(it.name, it.firing) for it in readings.rules(connection)] == [("hot", 2)]
+    (silence,) = readings.silences(connection)
+    assert (silence.state, silence.alerts, silence.matchers) == ("in force", 1, (parse("hostname=n2"),))
+    assert [(it.name, it.waiting) for it in readings.targets(connection)] == [("calls", 1)]
+    (delivery,) = readings.deliveries(connection, alert_id=number)
+    assert (delivery.target, delivery.notification.alerts[0].alert_id) == ("calls", number)
+    assert readings.deliveries(connection, alert_id=quiet) == [] == readings.deliveries(connection, state="dead")
