@@ -17,6 +17,7 @@ from starlette.exceptions import HTTPException
 from starlette.responses import PlainTextResponse, Response
 
 from api.access import Access, require
+from api.alerts import routes as alert_routes
 from api.counts import Counts
 from api.documents import Greeting, Problem, answers, describe
 from api.factors import routes as factor_routes
@@ -37,8 +38,9 @@ from gigawatch.tokens import Role
 from gigawatch.units import BYTES_PER_MIB, MILLISECONDS_PER_SECOND
 
 DESCRIPTION = """Batches of GPU telemetry in, figures out. Every endpoint but the health checks needs a token: header
-`Authorization: Bearer …`. Agents' tokens may send, viewers' may read, admins' may do both, and send and
-remove prices, carbon intensities and configured PUE, and bring topologies into force. Times are UTC."""
+`Authorization: Bearer …`. Agents' tokens may send, viewers' may read, operators' may read, and silence and
+acknowledge alerts; admins' may do all that, send and remove prices, carbon intensities and configured PUE, and bring
+topologies and configurations of alerts into force. Times are UTC."""
 SWITCH_S = 0.0005
 GARBAGE = 50_000
 """Objects made before cycles are looked for."""
@@ -105,6 +107,7 @@ def build(loaded: Settings) -> FastAPI:
     app.include_router(router)
     app.include_router(factor_routes.router)
     app.include_router(topology_routes.router)
+    app.include_router(alert_routes.router)
     app.openapi = lambda: describe(app)  # type: ignore[method-assign] # FastAPI's own way to extend it
     _add_hello(app)
     _add_health(app)

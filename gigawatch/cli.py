@@ -12,7 +12,7 @@ from gigawatch.errors import ExitCode, GigawatchError
 GROUP = "gigawatch.commands"
 ORDER = (
     "up", "collect", "serve", "dashboard", "migrate", "token", "db", "tariff", "intensity", "pue",
-    "topology", "meters", "report", "replay", "simulate", "simulate-facility", "doctor", "engines", "meter",
+    "topology", "meters", "alert", "report", "replay", "simulate", "simulate-facility", "doctor", "engines", "meter",
 )  # fmt: skip
 
 

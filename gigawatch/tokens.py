@@ -22,6 +22,13 @@ Role = Literal["agent", "viewer", "operator", "admin"]
 ROLES: tuple[Role, ...] = get_args(Role)
 
 
+class Holder(Struct, frozen=True, kw_only=True):
+    """Whose token it is, and what it may."""
+
+    name: str
+    role: Role
+
+
 class Token(Struct, frozen=True, kw_only=True):
     """What is known of a token; its secret is not."""
 
@@ -51,17 +58,19 @@ def create(connection: Connection, name: str, role: Role) -> str:
     return secret
 
 
-def role_of(connection: Connection, secret: str) -> Role | None:
-    """The role of a token that is good; None: there is none with this secret, or it was revoked."""
-    return role_of_hash(connection, secret_hash(secret))
+def holder_of(connection: Connection, secret: str) -> Holder | None:
+    """Whose token this is and what it may; None: there is none with this secret, or it was revoked."""
+    return holder_of_hash(connection, secret_hash(secret))
 
 
-def role_of_hash(connection: Connection, digest: str) -> Role | None:
+def holder_of_hash(connection: Connection, digest: str) -> Holder | None:
     """The same, for who kept the secret's hash in place of the secret."""
-    role = connection.scalar(
-        select(api_token.c.role).where(api_token.c.secret_sha256 == digest, api_token.c.revoked.is_(None))
-    )
-    return None if role is None else msgspec.convert(role, Role)
+    row = connection.execute(
+        select(api_token.c.name, api_token.c.role).where(
+            api_token.c.secret_sha256 == digest, api_token.c.revoked.is_(None)
+        )
+    ).one_or_none()
+    return None if row is None else msgspec.convert(dict(row._mapping), Holder)
 
 
 def revoke(connection: Connection, name: str) -> None:

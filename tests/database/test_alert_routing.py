@@ -252,7 +252,8 @@ def test_reads_give_each_row_of_each_view_its_type(connection: Connection) -> No
     connection.execute(
         text(
             "INSERT INTO gigawatch.alert_rule (name, origin, enabled, severity, unit, about, summary, sql, thresholds,"
-            " for_s, keep_firing_for_s, interval_s) VALUES ('hot', 'own', true, 'warning', '°C', '', '', '', '{}', 0, 0, 30)"
+            " for_s, keep_firing_for_s, interval_s)"
+            " VALUES ('hot', 'own', true, 'warning', '°C', '', '', '', '{}', 0, 0, 30)"
         )
     )
     route(connection, 0)
