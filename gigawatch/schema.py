@@ -491,6 +491,14 @@ gpu_health = Table(
     Column("performance_state", SmallInteger, comment="P-state, 0 the fastest"),
     Column("processes", JSONB, comment="Processes that hold memory of the GPU: pid, name, mem_used_mib"),
     Index("gpu_health_gpu_id_time_idx", "gpu_id", "time", unique=True),
+    # Rules look for the few that are not well each minute.
+    Index(
+        "gpu_health_ill_idx",
+        "time",
+        postgresql_where=text(
+            "row_remap_failed OR row_remap_pending OR page_retirement_pending OR ecc_volatile_uncorrected > 0"
+        ),
+    ),
     comment="What is read slowly of a GPU, stored when it changed and once an hour",
 )
 
@@ -509,7 +517,14 @@ event = Table(
     Column("severity", Text, nullable=False, comment="info, warning or critical"),
     Column("code", Integer, comment="The XID, for kind xid"),
     Column("message", Text, nullable=False, comment="What happened, in words"),
+    Column(
+        "received",
+        Time,
+        server_default=func.now(),
+        comment="When the server stored it; absent where it is older than this column",
+    ),
     Index("event_time_idx", "time"),
+    Index("event_received_idx", "received"),
     Index("event_node_id_time_idx", "node_id", "time"),
     Index("event_gpu_id_time_idx", "gpu_id", "time"),
     CheckConstraint("severity IN ('info', 'warning', 'critical')", name="severity"),
@@ -1241,6 +1256,22 @@ alert_silence = Table(
     CheckConstraint("kind IN ('silence', 'maintenance')", name="kind"),
     CheckConstraint("ends >= starts", name="ends"),
     comment="Alerts that nobody is told of for a while",
+)
+
+alert_budget = Table(
+    "alert_budget",
+    metadata,
+    Column("name", Text, primary_key=True, comment="Name of the budget"),
+    Column(
+        "deployments", ARRAY(Text), comment="Deployments that it is of; names may end in *; absent: it is of a site"
+    ),
+    Column("site", Text, comment="Site that it is of; absent: of all"),
+    Column("energy_mj", BigInteger, comment="Energy that may be used in a calendar month, mJ"),
+    Column("cost", Numeric, comment="What that may cost, in the currency"),
+    Column("currency", Text, comment="ISO 4217 code"),
+    Column("co2e_g", BigInteger, comment="What it may emit, gCO2e"),
+    CheckConstraint("(cost IS NULL) = (currency IS NULL)", name="currency"),
+    comment="What tenants, deployments and sites may use in a month, from the configuration in force",
 )
 
 alert_group = Table(

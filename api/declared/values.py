@@ -13,6 +13,7 @@ from typing import Annotated, Any, Literal, TypeVar, Union, get_args, get_origin
 import msgspec
 from msgspec import Struct
 
+from api.declared import nodes
 from api.declared.nodes import Form, Items, Mapping, Node, Scalar, Unreadable
 from gigawatch.errors import ExitCode, GigawatchError
 from gigawatch.findings import Finding, Findings, Path, suggestion
@@ -45,6 +46,35 @@ def said(it: Finding) -> str:
     """A finding in words."""
     where = f"line {it.line}: " if it.line is not None else ""
     return f"{where}{it.problem}\n    {it.remedy}"
+
+
+def read(body: bytes, kind: type[T], form: Form) -> tuple[T, Findings, dict[Path, int]]:
+    """A file's document, with what gathers more that is wrong with it, and the lines of its parts.
+
+    Raises:
+        Unfit: it has errors, all of which it names.
+    """
+    findings = Findings()
+    lines: dict[Path, int] = {}
+    document = None
+    try:
+        root = nodes.read(body, form)
+    except Unreadable as error:
+        lines = {} if error.line is None else {(): error.line}
+        findings.error((), error.problem, error.remedy)
+    else:
+        convert = Converter(findings, form)
+        document, lines = convert.whole(root, kind), convert.lines
+    refuse(findings, lines, form)
+    assert document is not None, "what is missing is an error"
+    return document, findings, lines
+
+
+def refuse(findings: Findings, lines: Mapped[Path, int], form: Form) -> None:
+    """Raise Unfit where there are errors."""
+    listed = findings.listed(lines)
+    if any(it.severity == "error" for it in listed):
+        raise Unfit(listed, form)
 
 
 class Converter:

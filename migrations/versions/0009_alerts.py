@@ -98,6 +98,24 @@ def upgrade() -> None:
     op.create_index("alert_resolved_idx", "alert", ["resolved"], unique=False, schema="gigawatch")
     op.create_index("alert_rule_started_idx", "alert", ["rule", "started"], unique=False, schema="gigawatch")
     op.create_table(
+        "alert_budget",
+        sa.Column("name", sa.Text(), nullable=False, comment="Name of the budget"),
+        sa.Column(
+            "deployments",
+            postgresql.ARRAY(sa.Text()),
+            comment="Deployments that it is of, which may end in *; absent: it is of a site",
+        ),
+        sa.Column("site", sa.Text(), comment="Site that it is of; absent: of all"),
+        sa.Column("energy_mj", sa.BigInteger(), comment="Energy that may be used in a calendar month, mJ"),
+        sa.Column("cost", sa.Numeric(), comment="What that may cost, in the currency"),
+        sa.Column("currency", sa.Text(), comment="ISO 4217 code"),
+        sa.Column("co2e_g", sa.BigInteger(), comment="What it may emit, gCO2e"),
+        sa.CheckConstraint("(cost IS NULL) = (currency IS NULL)", name="currency"),
+        sa.PrimaryKeyConstraint("name", name="alert_budget_pkey"),
+        schema="gigawatch",
+        comment="What tenants, deployments and sites may use in a month, from the configuration in force",
+    )
+    op.create_table(
         "alert_configuration",
         sa.Column("configuration_id", sa.Integer(), sa.Identity(), nullable=False),
         sa.Column(
@@ -332,6 +350,27 @@ def upgrade() -> None:
     )
     op.create_index(
         "alert_change_alert_id_time_idx", "alert_change", ["alert_id", "time"], unique=False, schema="gigawatch"
+    )
+    # Without a default for those that are there: what is old is not told as if it had just come.
+    op.add_column(
+        "event",
+        sa.Column(
+            "received",
+            sa.DateTime(timezone=True),
+            comment="When the server stored it; absent for what came before that was noted",
+        ),
+        schema="gigawatch",
+    )
+    op.alter_column("event", "received", server_default=sa.text("now()"), schema="gigawatch")
+    op.create_index("event_received_idx", "event", ["received"], schema="gigawatch")
+    op.create_index(
+        "gpu_health_ill_idx",
+        "gpu_health",
+        ["time"],
+        schema="gigawatch",
+        postgresql_where=sa.text(
+            "row_remap_failed OR row_remap_pending OR page_retirement_pending OR ecc_volatile_uncorrected > 0"
+        ),
     )
     # Which GPUs a rule must look at is told by their nodes: 75,000 short rows, not 600,000 GPUs' newest windows.
     for column in (
