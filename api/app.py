@@ -115,7 +115,9 @@ def build(loaded: Settings) -> FastAPI:
 
 def _add_hello(app: FastAPI) -> None:
     @app.get("/api/v1/hello", responses=answers(Greeting), tags=["ingest"])
-    async def hello(request: Request, role: Annotated[Role, Depends(require("agent", "viewer", "operator"))]) -> Response:
+    async def hello(
+        request: Request, role: Annotated[Role, Depends(require("agent", "viewer", "operator"))]
+    ) -> Response:
         """The server's time and version, and the role of the token."""
         loaded: Settings = request.app.state.settings
         greeting = Greeting(
