@@ -38,6 +38,7 @@ def notification(*alerts: AlertTold, **more: Any) -> Notification:
     """A group's notification, of one alert where none is given."""
     alerts = alerts or (alert(),)
     firing = sum(it.status == "firing" for it in alerts)
+    severities = {it.severity for it in alerts}
     given: dict[str, Any] = {
         "group_key": "critical/{rule=xid_fatal,site=oslo}",
         "target": "pager",
@@ -46,7 +47,8 @@ def notification(*alerts: AlertTold, **more: Any) -> Notification:
         "severity": "critical",
         "title": f"{firing} xid_fatal at oslo",
         "group_labels": {"rule": "xid_fatal", "site": "oslo"},
-        "common_labels": {"rule": "xid_fatal", "severity": "critical", "site": "oslo"},
+        "common_labels": {"rule": "xid_fatal", "site": "oslo"}
+        | ({"severity": alerts[0].severity} if len(severities) == 1 else {}),
         "firing": firing,
         "resolved": len(alerts) - firing,
         "alerts": alerts,

@@ -88,7 +88,7 @@ def test_alertmanagers_payloads_name_things_as_prometheus_users_do() -> None:
     told = notification(alert(1), alert(2, severity="warning", status="resolved"), left_out=3)
     content = made("alertmanager", told)[1]
     assert content["groupLabels"] == {"alertname": "xid_fatal", "site": "oslo"}
-    assert content["commonLabels"] == {"alertname": "xid_fatal", "severity": "critical", "site": "oslo"}
+    assert content["commonLabels"] == {"alertname": "xid_fatal", "site": "oslo"}
     assert content["truncatedAlerts"] == 3 and content["receiver"] == "pager"
     first, second = content["alerts"]
     assert first["labels"] == {
