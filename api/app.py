@@ -18,6 +18,7 @@ from starlette.responses import PlainTextResponse, Response
 
 from api.access import Access, require
 from api.alerts import routes as alert_routes
+from api.alerts.configured import rules_in_force
 from api.alerts.keeper import EVALUATORS, HURRIED, Keeper
 from api.alerts.telling import Telling
 from api.counts import Counts
@@ -93,7 +94,8 @@ def build(loaded: Settings) -> FastAPI:
         )
 
         def keeper() -> Keeper:
-            return Keeper(engine, rules_engine, loaded.alerts, lambda _: {}, Telling())
+            telling = Telling(engine, loaded.alerts)
+            return Keeper(engine, rules_engine, loaded.alerts, rules_in_force, telling)
 
         scheduler = None
         if loaded.server.scheduler:

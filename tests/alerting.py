@@ -4,8 +4,8 @@ from datetime import UTC, datetime, timedelta
 from typing import Any
 
 from api.alerts.configuration import Target
-from api.alerts.notification import AlertTold, Notification
 from api.alerts.payloads.request import Telling
+from gigawatch.alerts.notification import AlertTold, Notification
 
 NOW = datetime(2026, 3, 1, 12, 0, tzinfo=UTC)
 

@@ -93,6 +93,11 @@ def in_force(connection: Connection) -> Configured:
     return Configured(configuration=configuration, rules=_rules(configuration, Findings()))
 
 
+def rules_in_force(connection: Connection) -> Mapping[str, Rule]:
+    """The rules under the newest configuration that was applied."""
+    return in_force(connection).rules
+
+
 def apply(connection: Connection, found: Read, *, author: str, source: str, dry_run: bool) -> Applied:
     """Bring a configuration into force, in the caller's transaction.
 

@@ -27,9 +27,9 @@ from sqlalchemy import Connection, Engine, text
 import gigawatch
 from api.alerts.configuration import Configuration, Target
 from api.alerts.network import Guard, GuardedBackend, Place, Refused, Resolve, look_up
-from api.alerts.notification import AlertTold, Notification
 from api.alerts.payloads import KINDS, SECRET_NEEDED, USUAL_URLS
 from api.alerts.payloads.request import Impossible, Request, Telling
+from gigawatch.alerts.notification import Notification
 from gigawatch.errors import ExitCode, GigawatchError
 from gigawatch.settings import Alerts
 
@@ -565,67 +565,6 @@ def requeue(connection: Connection, delivery_id: int) -> None:
         {"delivery_id": delivery_id},
     )
     connection.execute(text("NOTIFY gigawatch_delivery"))
-
-
-def send_test(connection: Connection, target: str) -> int:
-    """Put a notification out that says that it is a test, in the caller's transaction, and give its delivery's number.
-
-    Raises:
-        GigawatchError: no target has this name.
-    """
-    known = connection.scalar(text("SELECT true FROM gigawatch.alert_target WHERE name = :name"), {"name": target})
-    if not known:
-        raise _no_target(target)
-    key = uuid.uuid4()
-    told = notification_of_test(target, key, datetime.now(UTC))
-    delivery_id = connection.scalar(
-        text(
-            "INSERT INTO gigawatch.alert_delivery (key, target, group_key, why, notification)"
-            " VALUES (:key, :target, :group_key, 'test', :told) RETURNING delivery_id"
-        ),
-        {"key": key, "target": target, "group_key": told.group_key, "told": msgspec.json.encode(told).decode()},
-    )
-    assert delivery_id is not None
-    connection.execute(text("NOTIFY gigawatch_delivery"))
-    return int(delivery_id)
-
-
-def notification_of_test(target: str, key: uuid.UUID, now: datetime) -> Notification:
-    """A notification that shows a target's receiver, and a template's author, what one looks like."""
-    alert = AlertTold(
-        alert_id=0,
-        fingerprint=key.hex,
-        rule="test",
-        status="firing",
-        severity="info",
-        labels={"target": target},
-        summary=f"This is a test of target {target}: nothing is wrong",
-        value=1.0,
-        unit=None,
-        details={},
-        started=now,
-        fired=now,
-        resolved=None,
-        runbook=None,
-        url=None,
-        acknowledged_by=None,
-        simulated=False,
-    )
-    return Notification(
-        group_key=f"test:{key}",
-        target=target,
-        status="firing",
-        why="test",
-        severity="info",
-        title=f"Test of target {target}",
-        group_labels={"rule": "test"},
-        common_labels={"rule": "test", "severity": "info", "target": target},
-        firing=1,
-        resolved=0,
-        alerts=(alert,),
-        left_out=0,
-        external_url=None,
-    )
 
 
 def _no_target(name: str) -> GigawatchError:

@@ -11,7 +11,8 @@ import sqlalchemy
 from msgspec import Struct
 from sqlalchemy import Connection, Engine, text
 
-from api.alerts.rule import SEVERITIES, SPECIAL, Rule, Severity, Threshold
+from api.alerts.rule import SPECIAL, Rule, Threshold
+from gigawatch.alerts.notification import SEVERITIES, Severity
 from gigawatch.settings import Alerts
 
 MOST_CHARACTERS = 2_000

@@ -233,9 +233,7 @@ class Keeper:
         while not self._stopping.is_set():
             try:
                 with self._changing() as (connection, now):
-                    if changed:
-                        self._telling.route(connection, self._rules, now)
-                    put_out = self._telling.put_out(connection, self._rules, now)
+                    put_out = self._telling.route(connection, self._rules, now, changed=changed)
                 if put_out:
                     self._telling.wake()
                 changed = False

@@ -15,8 +15,6 @@ from api.alerts.rule import Rule
 from gigawatch.alerts.matchers import Matcher, all_match
 from gigawatch.alerts.notification import SEVERITIES, AlertTold, Notification
 
-LOCK = 0x6769_676E
-"""Held while alerts are routed: a leader that was just succeeded does not tell the same once more."""
 MOST_ALERTS = 100
 """In one notification; how many more there are is said."""
 MOST_ALERTS_KEPT_ALIVE = 10_000
@@ -48,7 +46,7 @@ def route(
     """Find out who is to be told of what, and put out what is due.
 
     Args:
-        connection: of the store's owner, in the caller's transaction.
+        connection: of the store's owner, in the caller's transaction, which no other that changes alerts runs beside.
         configuration: the one in force.
         rules: those in force.
         now: the time of all this.
@@ -57,7 +55,6 @@ def route(
     Returns:
         Notifications that were put out.
     """
-    connection.execute(text("SELECT pg_advisory_xact_lock(:lock)"), {"lock": LOCK})
     groups = _groups(connection)
     rows = _alerts(connection, {number for group in groups for number in group.told_alerts})
     silenced = _silence(connection, rows, now)

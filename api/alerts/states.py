@@ -11,7 +11,8 @@ from psycopg.types.json import Jsonb
 from sqlalchemy import Connection, RowMapping, text
 
 from api.alerts.evaluation import Observation
-from api.alerts.rule import Rule, Severity
+from api.alerts.rule import Rule
+from gigawatch.alerts.notification import Severity
 
 FLAPS_WITHIN = timedelta(hours=1)
 MOST_FLAPS = 2**15 - 1

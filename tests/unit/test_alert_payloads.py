@@ -12,9 +12,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from slack_sdk.models.blocks import Block
 
-from api.alerts.notification import Notification
 from api.alerts.payloads import KINDS, alertmanager, alertmanager_api, template
 from api.alerts.payloads.request import Impossible, Request, key
+from gigawatch.alerts.notification import Notification
 from tests.alerting import alert, notification, telling
 
 SCHEMAS = Path(__file__).parents[1] / "alerts/schemas"

@@ -9,8 +9,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from api.alerts.evaluation import Observation, in_words
-from api.alerts.rule import Rule, Severity
+from api.alerts.rule import Rule
 from api.alerts.states import Alert, Before, Change, Changes, advance, fingerprint
+from gigawatch.alerts.notification import Severity
 
 BEGIN = datetime(2026, 1, 1, tzinfo=UTC)
 EVERY_S = 30

@@ -15,9 +15,9 @@ import msgspec
 import pytest
 
 from api.alerts.delivery import notification_of_test
-from api.alerts.notification import Notification
 from api.alerts.payloads import KINDS
 from api.alerts.payloads.alertmanager_api import LASTS
+from gigawatch.alerts.notification import Notification
 from tests.agents import wait_for
 from tests.alerting import alert, notification, telling
 from tests.processes import free_port

@@ -7,8 +7,8 @@ import re
 from datetime import datetime
 from typing import Any
 
-from api.alerts.notification import AlertTold
 from api.alerts.payloads.request import Request, Telling, json_request, value
+from gigawatch.alerts.notification import AlertTold
 
 NOT_ENDED = "0001-01-01T00:00:00Z"
 

@@ -9,7 +9,7 @@ import msgspec
 from msgspec import Struct
 
 from api.alerts.configuration import Target
-from api.alerts.notification import AlertTold, Notification
+from gigawatch.alerts.notification import AlertTold, Notification
 
 JSON = "application/json"
 

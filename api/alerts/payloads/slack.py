@@ -6,8 +6,8 @@ Block Kit: at most 50 blocks, 3,000 characters a section.
 
 from typing import Any
 
-from api.alerts.notification import AlertTold
 from api.alerts.payloads.request import Request, Telling, about, clip, headline, json_request, more
+from gigawatch.alerts.notification import AlertTold
 
 BLOCKS = 50
 SECTION = 3_000

@@ -7,8 +7,8 @@ message may have about 28 KB, as Microsoft counts; refusals are told of from 21 
 
 from typing import Any
 
-from api.alerts.notification import AlertTold
 from api.alerts.payloads.request import Request, Telling, about, clip, fitting, headline, json_request, more
+from gigawatch.alerts.notification import AlertTold
 
 SIZE = 20_000
 STYLES = {"critical": "attention", "warning": "warning", "info": "accent"}
