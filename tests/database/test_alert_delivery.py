@@ -24,7 +24,7 @@ from api.alerts.delivery import UNKNOWN_ADDRESS, Deliverer, Pace, requeue, send_
 from gigawatch.errors import ExitCode, GigawatchError
 from gigawatch.settings import Alerts
 from tests.alerting import notification
-from tests.receivers import Receiver, answers, breaks_off, drips, floods, hangs, in_turn, self_signed
+from tests.receivers import Receiver, answers, breaks_off, drips, floods, hangs, in_turn, lingers, self_signed
 
 # What is here does not differ between the store's levels.
 pytestmark = pytest.mark.parametrize("database_url", ["embedded"], indirect=True)
@@ -182,11 +182,11 @@ def test_bad_receivers_keep_no_other_waiting(engine: Engine, tmp_path: Path) -> 
         "drips": "127.0.0.1 did not answer within 1 s (alerts.delivery_timeout_s)",
         "silent_tls": "did not answer within 1 s",
         "breaks_off": "could not be asked",
-        "untrusted": "self-signed certificate",
+        "untrusted": "no TLS with 127.0.0.1: [SSL: CERTIFICATE_VERIFY_FAILED]",
         "no_tls": "no TLS with 127.0.0.1",
         "refuses": "could not be asked",
         "metadata": "is a cloud's metadata address",
-        "nowhere": "nowhere.invalid cannot be looked up",
+        "nowhere": "nowhere.invalid could not be asked: its name cannot be looked up",
     }.items():
         assert words in answered[name][1], name
     # Whatever they did, the second waits for the first.
@@ -204,6 +204,16 @@ def test_certificates_that_are_named_are_trusted(engine: Engine, tmp_path: Path)
         put_out(engine, "pager")
         with delivering(engine, Configuration(targets={"pager": pager})):
             until(settled(engine, "pager"))
+
+
+def test_whoever_says_that_it_took_something_has_taken_it(engine: Engine) -> None:
+    with Receiver(lingers) as receiver:
+        put_out(engine, "pager")
+        with delivering(engine, configured(pager=receiver.url)):
+            until(settled(engine, "pager"))
+    (row,) = deliveries(engine, "pager")
+    assert len(receiver.received) == 1 and row.status == 200 and row.answer.startswith("xxx")
+    assert 1_000 <= row.duration_ms < 2_000
 
 
 def test_failures_are_tried_again_with_the_same_key_before_what_came_later(engine: Engine) -> None:
@@ -384,10 +394,17 @@ def test_targets_are_kept_in_step_with_the_configuration(engine: Engine) -> None
             until(settled(engine, "hanging"))
             until(settled(engine, "removed", "dead"))
             assert target(engine, "mended").failures == 0
+            names = text("SELECT name FROM report.alert_targets ORDER BY name")
+            with engine.connect() as connection:
+                assert connection.execute(names).scalars().all() == ["hanging", "mended"]
+            it.reload(Configuration())
+
+            def nobody_is_left() -> bool:
+                with engine.connect() as connection:
+                    return not connection.execute(names).all()
+
+            until(nobody_is_left)
     assert sorted(it.key for it in good.received) == sorted(keys)
-    with engine.begin() as connection:
-        names = connection.execute(text("SELECT name FROM report.alert_targets ORDER BY name")).scalars().all()
-    assert names == ["hanging", "mended"]
     assert deliveries(engine, "removed")[0].answer == "the target is no longer configured"
 
 
