@@ -562,11 +562,23 @@ def requeue(connection: Connection, delivery_id: int) -> None:
         ),
         {"delivery_id": delivery_id},
     )
-    connection.execute(text("NOTIFY gigawatch_delivery"))
+    _try_at_once(connection, row.target)
+
+
+def _try_at_once(connection: Connection, target: str) -> None:
+    """End back-off and breaker of a target: somebody who wants to see whether it works again does not wait for them."""
+    for change in (
+        "UPDATE gigawatch.alert_target SET open_until = NULL WHERE name = :target",
+        "UPDATE gigawatch.alert_delivery SET due = now() WHERE state = 'waiting' AND target = :target",
+        "NOTIFY gigawatch_delivery",
+    ):
+        connection.execute(text(change), {"target": target})
 
 
 def send_test(connection: Connection, target: str) -> int:
     """Put a notification out that says that it is a test, in the caller's transaction, and give its delivery's number.
+
+    It comes after all that waits for the target, which is tried at once.
 
     Raises:
         GigawatchError: no target has this name.
@@ -584,7 +596,7 @@ def send_test(connection: Connection, target: str) -> int:
         {"key": key, "target": target, "group_key": told.group_key, "told": msgspec.json.encode(told).decode()},
     )
     assert delivery_id is not None
-    connection.execute(text("NOTIFY gigawatch_delivery"))
+    _try_at_once(connection, target)
     return int(delivery_id)
 
 
