@@ -106,6 +106,15 @@ def drips(handler: Handler) -> None:
         handler.wfile.write(b"x")
 
 
+def lingers(handler: Handler) -> None:
+    """It says that it took it, and then does not come to an end."""
+    handler.send_response(200)
+    handler.send_header("Content-Length", "1000000")
+    handler.end_headers()
+    while not handler.server.ended.wait(0.02):
+        handler.wfile.write(b"x")
+
+
 def floods(handler: Handler) -> None:
     """It answers with a gigabyte."""
     handler.send_response(500)

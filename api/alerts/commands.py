@@ -11,13 +11,13 @@ import click
 import msgspec
 import yaml
 
-from api.alerts import configured, delivery, trial
+from api.alerts import configured, trial
 from api.alerts.configuration import Duration
 from api.alerts.durations import seconds
 from api.commands import store_of
 from api.declared import values
 from api.declared.nodes import MOST_BYTES
-from gigawatch.alerts import actions, matchers, readings
+from gigawatch.alerts import actions, matchers, readings, sending
 from gigawatch.alerts.actions import Wrong
 from gigawatch.errors import ExitCode, GigawatchError
 from gigawatch.serving import store_flags
@@ -283,7 +283,7 @@ def send_test(config: Path | None, /, target: str, wait: bool, author: str, **of
     """
     with store_of(config, **of_store) as engine:
         with engine.begin() as connection:
-            number = actions.send_test(connection, target, author)
+            number = sending.send_test(connection, target, author)
         end_s = time.monotonic() + TEST_WAIT_S
         while wait:
             with engine.connect() as connection:
@@ -332,7 +332,7 @@ def resend(config: Path | None, /, numbers: tuple[int, ...], **of_store: Any) ->
     """Send notifications again that were given up as dead, with the same key."""
     with store_of(config, **of_store) as engine, engine.begin() as connection:
         for number in numbers:
-            delivery.requeue(connection, number)
+            sending.resend(connection, number)
     click.echo(f"{len(numbers)} to be sent again.")
 
 

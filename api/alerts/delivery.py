@@ -15,22 +15,21 @@ import uuid
 from collections.abc import Callable
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import httpcore
 import msgspec
 import psycopg
 import sqlalchemy
 from msgspec import Struct
-from sqlalchemy import Connection, Engine, text
+from sqlalchemy import Engine, text
 
 import gigawatch
 from api.alerts.configuration import Configuration, Target
-from api.alerts.network import Guard, GuardedBackend, Place, Refused, Resolve, look_up
+from api.alerts.network import Guard, GuardedBackend, Place, Refused
 from api.alerts.payloads import KINDS, SECRET_NEEDED, USUAL_URLS
 from api.alerts.payloads.request import Impossible, Request, Telling
 from gigawatch.alerts.notification import Notification
-from gigawatch.errors import ExitCode, GigawatchError
 from gigawatch.settings import Alerts
 
 ANSWER_BYTES = 64 << 10
@@ -75,18 +74,18 @@ class Credentials(Struct, frozen=True, kw_only=True):
 
     def hide(self, words: str) -> str:
         """The words without anything of it that is secret."""
-        of_path = sorted(re.split(r"[/?&=]", self.place.path), key=len, reverse=True)
-        for secret in (self.url, self.place.path, self.secret, self.bearer, *of_path):
-            # What is short is none, and would tear words apart.
-            if secret is not None and len(secret) >= 6:
-                words = words.replace(secret, "***")
+        # What is short in a path is none, and would tear words apart.
+        of_path = [it for it in (self.place.path, *re.split(r"[/?&=]", self.place.path)) if len(it) >= 6]
+        secrets = {self.url, self.secret, self.bearer, *of_path} - {None}
+        for secret in sorted(map(str, secrets), key=len, reverse=True):
+            words = words.replace(secret, "***")
         return words
 
 
 class Outcome(Struct, frozen=True, kw_only=True):
     """How an attempt went."""
 
-    state: str
+    state: Literal["sent", "dead", "waiting"]
     """sent; dead, where it never could be; waiting, where it is tried again."""
     answer: str
     """What the target answered, or why it could not be asked."""
@@ -115,7 +114,6 @@ class Deliverer:
         alerts: settings.
         configuration: whose targets there are.
         pace: how fast things are tried again.
-        resolve: how hosts are looked up.
 
     Raises:
         GigawatchError: an entry of alerts.allow_targets is none.
@@ -128,12 +126,10 @@ class Deliverer:
         configuration: Configuration,
         *,
         pace: Pace | None = None,
-        resolve: Resolve = look_up,
     ) -> None:
         self._engine = engine
         self._alerts = alerts
         self._guard = Guard(alerts.allow_targets)
-        self._resolve = resolve
         self._pace = pace or Pace()
         self._configuration = configuration
         self._targets: dict[str, Target] | None = None
@@ -265,8 +261,7 @@ class Deliverer:
         except Exception as error:  # noqa: BLE001 # one notification that cannot be told must not keep others back
             return Outcome(state="dead", answer=f"no {target.kind} payload could be made: {type(error).__name__}")
         outcome = await self._post(target, credentials, request, waiting.key)
-        answer = credentials.hide(outcome.answer)
-        return msgspec.structs.replace(outcome, answer=answer, address=credentials.place.address)
+        return msgspec.structs.replace(outcome, address=credentials.place.address)
 
     async def _post(self, target: Target, credentials: Credentials, request: Request, key: uuid.UUID) -> Outcome:
         status, answer, headers = None, b"", dict[str, str]()
@@ -274,7 +269,7 @@ class Deliverer:
         try:
             context = await asyncio.to_thread(_tls, target)
             async with (
-                contextlib.aclosing(GuardedBackend(self._guard, self._resolve)) as backend,
+                contextlib.aclosing(GuardedBackend(self._guard)) as backend,
                 asyncio.timeout(timeout_s),
                 httpcore.AsyncConnectionPool(ssl_context=context, network_backend=backend) as pool,
                 pool.stream(
@@ -296,9 +291,12 @@ class Deliverer:
         except Exception as error:  # noqa: BLE001 # whatever a peer brings about, the target is tried again later
             # Where the status is known the target has decided, whatever becomes of the rest.
             if status is None:
-                return Outcome(state="waiting", answer=_in_words(error, credentials.place, timeout_s))
+                words = credentials.hide(_in_words(error, credentials.place, timeout_s))
+                return Outcome(state="waiting", answer=words)
         assert status is not None
-        return _judge(status, headers, answer)
+        # The store cannot hold a NUL.
+        words = credentials.hide(answer.decode(errors="replace").replace("\0", ""))
+        return _judge(status, headers, words[:ANSWER_SHOWN])
 
 
 async def _pass(event: asyncio.Event, wait_s: float) -> None:
@@ -384,10 +382,8 @@ def _headers(target: Target, credentials: Credentials, request: Request, key: uu
     return headers
 
 
-def _judge(status: int, headers: dict[str, str], answer: bytes) -> Outcome:
+def _judge(status: int, headers: dict[str, str], shown: str) -> Outcome:
     """What an answer means."""
-    # The store cannot hold a NUL.
-    shown = answer.decode(errors="replace").replace("\0", "")[:ANSWER_SHOWN]
     if 200 <= status < 300:
         return Outcome(state="sent", status=status, answer=shown)
     if 300 <= status < 400:
@@ -398,9 +394,9 @@ def _judge(status: int, headers: dict[str, str], answer: bytes) -> Outcome:
         words = f"it redirects to {host}, and redirects are not followed: name the place itself as url"
         return Outcome(state="waiting", status=status, answer=words)
     retry_after_s = _retry_after_s(headers.get("retry-after", "")) if status in {429, 503} else None
-    state = "dead" if 400 <= status < 500 and status not in TRY_AGAIN else "waiting"
+    is_final = 400 <= status < 500 and status not in TRY_AGAIN
     words = f"HTTP {status}{f': {shown}' if shown else ''}"
-    return Outcome(state=state, status=status, answer=words, retry_after_s=retry_after_s)
+    return Outcome(state="dead" if is_final else "waiting", status=status, answer=words, retry_after_s=retry_after_s)
 
 
 def _retry_after_s(header: str) -> float | None:
@@ -418,7 +414,8 @@ def _retry_after_s(header: str) -> float | None:
 def _in_words(error: Exception, place: Place, timeout_s: float) -> str:
     if isinstance(error, TimeoutError | httpcore.TimeoutException):
         return f"{place.host} did not answer within {timeout_s:g} s (alerts.delivery_timeout_s)"
-    if isinstance(error, ssl.SSLError) or isinstance(error.__cause__, ssl.SSLError):
+    # httpcore's errors hold what they stand for.
+    if any(isinstance(it, ssl.SSLError) for it in (error, *error.args)):
         return f"no TLS with {place.host}: {error}; ca_file names certificates to trust"
     return f"{place.host} could not be asked: {str(error) or type(error).__name__}"
 
@@ -533,41 +530,3 @@ def _end(
             ),
             values | msgspec.structs.asdict(pace),
         )
-
-
-def requeue(connection: Connection, delivery_id: int) -> None:
-    """Send a notification that was given up once more, in the caller's transaction: with its key, and before all newer.
-
-    Raises:
-        GigawatchError: there is none, or it was not given up, or its target is gone.
-    """
-    row = connection.execute(
-        text(
-            "SELECT state, target, name IS NOT NULL AS is_there FROM gigawatch.alert_delivery"
-            " LEFT JOIN gigawatch.alert_target ON name = target WHERE delivery_id = :delivery_id"
-        ),
-        {"delivery_id": delivery_id},
-    ).one_or_none()
-    if row is None or row.state != "dead":
-        raise GigawatchError(
-            f"Delivery {delivery_id} {'does not exist' if row is None else f'is {row.state}'}",
-            "Only those that were given up can be sent again: state dead.",
-            ExitCode.DATA,
-        )
-    if not row.is_there:
-        raise _no_target(row.target)
-    connection.execute(
-        text(
-            # From here on it has all the time that a new one has.
-            "UPDATE gigawatch.alert_delivery SET state = 'waiting', created = now(), due = now(), attempts = 0"
-            " WHERE delivery_id = :delivery_id"
-        ),
-        {"delivery_id": delivery_id},
-    )
-    connection.execute(text("NOTIFY gigawatch_delivery"))
-
-
-def _no_target(name: str) -> GigawatchError:
-    return GigawatchError(
-        f"No target is named {name!r}", "Configure it with `gigawatch alert apply` first.", ExitCode.CONFIGURATION
-    )

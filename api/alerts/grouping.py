@@ -12,8 +12,9 @@ from datetime import datetime, timedelta
 import msgspec
 from msgspec import Struct
 
+from api.alerts.payloads.alertmanager_api import SEND_AGAIN_S
 from api.alerts.rule import Rule
-from api.alerts.ways import ALL_LABELS, KEPT_ALIVE_S, Way, all_below
+from api.alerts.ways import ALL_LABELS, Way, all_below
 from gigawatch.alerts.notification import SEVERITIES, Severity, Why
 
 DEFAULT_GROUP_BY = ("rule", "site")
@@ -23,6 +24,7 @@ class Told(Struct, frozen=True, kw_only=True):
     """What a target was last told of an alert that fires."""
 
     severity: Severity
+    is_acknowledged: bool = False
 
 
 class Open(Struct, frozen=True, kw_only=True):
@@ -47,6 +49,8 @@ class Group(Struct, frozen=True, kw_only=True):
     due: datetime | None = None
     told: datetime | None = None
     told_alerts: Mapping[int, Told] = {}
+    is_waiting: bool = False
+    """Whether a notification of it was not delivered yet: it is not repeated then."""
     hurried: int = 0
     """Notifications in a row that did not wait for the interval."""
 
@@ -114,15 +118,20 @@ def _planned(group: Group, way: Way, members: Mapping[int, Open], by_id: Mapping
     kept = {number: told[number] for number, it in members.items() if it.is_quiet and number in told}
     new = [number for number in telling if number not in told]
     moved = [number for number, it in telling.items() if number in told and it.severity != told[number].severity]
+    taken_on = [
+        number
+        for number, it in telling.items()
+        if number in told and it.is_acknowledged and not told[number].is_acknowledged and way.hears_of_acknowledgement
+    ]
     worse = [number for number in moved if _level(telling[number].severity) > _level(told[number].severity)]
     ended = [number for number in told if number not in by_id or not by_id[number].is_firing]
-    is_urgent = bool(worse) or any(telling[number].severity == SEVERITIES[-1] for number in new)
-    has_news = bool(new or moved or ended)
+    is_urgent = bool(worse or taken_on) or any(telling[number].severity == SEVERITIES[-1] for number in new)
+    has_news = bool(new or moved or taken_on or ended)
     due = _due(group, way, telling, has_news=has_news, is_urgent=is_urgent, now=now)
     if due is None or due > now:
         return Planned(group=msgspec.structs.replace(group, due=due), news=None)
     why: Why = "repeat"
-    if new or moved:
+    if new or moved or taken_on:
         why = "changed" if told else "new"
     elif ended:
         why = "resolved"
@@ -131,7 +140,12 @@ def _planned(group: Group, way: Way, members: Mapping[int, Open], by_id: Mapping
     after = msgspec.structs.replace(
         group,
         told=now,
-        told_alerts={**kept, **{number: Told(severity=it.severity) for number, it in telling.items()}},
+        told_alerts={
+            **kept,
+            **{
+                number: Told(severity=it.severity, is_acknowledged=it.is_acknowledged) for number, it in telling.items()
+            },
+        },
         hurried=group.hurried + 1 if is_hurried else 0,
     )
     due = _due(after, way, telling, has_news=False, is_urgent=False, now=now)
@@ -154,12 +168,14 @@ def _due(
     if has_news:
         after_s = way.group_interval_s
     elif way.is_kept_alive and telling:
-        after_s = KEPT_ALIVE_S
+        after_s = SEND_AGAIN_S
     elif any(not it.is_acknowledged for it in telling.values()):
         after_s = way.repeat_interval_s
     else:
         return None
-    return group.told + timedelta(seconds=after_s)
+    again = group.told + timedelta(seconds=after_s)
+    # A target that is away does not find a heap of the same when it is back.
+    return again if has_news or not group.is_waiting else max(again, now + timedelta(seconds=way.group_interval_s))
 
 
 def _is_over(group: Group, way: Way, now: datetime) -> bool:
@@ -181,6 +197,10 @@ def _group(way: Way, alert: Open, labels: Mapping[str, str], rules: Mapping[str,
 
 def _interval(way: Way) -> timedelta:
     return timedelta(seconds=way.group_interval_s)
+
+
+def _as_told(alert: Open) -> Told:
+    return Told(severity=alert.severity, is_acknowledged=alert.is_acknowledged)
 
 
 def _level(severity: Severity) -> int:

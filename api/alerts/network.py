@@ -210,7 +210,7 @@ class GuardedBackend(httpcore.AsyncNetworkBackend):
         try:
             addresses = await self._resolve(host, port)
         except OSError as error:
-            raise httpcore.ConnectError(f"{host} cannot be looked up: {error.strerror or error}") from error
+            raise httpcore.ConnectError(f"its name cannot be looked up: {error.strerror or error}") from error
         refusal: Refused | None = None
         failure: Exception | None = None
         for address in addresses:
@@ -225,7 +225,7 @@ class GuardedBackend(httpcore.AsyncNetworkBackend):
                 failure = error
         if failure is None and refusal is not None:
             raise refusal
-        raise failure or httpcore.ConnectError(f"{host} has no address")
+        raise failure or httpcore.ConnectError("its name has no address")
 
     async def connect_unix_socket(
         self,

@@ -11,12 +11,12 @@ from starlette.exceptions import HTTPException
 from starlette.responses import Response
 
 from api.access import holder_name, require
-from api.alerts import configured, delivery
+from api.alerts import configured
 from api.alerts.configured import Applied
 from api.declared.nodes import MOST_BYTES
 from api.declared.values import Unfit
 from api.documents import Problem, answers, documented
-from gigawatch.alerts import actions, readings
+from gigawatch.alerts import actions, readings, sending
 from gigawatch.alerts.actions import Wrong
 from gigawatch.alerts.matchers import Matcher
 from gigawatch.alerts.notification import Severity
@@ -159,7 +159,7 @@ async def send_test(request: Request, name: str, author: Author) -> Response:
 
     def act() -> int:
         with request.app.state.engine.begin() as connection:
-            return actions.send_test(connection, name, author)
+            return sending.send_test(connection, name, author)
 
     return await _acted(act)
 
@@ -183,7 +183,7 @@ async def resend(request: Request, delivery_id: int) -> Response:
 
     def act() -> int:
         with request.app.state.engine.begin() as connection:
-            delivery.requeue(connection, delivery_id)
+            sending.resend(connection, delivery_id)
         return delivery_id
 
     return await _acted(act)

@@ -75,11 +75,16 @@ def route(
 
 def _groups(connection: Connection) -> list[Group]:
     rows = connection.execute(
-        text("SELECT key, target, labels, due, told, told_alerts, hurried FROM gigawatch.alert_group")
+        text(
+            "SELECT key, target, labels, due, told, told_alerts, hurried, EXISTS (SELECT FROM gigawatch.alert_delivery"
+            " WHERE group_key = key AND alert_delivery.target = alert_group.target AND state = 'waiting') AS is_waiting"
+            " FROM gigawatch.alert_group"
+        )
     )
     return [
         Group(
             key=row.key, target=row.target, labels=row.labels, due=row.due, told=row.told, hurried=row.hurried,
+            is_waiting=row.is_waiting,
             told_alerts={int(number): msgspec.convert(it, Told) for number, it in row.told_alerts.items()},
         )
         for row in rows

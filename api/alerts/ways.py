@@ -12,8 +12,8 @@ from gigawatch.alerts.matchers import Matcher
 GROUP_WAIT_S, GROUP_INTERVAL_S, REPEAT_INTERVAL_S = 1, 60, 4 * 3_600
 ALL_LABELS = "..."
 """In place of labels to group by: each alert is a group."""
-KEPT_ALIVE_S = 60
-"""An Alertmanager takes an alert for resolved of which it does not hear again."""
+HEAR_OF_ACKNOWLEDGEMENT = frozenset({"pagerduty", "opsgenie"})
+"""Kinds that call people until somebody takes the alert on."""
 
 
 class Way(Struct, frozen=True, kw_only=True):
@@ -29,7 +29,9 @@ class Way(Struct, frozen=True, kw_only=True):
     group_interval_s: int
     repeat_interval_s: int
     is_kept_alive: bool
-    """Whether its target wants to hear of what fires again and again."""
+    """Whether its target, an Alertmanager, takes for ended of what it does not hear again."""
+    hears_of_acknowledgement: bool
+    """Whether its target calls people until somebody takes the alert on."""
     goes_on: bool
     """Whether what it takes may be taken by the next of its level as well."""
     below: tuple["Way", ...]
@@ -63,6 +65,7 @@ def first(configuration: Configuration) -> Way | None:
         group_interval_s=GROUP_INTERVAL_S,
         repeat_interval_s=REPEAT_INTERVAL_S,
         is_kept_alive=False,
+        hears_of_acknowledgement=False,
         goes_on=False,
         below=(),
     )
@@ -89,6 +92,7 @@ def _way(configuration: Configuration, route: Route, above: Way) -> Way:
         group_interval_s=above.group_interval_s if route.group_interval is None else seconds(route.group_interval),
         repeat_interval_s=above.repeat_interval_s if route.repeat_interval is None else seconds(route.repeat_interval),
         is_kept_alive=declared is not None and declared.kind == "alertmanager_api",
+        hears_of_acknowledgement=declared is not None and declared.kind in HEAR_OF_ACKNOWLEDGEMENT,
         goes_on=route.continue_,
         below=(),
     )

@@ -1,21 +1,18 @@
-"""What people do to alerts, wherever they do it: silence, acknowledge, try a target. The leader looks at once."""
+"""What people do to alerts, wherever they do it: silence and acknowledge them. The leader looks at once."""
 
 from collections.abc import Sequence
 from datetime import UTC, datetime, timedelta
 from typing import Literal
-from uuid import uuid4
 
 import msgspec
 from sqlalchemy import Connection, text
 
 from gigawatch.alerts.matchers import Matcher
-from gigawatch.alerts.notification import AlertTold, Notification
 from gigawatch.errors import ExitCode, GigawatchError
 
 MOST_MATCHERS = 20
 MOST_DAYS = 366
 MOST_WORDS = 1_000
-TEST_RULE = "test"
 
 
 class Wrong(GigawatchError):
@@ -123,45 +120,6 @@ def acknowledge(connection: Connection, alert_ids: Sequence[int], author: str, n
         raise Wrong("None of these alerts is open and not acknowledged yet", "See `gigawatch alert list`.")
     _look(connection)
     return done
-
-
-def send_test(connection: Connection, target: str, author: str) -> int:
-    """Put out a notification that says that it is a test.
-
-    Returns:
-        The delivery's number: its row says what came of it.
-
-    Raises:
-        Wrong: there is no such target.
-    """
-    known = connection.scalars(text("SELECT name FROM gigawatch.alert_target ORDER BY name")).all()
-    if target not in known:
-        raise Wrong(f"There is no target {target[:200]!r}", f"Known are: {', '.join(known) or 'none'}.")
-    now = datetime.now(UTC)
-    key = uuid4()
-    alert = AlertTold(
-        alert_id=0, fingerprint=key.hex, rule=TEST_RULE, status="firing", severity="info", labels={"target": target},
-        summary=f"Test of the target {target}, sent by {author}: nothing is wrong", value=None, unit=None, details={},
-        started=now, fired=now, resolved=None, runbook=None, url=None, acknowledged_by=None, simulated=False,
-    )  # fmt: skip
-    notification = Notification(
-        group_key=f"test:{key.hex}", target=target, status="firing", why="test", severity="info", title=alert.summary,
-        group_labels={"rule": TEST_RULE}, common_labels={"rule": TEST_RULE, "severity": "info", "target": target},
-        firing=1, resolved=0, alerts=(alert,), left_out=0, external_url=None,
-    )  # fmt: skip
-    number = connection.scalar(
-        text(
-            "INSERT INTO gigawatch.alert_delivery (key, target, group_key, why, notification)"
-            " VALUES (:key, :target, :group_key, 'test', CAST(:notification AS jsonb)) RETURNING delivery_id"
-        ),
-        {
-            "key": key, "target": target, "group_key": notification.group_key,
-            "notification": msgspec.json.encode(notification).decode(),
-        },
-    )  # fmt: skip
-    connection.execute(text("SELECT pg_notify('gigawatch_delivery', '')"))
-    assert isinstance(number, int)
-    return number
 
 
 def _words(name: str, value: str) -> str:

@@ -12,7 +12,7 @@ from sqlalchemy import Connection, Engine, text
 from api.alerts import inhibition, routing
 from api.alerts.configuration import Configuration, Route, Target
 from api.alerts.rule import Rule
-from gigawatch.alerts import actions, readings
+from gigawatch.alerts import actions, readings, sending
 from gigawatch.alerts.actions import Wrong
 from gigawatch.alerts.matchers import parse
 from gigawatch.alerts.notification import Notification
@@ -214,15 +214,15 @@ def test_who_takes_an_alert_on_is_kept_and_it_is_not_repeated(connection: Connec
 def test_without_a_route_nobody_is_told_and_a_test_needs_a_target(connection: Connection) -> None:
     fire(connection, hostname="n1")
     assert route(connection, 0, Configuration()) == [] == route(connection, 100, Configuration())
-    with pytest.raises(Wrong, match=r"no target 'calls'.*"):
-        actions.send_test(connection, "calls", "ada")
+    with pytest.raises(Wrong, match="No target is named 'calls'"):
+        sending.send_test(connection, "calls", "ada")
     connection.execute(
         text("INSERT INTO gigawatch.alert_target (name, kind, address) VALUES ('calls', 'slack', 'https://a.test')")
     )
-    number = actions.send_test(connection, "calls", "ada")
+    number = sending.send_test(connection, "calls", "ada")
     row = connection.execute(text("SELECT * FROM gigawatch.alert_delivery")).one()
     assert (row.delivery_id, row.why, row.state) == (number, "test", "waiting")
-    assert "nothing is wrong" in msgspec.convert(row.notification, Notification).title
+    assert "sent by ada: nothing is wrong" in msgspec.convert(row.notification, Notification).alerts[0].summary
 
 
 def test_notifications_are_in_a_transaction_with_what_is_told(engine: Engine) -> None:

@@ -3,6 +3,7 @@
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
+import msgspec
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -146,10 +147,26 @@ def test_routes_choose_targets_and_inherit_what_they_leave_out() -> None:
     ]  # fmt: skip
 
 
-def test_an_alertmanager_hears_of_all_that_fires_each_minute() -> None:
+def test_an_alertmanager_hears_of_all_that_fires_again_and_again() -> None:
     desk = Desk(Route(target="am"), {"am": Target(kind="alertmanager_api", url="http://a.test")})
-    told = desk.seconds(0, 200, alert(1, is_acknowledged=True))
-    assert [second for second, *_ in told] == [1, 61, 121, 181]
+    told = desk.seconds(0, 900, alert(1, is_acknowledged=True))
+    assert [second for second, *_ in told] == [1, 301, 601]
+
+
+def test_who_is_called_until_somebody_takes_it_on_hears_that_somebody_did() -> None:
+    desk = Desk(Route(target="pager"), {"pager": Target(kind="pagerduty", secret_file="key")})
+    assert desk.seconds(0, 10, alert(1)) == [(1, "pager", "new", 1, 0)]
+    assert desk.seconds(10, 300, alert(1, is_acknowledged=True)) == [(11, "pager", "changed", 1, 0)]
+
+
+def test_what_was_not_delivered_yet_is_not_repeated() -> None:
+    desk = Desk(Route(target="calls", repeat_interval="2m"))
+    assert desk.seconds(0, 10, alert(1)) == [(1, "calls", "new", 1, 0)]
+    for second in range(10, 1_000):
+        desk.groups = [msgspec.structs.replace(it, is_waiting=True) for it in desk.groups]
+        assert desk.at(second, alert(1)) == []
+    desk.groups = [msgspec.structs.replace(it, is_waiting=False) for it in desk.groups]
+    assert [why for _, _, why, _, _ in desk.seconds(1_000, 1_100, alert(1))] == ["repeat"]
 
 
 def test_a_group_of_a_route_that_is_gone_still_hears_of_the_end() -> None:

@@ -14,10 +14,10 @@ import jsonschema
 import msgspec
 import pytest
 
-from api.alerts.delivery import notification_of_test
 from api.alerts.payloads import KINDS
 from api.alerts.payloads.alertmanager_api import LASTS
 from gigawatch.alerts.notification import Notification
+from gigawatch.alerts.sending import notification_of_test
 from tests.agents import wait_for
 from tests.alerting import alert, notification, telling
 from tests.processes import free_port
@@ -133,7 +133,7 @@ def test_a_test_and_words_of_any_kind_are_taken(tmp_path: Path) -> None:
     )
     with Receiver(answers(200)) as receiver, alertmanager(tmp_path, receiver.url) as client:
         push(client, notification(odd))
-        push(client, notification_of_test("pager", uuid4(), NOW))
+        push(client, notification_of_test("pager", "ada", uuid4(), NOW))
         found = client.get("/api/v2/alerts").json()
         assert {it["labels"]["alertname"] for it in found} == {"test", "xid_fatal"}
         (kept,) = (it for it in found if it["labels"]["alertname"] == "xid_fatal")

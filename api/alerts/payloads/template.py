@@ -33,7 +33,7 @@ def render(template: str, notification: object) -> str:
     """
     try:
         rendering = subprocess.run(
-            [sys.executable, "-I", "-m", "api.alerts.payloads.rendering"],
+            [sys.executable, "-I", "-m", "api.alerts.rendering"],
             input=msgspec.json.encode({"template": template, "notification": notification}),
             capture_output=True,
             timeout=TIMEOUT_S,
