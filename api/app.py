@@ -17,6 +17,8 @@ from starlette.exceptions import HTTPException
 from starlette.responses import PlainTextResponse, Response
 
 from api.access import Access, require
+from api.alerts.keeper import EVALUATORS, HURRIED, Keeper
+from api.alerts.telling import Telling
 from api.counts import Counts
 from api.documents import Greeting, Problem, answers, describe
 from api.factors import routes as factor_routes
@@ -80,7 +82,20 @@ def build(loaded: Settings) -> FastAPI:
             taken(loaded.retention.hours_d, HOURS_MARGIN),
             counts,
         )
-        scheduler = Scheduler(engine, loaded.retention) if loaded.server.scheduler else None
+        rules_engine = database.engine(
+            url,
+            pool_size=EVALUATORS + HURRIED,
+            statement_timeout_s=loaded.alerts.rule_timeout_s,
+            role=database.REPORT_ROLE,
+            application="gigawatch serve, rules",
+        )
+
+        def keeper() -> Keeper:
+            return Keeper(engine, rules_engine, loaded.alerts, lambda _: {}, Telling())
+
+        scheduler = None
+        if loaded.server.scheduler:
+            scheduler = Scheduler(engine, loaded.retention, loaded.alerts, keeper if loaded.alerts.enabled else None)
         # The writer gives up the interpreter at each of its round trips, and the loop holds it for the usual 5 ms.
         sys.setswitchinterval(SWITCH_S)
         # Batches hold no cycles, and looking for some took a sixth of the time.
@@ -100,6 +115,7 @@ def build(loaded: Settings) -> FastAPI:
         await run_in_threadpool(writer.stop)
         engine.dispose()
         report_engine.dispose()
+        rules_engine.dispose()
 
     app = FastAPI(title="Gigawatch", version=__version__, description=DESCRIPTION, lifespan=life, redoc_url=None)
     app.include_router(router)

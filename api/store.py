@@ -41,6 +41,8 @@ GPU_COLUMNS = (
 MOST_SLOTS = 1_024
 """GPUs that a node may ever have had."""
 MOST_TRIES = 3
+MOST_KINDS = 100
+"""Of events that are named in one notification to the evaluation of alerts: it may have 8,000 bytes."""
 _BY_KEY = "SET enable_seqscan = off; SET enable_hashjoin = off; SET enable_mergejoin = off; SET jit = off"
 """All that we ask for we know by its key. For a hundred keys the planner would rather read whole tables of 75,000."""
 SHORT_MS = 10_000
@@ -609,6 +611,11 @@ class _Transaction:
             for parcel in parcels
             for event in parcel.events
         ]
+        kinds = {row[3] for row in rows}
+        # Sent with the commit. It may not be long: without kinds it means any.
+        self._connection.execute(
+            "SELECT pg_notify('gigawatch_event', %s)", [",".join(sorted(kinds)) if len(kinds) <= MOST_KINDS else ""]
+        )
         with self._connection.cursor() as cursor:
             cursor.executemany(
                 "INSERT INTO gigawatch.event (time, node_id, gpu_id, kind, severity, code, message)"

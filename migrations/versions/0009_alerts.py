@@ -42,6 +42,12 @@ def upgrade() -> None:
         sa.Column("started", sa.DateTime(timezone=True), nullable=False, comment="When its condition first held"),
         sa.Column("held", sa.DateTime(timezone=True), nullable=False, comment="When its condition last held"),
         sa.Column(
+            "ceased",
+            sa.DateTime(timezone=True),
+            nullable=True,
+            comment="When its condition was first seen not to hold any more; absent while it holds",
+        ),
+        sa.Column(
             "unknown_since",
             sa.DateTime(timezone=True),
             nullable=True,
@@ -253,6 +259,8 @@ def upgrade() -> None:
             nullable=True,
             comment="First of the failures in a row; absent where the last did not fail",
         ),
+        sa.Column("evaluations", sa.BigInteger(), server_default="0", nullable=False, comment="Evaluations so far"),
+        sa.Column("failures", sa.BigInteger(), server_default="0", nullable=False, comment="Those of them that failed"),
         sa.Column(
             "missed",
             sa.BigInteger(),

@@ -21,6 +21,8 @@ SELECT
     rows,
     error,
     failing_since,
+    evaluations,
+    failures,
     missed
 FROM gigawatch.alert_rule;
 COMMENT ON VIEW report.alert_rules IS 'The rules in force, each with its last evaluation';
@@ -42,4 +44,6 @@ COMMENT ON COLUMN report.alert_rules.duration_ms IS 'How long that took, ms';
 COMMENT ON COLUMN report.alert_rules.rows IS 'Rows that it gave; absent where it failed';
 COMMENT ON COLUMN report.alert_rules.error IS 'Why it failed; absent where it did not';
 COMMENT ON COLUMN report.alert_rules.failing_since IS 'First of the failures in a row; absent where the last did not fail, UTC';
+COMMENT ON COLUMN report.alert_rules.evaluations IS 'Evaluations so far';
+COMMENT ON COLUMN report.alert_rules.failures IS 'Those of them that failed';
 COMMENT ON COLUMN report.alert_rules.missed IS 'Evaluations that were due and left out';

@@ -16,6 +16,7 @@ SELECT
     simulated,
     started,
     held,
+    ceased,
     unknown_since,
     fired,
     resolved,
@@ -40,6 +41,7 @@ COMMENT ON COLUMN report.alerts.racks IS 'Racks of its site that it covers; abse
 COMMENT ON COLUMN report.alerts.simulated IS 'Whether the data are simulated';
 COMMENT ON COLUMN report.alerts.started IS 'When its condition first held, UTC';
 COMMENT ON COLUMN report.alerts.held IS 'When its condition last held, UTC';
+COMMENT ON COLUMN report.alerts.ceased IS 'When its condition was first seen not to hold any more; absent while it holds, UTC';
 COMMENT ON COLUMN report.alerts.unknown_since IS 'Since when there are no data to tell; absent where there are, UTC';
 COMMENT ON COLUMN report.alerts.fired IS 'When it began to fire; absent while pending, UTC';
 COMMENT ON COLUMN report.alerts.resolved IS 'When it ended; absent before, UTC';

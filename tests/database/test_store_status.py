@@ -23,7 +23,7 @@ from api.rollups import Folder
 from api.scheduler import Scheduler
 from gigawatch import database, readings, schema
 from gigawatch.readings import StoreStatus, StoreTable
-from gigawatch.settings import Retention
+from gigawatch.settings import Alerts, Retention
 from tests.agents import wait_for
 from tests.browser import seed
 from tests.servers import running_api
@@ -331,7 +331,7 @@ def test_counters_are_there_while_the_database_is_away(metrics: Metrics) -> None
 
 
 def test_a_job_s_last_error_stays_until_a_run_succeeds(engine: Engine) -> None:
-    scheduler = Scheduler(engine, Retention())
+    scheduler = Scheduler(engine, Retention(), Alerts())
 
     def seen() -> tuple[str | None, bool]:
         with engine.connect() as connection:
