@@ -245,8 +245,15 @@ class Counted(Telling):
     def stop(self) -> None:
         self.running = False
 
-    def route(self, connection: Connection, rules: Mapping[str, Rule], now: datetime) -> None:
-        self.routed += 1
+    def reload(self, connection: Connection) -> None:
+        pass
+
+    def wake(self) -> None:
+        pass
+
+    def route(self, connection: Connection, rules: Mapping[str, Rule], now: datetime, *, changed: bool) -> int:
+        self.routed += changed
+        return 0
 
 
 @contextmanager
