@@ -408,7 +408,8 @@ def test_(files: tuple[Path, ...], database_url: str | None, as_json: bool) -> N
     if as_json:
         _print(found)
     else:
-        click.echo(trial.text(found))
+        for it in found:
+            click.echo(trial.said(it))
     if not all(it.passed for it in found):
         raise SystemExit(ExitCode.FAILURE)
 
