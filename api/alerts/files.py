@@ -24,8 +24,8 @@ FORM = Form(
 )
 _PART = re.compile(r"([0-9]+)([smhd])")
 _S = {"s": 1, "m": 60, "h": 3600, "d": 86_400}
-# As the evaluation finds them.
-_NAMED = re.compile(r"(?<![:\w\\]):(\w+)(?!:)")
+# Not the second colon of a cast, nor one within a time such as 12:30, nor one that is escaped.
+_NAMED = re.compile(r"(?<![:\w\\]):(\w+)")
 _NAME = re.compile(r"[a-z_][a-z0-9_]*")
 _MUST = ("about", "summary", "sql", "labels")
 

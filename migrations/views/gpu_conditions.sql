@@ -23,7 +23,9 @@ SELECT
     gpu.temp_slowdown_c - newest.gpu_temp_max_c AS margin_to_slowdown_c,
     newest.sm_clock_mhz,
     newest.energy_mj::double precision / newest.covered_ms AS power_w,
-    newest.power_limit_mw / 1000.0::double precision AS power_limit_w
+    newest.power_limit_mw / 1000.0::double precision AS power_limit_w,
+    now.clock_event_reasons AS node_clock_event_reasons,
+    now.temp_slowdown_c - now.gpu_temp_max_c AS node_margin_to_slowdown_c
 FROM gigawatch.node_now AS now
 JOIN gigawatch.node USING (node_id)
 JOIN gigawatch.site ON site.site_id = now.site_id
@@ -31,9 +33,18 @@ LEFT JOIN gigawatch.rack ON rack.rack_id = now.rack_id
 JOIN gigawatch.gpu ON gpu.node_id = now.node_id AND gpu.removed IS NULL
 JOIN gigawatch.gpu_slot ON gpu_slot.node_id = now.node_id AND gpu_slot.gpu_id = gpu.gpu_id
 LEFT JOIN LATERAL (
-    SELECT w.*
-    FROM expanded.gpu_window AS w
-    WHERE w.node_id = now.node_id AND w.slot = gpu_slot.slot
+    -- As expanded.gpu_window, of the columns that are shown alone: thousands of GPUs may be held down at once.
+    SELECT
+        w.time,
+        coalesce(w.each[gpu_slot.slot][1], w.covered_ms) AS covered_ms,
+        expanded.at(w.energy_mj, gpu_slot.slot) AS energy_mj,
+        expanded.at(w.power_limit_mw, gpu_slot.slot) AS power_limit_mw,
+        expanded.at(w.gpu_temp_max_c, gpu_slot.slot) AS gpu_temp_max_c,
+        expanded.at(w.mem_temp_max_c, gpu_slot.slot) AS mem_temp_max_c,
+        expanded.at(w.sm_clock_mhz, gpu_slot.slot) AS sm_clock_mhz,
+        expanded.at(w.clock_event_reasons, gpu_slot.slot) AS clock_event_reasons
+    FROM gigawatch.gpu_window AS w
+    WHERE w.node_id = now.node_id AND w.slots >= gpu_slot.slot AND (w.each IS NULL OR w.each[gpu_slot.slot][1] > 0)
         AND w.time > now() - interval '5 minutes'
         AND w.time > now.last_seen - interval '90 s'
         AND now.last_seen >= now() - interval '60 s'
@@ -61,3 +72,5 @@ COMMENT ON COLUMN report.gpu_conditions.margin_to_slowdown_c IS 'That minus its 
 COMMENT ON COLUMN report.gpu_conditions.sm_clock_mhz IS 'Mean SM clock, MHz';
 COMMENT ON COLUMN report.gpu_conditions.power_w IS 'Mean power: energy over covered time, W';
 COMMENT ON COLUMN report.gpu_conditions.power_limit_w IS 'Enforced power limit, W';
+COMMENT ON COLUMN report.gpu_conditions.node_clock_event_reasons IS 'Union of the bits of all GPUs of the node in its newest window, however old';
+COMMENT ON COLUMN report.gpu_conditions.node_margin_to_slowdown_c IS 'Least slowdown temperature of the GPUs minus their greatest temperature in that window, K';

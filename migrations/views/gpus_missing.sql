@@ -29,8 +29,8 @@ JOIN gigawatch.gpu ON gpu.node_id = now.node_id AND gpu.removed IS NULL
 JOIN gigawatch.gpu_slot ON gpu_slot.node_id = now.node_id AND gpu_slot.gpu_id = gpu.gpu_id
 LEFT JOIN LATERAL (
     SELECT w.time
-    FROM expanded.gpu_window AS w
-    WHERE w.node_id = now.node_id AND w.slot = gpu_slot.slot AND w.time > now() - interval '1 day'
+    FROM gigawatch.gpu_window AS w
+    WHERE w.node_id = now.node_id AND w.slots >= gpu_slot.slot AND (w.each IS NULL OR w.each[gpu_slot.slot][1] > 0) AND w.time > now() - interval '1 day'
     ORDER BY w.time DESC
     LIMIT 1
 ) AS last ON true
