@@ -30,21 +30,27 @@ FROM gigawatch.node_now AS now
 JOIN gigawatch.node USING (node_id)
 JOIN gigawatch.site ON site.site_id = now.site_id
 LEFT JOIN gigawatch.rack ON rack.rack_id = now.rack_id
-JOIN gigawatch.gpu ON gpu.node_id = now.node_id AND gpu.removed IS NULL
-JOIN gigawatch.gpu_slot ON gpu_slot.node_id = now.node_id AND gpu_slot.gpu_id = gpu.gpu_id
+CROSS JOIN LATERAL (
+    -- OFFSET 0: looked up by node, where a plain join would begin with all GPUs.
+    SELECT gpu.*, gpu_slot.slot
+    FROM gigawatch.gpu_slot
+    JOIN gigawatch.gpu USING (gpu_id)
+    WHERE gpu_slot.node_id = now.node_id AND gpu.node_id = now.node_id AND gpu.removed IS NULL
+    OFFSET 0
+) AS gpu
 LEFT JOIN LATERAL (
     -- As expanded.gpu_window, of the columns that are shown alone: thousands of GPUs may be held down at once.
     SELECT
         w.time,
-        coalesce(w.each[gpu_slot.slot][1], w.covered_ms) AS covered_ms,
-        expanded.at(w.energy_mj, gpu_slot.slot) AS energy_mj,
-        expanded.at(w.power_limit_mw, gpu_slot.slot) AS power_limit_mw,
-        expanded.at(w.gpu_temp_max_c, gpu_slot.slot) AS gpu_temp_max_c,
-        expanded.at(w.mem_temp_max_c, gpu_slot.slot) AS mem_temp_max_c,
-        expanded.at(w.sm_clock_mhz, gpu_slot.slot) AS sm_clock_mhz,
-        expanded.at(w.clock_event_reasons, gpu_slot.slot) AS clock_event_reasons
+        coalesce(w.each[gpu.slot][1], w.covered_ms) AS covered_ms,
+        expanded.at(w.energy_mj, gpu.slot) AS energy_mj,
+        expanded.at(w.power_limit_mw, gpu.slot) AS power_limit_mw,
+        expanded.at(w.gpu_temp_max_c, gpu.slot) AS gpu_temp_max_c,
+        expanded.at(w.mem_temp_max_c, gpu.slot) AS mem_temp_max_c,
+        expanded.at(w.sm_clock_mhz, gpu.slot) AS sm_clock_mhz,
+        expanded.at(w.clock_event_reasons, gpu.slot) AS clock_event_reasons
     FROM gigawatch.gpu_window AS w
-    WHERE w.node_id = now.node_id AND w.slots >= gpu_slot.slot AND (w.each IS NULL OR w.each[gpu_slot.slot][1] > 0)
+    WHERE w.node_id = now.node_id AND w.slots >= gpu.slot AND (w.each IS NULL OR w.each[gpu.slot][1] > 0)
         AND w.time > now() - interval '5 minutes'
         AND w.time > now.last_seen - interval '90 s'
         AND now.last_seen >= now() - interval '60 s'

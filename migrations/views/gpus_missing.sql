@@ -25,20 +25,23 @@ JOIN gigawatch.node_now AS stored USING (node_id)
 JOIN gigawatch.node USING (node_id)
 JOIN gigawatch.site ON site.site_id = now.site_id
 LEFT JOIN gigawatch.rack ON rack.rack_id = now.rack_id
-JOIN gigawatch.gpu ON gpu.node_id = now.node_id AND gpu.removed IS NULL
-JOIN gigawatch.gpu_slot ON gpu_slot.node_id = now.node_id AND gpu_slot.gpu_id = gpu.gpu_id
+CROSS JOIN LATERAL (
+    -- OFFSET 0: looked up by node, where a plain join would begin with all GPUs.
+    SELECT gpu.*, gpu_slot.slot
+    FROM gigawatch.gpu_slot
+    JOIN gigawatch.gpu USING (gpu_id)
+    WHERE gpu_slot.node_id = now.node_id AND gpu.node_id = now.node_id AND gpu.removed IS NULL
+    OFFSET 0
+) AS gpu
 LEFT JOIN LATERAL (
     SELECT w.time
     FROM gigawatch.gpu_window AS w
-    WHERE w.node_id = now.node_id AND w.slots >= gpu_slot.slot AND (w.each IS NULL OR w.each[gpu_slot.slot][1] > 0) AND w.time > now() - interval '1 day'
+    WHERE w.node_id = now.node_id AND w.slots >= gpu.slot AND (w.each IS NULL OR w.each[gpu.slot][1] > 0) AND w.time > now() - interval '1 day'
     ORDER BY w.time DESC
     LIMIT 1
 ) AS last ON true
-WHERE CASE
-    WHEN now.silent THEN now.last_seen > now() - interval '1 hour' AND stored.gpus < stored.gpus_expected
-        AND coalesce(last.time <= now.last_seen - interval '90 s', true)
-    ELSE now.gpus_missing > 0 AND coalesce(last.time <= greatest(now() - interval '5 minutes', now.last_seen - interval '90 s'), true)
-END;
+WHERE (now.gpus_missing > 0 OR now.silent AND stored.gpus < stored.gpus_expected AND now.last_seen > (SELECT now() - interval '1 hour'))
+    AND coalesce(last.time <= now.last_seen - interval '90 s' OR NOT now.silent AND last.time <= now() - interval '5 minutes', true);
 COMMENT ON VIEW report.gpus_missing IS 'GPUs that do not report while their node does';
 COMMENT ON COLUMN report.gpus_missing.site IS 'Name of the site';
 COMMENT ON COLUMN report.gpus_missing.rack IS 'Name of the rack within its site';
