@@ -199,9 +199,5 @@ def _interval(way: Way) -> timedelta:
     return timedelta(seconds=way.group_interval_s)
 
 
-def _as_told(alert: Open) -> Told:
-    return Told(severity=alert.severity, is_acknowledged=alert.is_acknowledged)
-
-
 def _level(severity: Severity) -> int:
     return SEVERITIES.index(severity)
