@@ -13,10 +13,10 @@ import msgspec
 from sqlalchemy import Connection, text
 
 from api.alerts import files as rules
-from api.alerts.rule import SEVERITIES
 from collector.engines import catalogue
 from collector.meters import maps
 from gigawatch import database, settings
+from gigawatch.alerts.notification import SEVERITIES
 from gigawatch.embedded import EmbeddedServer
 from migrations.run import migrate, view_files
 

@@ -247,8 +247,12 @@ class Counted(Telling):
     def stop(self) -> None:
         self.running = False
 
-    def route(self, connection: Connection, rules: Mapping[str, Rule], now: datetime) -> None:
-        self.routed += 1
+    def reload(self, connection: Connection) -> None:
+        """It has no configuration."""
+
+    def route(self, connection: Connection, rules: Mapping[str, Rule], now: datetime, *, changed: bool) -> int:
+        self.routed += changed
+        return 0
 
 
 @contextmanager
