@@ -54,6 +54,8 @@ class Scheduler:
         self._folding: sqlalchemy.PoolProxiedConnection | None = None
         """Of the fold's job alone."""
         self._folder: Folder | None = None
+        self._folds_s = 0.0
+        """Not before then."""
         self._keeper: Keeper | None = None
         self._told_s = 0.0
         # A run that is missed while the one before it goes on is made up for by that one, and needs no warning.
@@ -63,7 +65,7 @@ class Scheduler:
         )
         now = datetime.now(UTC)
         self._scheduler.add_job(self._lead, "interval", seconds=LEAD_EVERY_S, next_run_time=now)
-        self._scheduler.add_job(self._fold, "interval", seconds=FOLD_EVERY_S, id="fold")
+        self._scheduler.add_job(self._fold, "interval", seconds=LEAD_EVERY_S)
         self._scheduler.add_job(self._retain, "interval", seconds=RETAIN_EVERY_S)
 
     def start(self) -> None:
@@ -87,16 +89,15 @@ class Scheduler:
                 if self._leading is None:
                     return
                 log.info("%s leads", self._name)
+                self._folds_s = 0
                 if self._make_keeper is not None:
                     self._keeper = self._make_keeper()
                     self._keeper.start()
-                self._fold_now()
             else:
                 _driver(self._leading).execute("SELECT 1")
         except (psycopg.Error, sqlalchemy.exc.SQLAlchemyError) as error:
             log.warning("nobody leads until the database answers: %s", str(error).partition("\n")[0])
             self._resign()
-            self._fold_now()
 
     def _resign(self) -> None:
         leading, self._leading = self._leading, None
@@ -121,17 +122,18 @@ class Scheduler:
             connection.execute(f"SET {setting}")
         return pooled
 
-    def _fold_now(self) -> None:
-        self._scheduler.modify_job("fold", next_run_time=datetime.now(UTC))
-
     def _fold(self) -> None:
         if self._leading is None:
             self._end_folding()
             return
+        if time.monotonic() < self._folds_s:
+            return
+        self._folds_s = time.monotonic() + FOLD_EVERY_S
         try:
             if self._folder is None:
                 self._folding = self._hold(FOLD_LOCK)
                 if self._folding is None:
+                    self._folds_s = 0
                     return
                 self._folder = Folder(_driver(self._folding), self._tell)
             folder = self._folder

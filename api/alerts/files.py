@@ -9,6 +9,7 @@ from pathlib import Path
 import msgspec
 
 from api.alerts.configuration import RuleDeclared, ThresholdDeclared
+from api.alerts.durations import seconds
 from api.alerts.rule import SPECIAL, Override, Rule, Threshold
 from api.declared import values
 from api.declared.nodes import Form
@@ -22,17 +23,10 @@ FORM = Form(
     shorter="Give each rule a file.",
     page="docs/alerts.md",
 )
-_PART = re.compile(r"([0-9]+)([smhd])")
-_S = {"s": 1, "m": 60, "h": 3600, "d": 86_400}
 # Not the second colon of a cast, nor one within a time such as 12:30, nor one that is escaped.
 _NAMED = re.compile(r"(?<![:\w\\]):(\w+)")
 _NAME = re.compile(r"[a-z_][a-z0-9_]*")
 _MUST = ("about", "summary", "sql", "labels")
-
-
-def seconds(duration: str) -> int:
-    """Of a duration such as `1h30m`, as api.alerts.configuration.Duration has it."""
-    return sum(int(number) * _S[unit] for number, unit in _PART.findall(duration))
 
 
 @cache

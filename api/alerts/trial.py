@@ -26,6 +26,7 @@ from sqlalchemy import Connection, Engine, text
 
 from api.alerts import files, states
 from api.alerts.configuration import RuleName
+from api.alerts.durations import seconds
 from api.alerts.evaluation import EvaluationError, evaluate
 from api.alerts.rule import Rule
 from api.alerts.states import Alert, Before
@@ -224,7 +225,7 @@ class Stage:
                             (*here, table), f"{table} has no column {column[:80]!r}",
                             suggestion(column, columns, "Its columns"), like=column,
                         )  # fmt: skip
-        if [_s(it.at) for it in case.expect] != sorted(_s(it.at) for it in case.expect):
+        if [seconds(it.at) for it in case.expect] != sorted(seconds(it.at) for it in case.expect):
             findings.error((*place, "expect"), "moments are not in order of time", "Put the earliest first.")
 
 
@@ -254,10 +255,6 @@ def _rule_of(trial: Trial, path: Path, findings: Findings) -> Rule | None:
             ("rule",), f"rule = {trial.rule!r} is not shipped", suggestion(trial.rule or "", files.shipped(), "Shipped")
         )
     return found
-
-
-def _s(at: str) -> int:
-    return files.seconds(at)
 
 
 class _Store:
@@ -310,13 +307,13 @@ def _moment(value: Any, kind: str, begun: datetime, now: datetime) -> Any:
     if found is None or not value:
         return value
     moving, sign, duration = found.groups()
-    offset = timedelta(seconds=_s(duration)) * (-1 if sign == "-" else 1)
+    offset = timedelta(seconds=seconds(duration)) * (-1 if sign == "-" else 1)
     return ((now if moving else begun) + offset).isoformat()
 
 
 def _differences(case: Case, rule: Rule, store: _Store) -> Iterator[str]:
-    steps = sorted(case.rows, key=lambda it: _s(it["at"]))
-    expected = {_s(it.at): it for it in case.expect}
+    steps = sorted(case.rows, key=lambda it: seconds(it["at"]))
+    expected = {seconds(it.at): it for it in case.expect}
     last = max(expected)
     moments = sorted({*range(0, last + 1, rule.interval_s), *expected})
     if len(moments) > MOST_EVALUATIONS:
@@ -328,8 +325,8 @@ def _differences(case: Case, rule: Rule, store: _Store) -> Iterator[str]:
     try:
         for second in moments:
             now = START + timedelta(seconds=second)
-            step = next((it for it in reversed(steps) if _s(it["at"]) <= second), {"at": "0s"})
-            store.show(step, START + timedelta(seconds=_s(step["at"])), now)
+            step = next((it for it in reversed(steps) if seconds(it["at"]) <= second), {"at": "0s"})
+            store.show(step, START + timedelta(seconds=seconds(step["at"])), now)
             try:
                 observations = evaluate(store.report, rule, now, Alerts())
             except EvaluationError as error:

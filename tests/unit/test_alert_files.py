@@ -7,6 +7,7 @@ import pytest
 
 from api.alerts import files
 from api.alerts.configuration import OverrideDeclared, RuleDeclared, ThresholdDeclared
+from api.alerts.durations import seconds
 from api.alerts.rule import Override, Threshold
 from api.declared.values import Unfit
 from gigawatch.findings import Findings
@@ -102,7 +103,7 @@ def test_a_configuration_changes_a_shipped_rule() -> None:
     ("duration", "s"), [("0s", 0), ("90s", 90), ("5m", 300), ("1h30m", 5_400), ("7d", 604_800), ("1d1h1m1s", 90_061)]
 )
 def test_durations(duration: str, s: int) -> None:
-    assert files.seconds(duration) == s
+    assert seconds(duration) == s
 
 
 def test_shipped_rules_are_whole() -> None:
