@@ -9,7 +9,6 @@ import secrets
 from datetime import datetime
 from typing import Literal, get_args
 
-import msgspec
 from msgspec import Struct
 from sqlalchemy import Connection, func, select, update
 from sqlalchemy.dialects.postgresql import insert
@@ -70,7 +69,7 @@ def holder_of_hash(connection: Connection, digest: str) -> Holder | None:
             api_token.c.secret_sha256 == digest, api_token.c.revoked.is_(None)
         )
     ).one_or_none()
-    return None if row is None else msgspec.convert(dict(row._mapping), Holder)
+    return None if row is None else Holder(**row._mapping)
 
 
 def revoke(connection: Connection, name: str) -> None:

@@ -395,9 +395,7 @@ def config_(config: Path | None, /, as_json: bool, **of_store: Any) -> None:
 
 @alert.command("test")
 @click.argument("files", type=click.Path(exists=True, dir_okay=False, path_type=Path), nargs=-1, required=True)
-@click.option(
-    "--database-url", help="A database to run them in, in a transaction that is rolled back; default: a new one."
-)
+@click.option("--database-url", help="A database on whose server a scratch database is made; default: one of its own.")
 @JSON_FLAG
 def test_(files: tuple[Path, ...], database_url: str | None, as_json: bool) -> None:
     """Run rules against tables of input and say whether they fire as expected. docs/alerts.md explains the format.
@@ -408,8 +406,7 @@ def test_(files: tuple[Path, ...], database_url: str | None, as_json: bool) -> N
     if as_json:
         _print(found)
     else:
-        for it in found:
-            click.echo(trial.said(it))
+        click.echo("\n".join(map(trial.said, found)))
     if not all(it.passed for it in found):
         raise SystemExit(ExitCode.FAILURE)
 

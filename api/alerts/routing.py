@@ -77,8 +77,8 @@ def _groups(connection: Connection) -> list[Group]:
     rows = connection.execute(
         text(
             "SELECT key, target, labels, due, told, told_alerts, hurried, EXISTS (SELECT FROM gigawatch.alert_delivery"
-            " WHERE group_key = alert_group.key AND alert_delivery.target = alert_group.target AND state = 'waiting') AS is_waiting"
-            " FROM gigawatch.alert_group"
+            " WHERE group_key = alert_group.key AND alert_delivery.target = alert_group.target AND state = 'waiting')"
+            " AS is_waiting FROM gigawatch.alert_group"
         )
     )
     return [
