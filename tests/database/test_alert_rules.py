@@ -9,7 +9,7 @@ import psycopg
 import pytest
 from sqlalchemy import Engine
 
-from api.alerts import files, trial
+from api.alerts import configured, files, trial
 from api.alerts.evaluation import evaluate
 from gigawatch.errors import GigawatchError
 from gigawatch.settings import Alerts
@@ -43,11 +43,18 @@ def test_tables(stage: trial.Stage, path: Path) -> None:
 def test_examples_of_the_documentation_do_what_it_says(
     stage: trial.Stage, report_engine: Engine, tmp_path: Path
 ) -> None:
-    rule, tests = re.findall(r"```yaml\n(.*?)```", (PROJECT / "docs/alerts.md").read_text(encoding="utf-8"), re.DOTALL)
+    page = (PROJECT / "docs/alerts.md").read_text(encoding="utf-8")
+    rule, configuration, tests = re.findall(r"```yaml\n(.*?)```", page, re.DOTALL)
     (tmp_path / "own.yaml").write_text(rule, encoding="utf-8")
     own = files.read(tmp_path / "own.yaml")
     assert (own.name, own.origin, own.for_s, own.group_by) == ("own", "own", 300, ("site",))
     assert evaluate(report_engine, own, datetime.now(UTC), Alerts()) == []
+    found = configured.read(configuration.encode())
+    assert found.warnings == []
+    rules = found.configured.rules
+    assert [name for name, it in rules.items() if not it.enabled] == ["power_cap"]
+    assert evaluate(report_engine, rules["gpu_temperature"], datetime.now(UTC), Alerts()) == []
+    assert evaluate(report_engine, rules["warm_thermometer"], datetime.now(UTC), Alerts()) == []
     (tmp_path / "tests.yaml").write_text(tests, encoding="utf-8")
     assert [it.differences for it in stage.play(tmp_path / "tests.yaml")] == [()]
 
