@@ -17,6 +17,10 @@ from starlette.exceptions import HTTPException
 from starlette.responses import PlainTextResponse, Response
 
 from api.access import Access, require
+from api.alerts import routes as alert_routes
+from api.alerts.configured import rules_in_force
+from api.alerts.keeper import EVALUATORS, HURRIED, Keeper
+from api.alerts.telling import Telling
 from api.counts import Counts
 from api.documents import Greeting, Problem, answers, describe
 from api.factors import routes as factor_routes
@@ -38,8 +42,9 @@ from gigawatch.tokens import Role
 from gigawatch.units import BYTES_PER_MIB, MILLISECONDS_PER_SECOND
 
 DESCRIPTION = """Batches of GPU telemetry in, figures out. Every endpoint but the health checks needs a token: header
-`Authorization: Bearer …`. Agents' tokens may send, viewers' may read, admins' may do both, and send and
-remove prices, carbon intensities and configured PUE, and bring topologies into force. Times are UTC."""
+`Authorization: Bearer …`. Agents' tokens may send, viewers' may read, operators' may read, and silence and
+acknowledge alerts; admins' may do all that, send and remove prices, carbon intensities and configured PUE, and bring
+topologies and configurations of alerts into force. Times are UTC."""
 SWITCH_S = 0.0005
 GARBAGE = 50_000
 """Objects made before cycles are looked for."""
@@ -81,7 +86,21 @@ def build(loaded: Settings) -> FastAPI:
             taken(loaded.retention.hours_d, HOURS_MARGIN),
             counts,
         )
-        scheduler = Scheduler(engine, loaded.retention) if loaded.server.scheduler else None
+        rules_engine = database.engine(
+            url,
+            pool_size=EVALUATORS + HURRIED,
+            statement_timeout_s=loaded.alerts.rule_timeout_s,
+            role=database.REPORT_ROLE,
+            application="gigawatch serve, rules",
+        )
+
+        def keeper() -> Keeper:
+            telling = Telling(engine, loaded.alerts)
+            return Keeper(engine, rules_engine, loaded.alerts, rules_in_force, telling)
+
+        scheduler = None
+        if loaded.server.scheduler:
+            scheduler = Scheduler(engine, loaded.retention, loaded.alerts, keeper if loaded.alerts.enabled else None)
         # The writer gives up the interpreter at each of its round trips, and the loop holds it for the usual 5 ms.
         sys.setswitchinterval(SWITCH_S)
         # Batches hold no cycles, and looking for some took a sixth of the time.
@@ -101,12 +120,14 @@ def build(loaded: Settings) -> FastAPI:
         await run_in_threadpool(writer.stop)
         engine.dispose()
         report_engine.dispose()
+        rules_engine.dispose()
 
     app = FastAPI(title="Gigawatch", version=__version__, description=DESCRIPTION, lifespan=life, redoc_url=None)
     app.include_router(router)
     app.include_router(factor_routes.router)
     app.include_router(topology_routes.router)
     app.include_router(report_routes.router)
+    app.include_router(alert_routes.router)
     app.openapi = lambda: describe(app)  # type: ignore[method-assign] # FastAPI's own way to extend it
     _add_hello(app)
     _add_health(app)
@@ -117,7 +138,9 @@ def build(loaded: Settings) -> FastAPI:
 
 def _add_hello(app: FastAPI) -> None:
     @app.get("/api/v1/hello", responses=answers(Greeting), tags=["ingest"])
-    async def hello(request: Request, role: Annotated[Role, Depends(require("agent", "viewer"))]) -> Response:
+    async def hello(
+        request: Request, role: Annotated[Role, Depends(require("agent", "viewer", "operator"))]
+    ) -> Response:
         """The server's time and version, and the role of the token."""
         loaded: Settings = request.app.state.settings
         greeting = Greeting(
@@ -149,7 +172,7 @@ def _add_metrics(app: FastAPI) -> None:
         "/metrics",
         responses={status: answers(Problem)[status] for status in (401, 403, 503)},
         response_class=PlainTextResponse,
-        dependencies=[Depends(require("viewer"))],
+        dependencies=[Depends(require("viewer", "operator"))],
         tags=["health"],
     )
     def metrics(request: Request) -> Response:

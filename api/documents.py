@@ -7,8 +7,8 @@ from fastapi import FastAPI
 from fastapi.openapi.utils import get_openapi
 from msgspec import Struct
 
+from gigawatch.findings import Finding
 from gigawatch.records import Event, GpuHealth, GpuWindow, Inventory, MeterWindow, NodeWindow, ServingWindow
-from gigawatch.topology.findings import Finding
 from gigawatch.wire import BATCHES, JSON, MSGPACK, Outcome, Receipt
 
 INGEST_PATH = "/api/v1/batches"

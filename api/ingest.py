@@ -82,7 +82,7 @@ class Ingest:
         """Store what the request brings; the body of the answer."""
         access: Access = self._state.access
         writer: Writer = self._state.writer
-        role = await access.role_of(headers.get(b"authorization", b"").decode("latin-1"))
+        role = (await access.holder_of(headers.get(b"authorization", b"").decode("latin-1"))).role
         if role not in {"agent", "admin"}:
             raise HTTPException(403, f"A token with role {role} may not do this: it needs agent")
         most_bytes = self._server.max_body_mib * BYTES_PER_MIB

@@ -11,7 +11,8 @@ from sqlalchemy import Engine
 
 from api.counts import WAITING_BYTES, Counts
 from gigawatch import readings
-from gigawatch.readings import StoreJob, StoreRollup
+from gigawatch.readings import FiringAlerts, RuleEvaluations, StoreJob, StoreRollup
+from gigawatch.units import MILLISECONDS_PER_SECOND
 
 CONTENT_TYPE = "text/plain; version=0.0.4; charset=utf-8"
 READ_EVERY_S = 5.0
@@ -63,6 +64,8 @@ class Metrics:
         self._reachable = False
         self._rollups: list[StoreRollup] = []
         self._jobs: list[StoreJob] = []
+        self._firing: list[FiringAlerts] = []
+        self._rules: list[RuleEvaluations] = []
         self._succeeded: dict[str, float] = {}
 
     def text(self) -> str:
@@ -71,16 +74,17 @@ class Metrics:
             if time.monotonic() >= self._until_s:
                 self._read()
                 self._until_s = time.monotonic() + READ_EVERY_S
-            families = [*self._of_processes(), *self._of_store()]
+            families = [*self._of_processes(), *self._of_store(), *self._of_alerts()]
         return "".join(_lines(family) for family in families)
 
     def _read(self) -> None:
         try:
             with self._engine.connect() as connection:
                 self._rollups, self._jobs = readings.store_rollups(connection), readings.store_jobs(connection)
+                self._firing, self._rules = readings.firing_alerts(connection), readings.rule_evaluations(connection)
         except (sqlalchemy.exc.DBAPIError, sqlalchemy.exc.TimeoutError):
             # What was counted matters most when the database is away.
-            self._reachable, self._rollups, self._jobs = False, [], []
+            self._reachable, self._rollups, self._jobs, self._firing, self._rules = False, [], [], [], []
             return
         self._reachable = True
         for job in self._jobs:
@@ -125,6 +129,33 @@ class Metrics:
         yield Family(
             "gigawatch_job_failed", "gauge", "Whether the last run failed",
             [Sample({"job": it.name}, int(it.error is not None)) for it in self._jobs],
+        )  # fmt: skip
+
+    def _of_alerts(self) -> Iterator[Family]:
+        yield Family(
+            "gigawatch_alerts_firing", "gauge", "Alerts that fire",
+            [Sample({"severity": it.severity}, it.alerts) for it in self._firing],
+        )  # fmt: skip
+        yield Family(
+            "gigawatch_alert_rule_evaluations_total", "counter", "Evaluations of the rule",
+            [Sample({"rule": it.name}, it.evaluations) for it in self._rules],
+        )  # fmt: skip
+        yield Family(
+            "gigawatch_alert_rule_failures_total", "counter", "Evaluations of the rule that failed",
+            [Sample({"rule": it.name}, it.failures) for it in self._rules],
+        )  # fmt: skip
+        yield Family(
+            "gigawatch_alert_rule_missed_total", "counter", "Evaluations of the rule that were due and left out",
+            [Sample({"rule": it.name}, it.missed) for it in self._rules],
+        )  # fmt: skip
+        yield Family(
+            "gigawatch_alert_rule_failing", "gauge", "Whether the rule's last evaluation failed",
+            [Sample({"rule": it.name}, int(it.failing)) for it in self._rules],
+        )  # fmt: skip
+        yield Family(
+            "gigawatch_alert_rule_last_duration_seconds", "gauge", "How long the rule's last evaluation took",
+            [Sample({"rule": it.name}, it.duration_ms / MILLISECONDS_PER_SECOND) for it in self._rules
+             if it.duration_ms is not None],
         )  # fmt: skip
 
 

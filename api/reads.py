@@ -21,7 +21,7 @@ MOST_POINTS = 5_000
 DEFAULT_PERIOD = timedelta(hours=1)
 LONGEST_PERIOD = timedelta(days=3_660)
 LONGEST_OF_SECONDS = timedelta(hours=6)
-router = APIRouter(prefix="/api/v1", dependencies=[Depends(require("viewer"))], tags=["reads"])
+router = APIRouter(prefix="/api/v1", dependencies=[Depends(require("viewer", "operator"))], tags=["reads"])
 
 Limit = Annotated[int, Query(ge=1, le=10_000, description="Most rows to answer")]
 Offset = Annotated[int, Query(ge=0, le=10_000_000, description="Rows to pass over")]

@@ -16,6 +16,8 @@ CHUNK_BYTES = 2 * 1024**3
 CHUNKED = {"gpu_window": (10, 600), "node_window": (10, 180), "gpu_1m": (60, 700), "node_1m": (60, 200)}
 """Seconds between two rows of a node, and their bytes."""
 SHORTEST_CHUNK, LONGEST_CHUNK = timedelta(hours=1), timedelta(days=7)
+ALERTS = (("alert", "resolved < :before"), ("alert_delivery", "created < :before AND state <> 'waiting'"))
+"""What of alerts is old; what became of an alert goes with it."""
 MOST_ROWS = 20_000
 """Rows deleted in one transaction, so that it is short and the table can be cleaned between."""
 
@@ -35,8 +37,15 @@ def taken(kept_d: float | None, margin: timedelta) -> timedelta:
     return LONGEST if kept_d is None else max(timedelta(days=kept_d) - margin, timedelta(hours=1))
 
 
-def retain(engine: Engine, kept: Retention, now: datetime) -> str:
-    """Remove what is older than is kept; what was removed, in words."""
+def retain(engine: Engine, kept: Retention, now: datetime, alerts_d: float | None = None) -> str:
+    """Remove what is older than is kept; what was removed, in words.
+
+    Args:
+        engine: of the store's owner.
+        kept: how long data are kept.
+        now: the time.
+        alerts_d: how long ended alerts and their notifications are kept, days; None: for ever.
+    """
     bounds = [
         *((table, kept.windows_d, "1m") for table in ("gpu_window", "node_window")),
         *((table, kept.windows_d, "deployment_1m") for table in ("serving_window", "assigned_1m")),
@@ -72,7 +81,12 @@ def retain(engine: Engine, kept: Retention, now: datetime) -> str:
             if chunks:
                 removed.append(f"removed {chunks} chunks of {table}")
         else:
-            rows = _delete(engine, table, before)
+            rows = _delete(engine, table, "time < :before", before)
+            if rows:
+                removed.append(f"removed {rows} rows of {table}")
+    if alerts_d is not None:
+        for table, old in ALERTS:
+            rows = _delete(engine, table, old, now - timedelta(days=alerts_d))
             if rows:
                 removed.append(f"removed {rows} rows of {table}")
     return ", ".join(removed) if removed else "nothing to remove"
@@ -133,14 +147,14 @@ def _drop_chunks(connection: Connection, table: str, before: datetime) -> int:
     )
 
 
-def _delete(engine: Engine, table: str, before: datetime) -> int:
+def _delete(engine: Engine, table: str, old: str, before: datetime) -> int:
     total = 0
     while True:
         with engine.begin() as connection:
             rows = connection.execute(
                 text(
                     f"DELETE FROM gigawatch.{table} WHERE ctid = ANY (ARRAY("
-                    f"SELECT ctid FROM gigawatch.{table} WHERE time < :before LIMIT {MOST_ROWS}))"
+                    f"SELECT ctid FROM gigawatch.{table} WHERE {old} LIMIT {MOST_ROWS}))"
                 ),
                 {"before": before},
             ).rowcount

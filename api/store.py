@@ -41,6 +41,8 @@ GPU_COLUMNS = (
 MOST_SLOTS = 1_024
 """GPUs that a node may ever have had."""
 MOST_TRIES = 3
+MOST_KINDS = 100
+"""Of events that are named in one notification to the evaluation of alerts: it may have 8,000 bytes."""
 _BY_KEY = "SET enable_seqscan = off; SET enable_hashjoin = off; SET enable_mergejoin = off; SET jit = off"
 """All that we ask for we know by its key. For a hundred keys the planner would rather read whole tables of 75,000."""
 SHORT_MS = 10_000
@@ -609,6 +611,11 @@ class _Transaction:
             for parcel in parcels
             for event in parcel.events
         ]
+        kinds = {row[3] for row in rows}
+        # Sent with the commit. It may not be long: without kinds it means any.
+        self._connection.execute(
+            "SELECT pg_notify('gigawatch_event', %s)", [",".join(sorted(kinds)) if len(kinds) <= MOST_KINDS else ""]
+        )
         with self._connection.cursor() as cursor:
             cursor.executemany(
                 "INSERT INTO gigawatch.event (time, node_id, gpu_id, kind, severity, code, message)"
@@ -728,7 +735,7 @@ class _Newest:
         for summaries in self._summaries:
             # In order of node and time, so that the last of a node is its newest.
             newest |= {row[0]: row[1:] for row in summaries.T.tolist()}
-        nothing = [None] * 10
+        nothing = [None] * 12
         rows = [(node_id, self._offsets[node_id], *newest.get(node_id, nothing)) for node_id in sorted(self._offsets)]
         if rows:
             connection.execute(_UPDATE_NOW, [_array(column) for column in zip(*rows, strict=True)])
@@ -747,13 +754,16 @@ def _summaries(grid: NodeGrid) -> NDArray[np.int64]:
     column = {name: grid.column(name) for name in _SUMMED}
     covered_ms = np.maximum(column["covered_ms"], 1).astype(np.int64)
     power_mw = column["energy_mj"].astype(np.int64) * MILLISECONDS_PER_SECOND // covered_ms
-    reasons = column["clock_event_reasons"]
+    reasons, has_reasons = column["clock_event_reasons"], present("clock_event_reasons")
+    # Absent where no GPU tells its own: then nothing is known of the node.
+    union = np.bitwise_or.reduceat(np.where(has_reasons, reasons, 0), grid.first)
+    union[~np.logical_or.reduceat(has_reasons, grid.first)] = copying.ABSENT["clock_event_reasons"]
     return np.stack(
         [
             grid.node_id.astype(np.int64),
             grid.start_ms,
             sums(grid.present, grid.present),
-            sums(reasons & THROTTLED != 0, present("clock_event_reasons")),
+            sums(reasons & THROTTLED != 0, has_reasons),
             sums(power_mw, present("energy_mj")),
             sums(column["power_limit_mw"], present("power_limit_mw")),
             sums(column["gpu_util_pm"], present("gpu_util_pm")),
@@ -761,6 +771,8 @@ def _summaries(grid: NodeGrid) -> NDArray[np.int64]:
             np.maximum.reduceat(column["gpu_temp_max_c"], grid.first).astype(np.int64),
             np.maximum.reduceat(np.where(present("energy_mj"), power_mw, 0), grid.first),
             np.maximum.reduceat(column["gpu_util_pm"], grid.first).astype(np.int64),
+            union,
+            np.maximum.reduceat(column["mem_temp_max_c"], grid.first).astype(np.int64),
         ]
     )
 
@@ -768,9 +780,12 @@ def _summaries(grid: NodeGrid) -> NDArray[np.int64]:
 # A node whose spool is being emptied is as its newest window says, not as its last batch does.
 _NOW = (
     "gpus", "gpus_throttled", "power_mw", "power_limit_mw", "gpu_util_pm", "gpu_util_gpus", "gpu_temp_max_c",
-    "gpu_power_max_mw", "gpu_util_max_pm",
+    "gpu_power_max_mw", "gpu_util_max_pm", "clock_event_reasons", "mem_temp_max_c",
 )  # fmt: skip
-_SUMMED = ("covered_ms", "energy_mj", "power_limit_mw", "gpu_util_pm", "gpu_temp_max_c", "clock_event_reasons")
+_SUMMED = (
+    "covered_ms", "energy_mj", "power_limit_mw", "gpu_util_pm", "gpu_temp_max_c", "clock_event_reasons",
+    "mem_temp_max_c",
+)  # fmt: skip
 _IS_NEWER = (
     "now.time IS NULL OR new.time >= now.time AND (new.gpus >= now.gpus OR new.time - now.time >= interval '10 s')"
 )
@@ -781,11 +796,14 @@ _UPDATE_NOW = f"""
         SELECT node_id, clock_offset_ms, to_timestamp(start_ms / 1000.0) AS time, gpus, gpus_throttled, power_mw,
             power_limit_mw, gpu_util_pm, gpu_util_gpus,
             nullif(gpu_temp_max_c, {copying.ABSENT["gpu_temp_max_c"]}) AS gpu_temp_max_c, gpu_power_max_mw,
-            nullif(gpu_util_max_pm, {copying.ABSENT["gpu_util_pm"]}) AS gpu_util_max_pm
+            nullif(gpu_util_max_pm, {copying.ABSENT["gpu_util_pm"]}) AS gpu_util_max_pm,
+            nullif(clock_event_reasons, {copying.ABSENT["clock_event_reasons"]}) AS clock_event_reasons,
+            nullif(mem_temp_max_c, {copying.ABSENT["mem_temp_max_c"]}) AS mem_temp_max_c
         FROM unnest(%s::integer[], %s::integer[], %s::bigint[], %s::smallint[], %s::smallint[], %s::bigint[],
-            %s::bigint[], %s::integer[], %s::smallint[], %s::smallint[], %s::integer[], %s::smallint[])
+            %s::bigint[], %s::integer[], %s::smallint[], %s::smallint[], %s::integer[], %s::smallint[], %s::bigint[],
+            %s::smallint[])
             AS its (node_id, clock_offset_ms, start_ms, gpus, gpus_throttled, power_mw, power_limit_mw, gpu_util_pm,
-                gpu_util_gpus, gpu_temp_max_c, gpu_power_max_mw, gpu_util_max_pm)
+                gpu_util_gpus, gpu_temp_max_c, gpu_power_max_mw, gpu_util_max_pm, clock_event_reasons, mem_temp_max_c)
     ) AS new WHERE now.node_id = new.node_id"""
 _INTRODUCE = """
     INSERT INTO gigawatch.node_now (node_id, last_seen, clock_offset_ms, site_id, rack_id, simulated)

@@ -115,7 +115,8 @@ class Access:
 
     def _may_view(self, digest: str) -> bool:
         with self._engine.connect() as connection:
-            good = tokens.role_of_hash(connection, digest) in {"viewer", "admin"}
+            holder = tokens.holder_of_hash(connection, digest)
+        good = holder is not None and holder.role in {"viewer", "operator", "admin"}
         if good:
             if len(self._believed) >= MOST_REMEMBERED:
                 self._believed.clear()

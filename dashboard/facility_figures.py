@@ -29,7 +29,7 @@ from dashboard.plots import (
 from dashboard.theme import FONT, Theme
 from dashboard.view import Period
 from gigawatch.facility_readings import Pue, PueConditions
-from gigawatch.topology.findings import some
+from gigawatch.findings import some
 
 MOST_NAMES = 4
 """Of sites in a line of words."""

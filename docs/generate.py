@@ -12,9 +12,11 @@ from typing import Any, Literal
 import msgspec
 from sqlalchemy import Connection, text
 
+from api.alerts import files as rules
 from collector.engines import catalogue
 from collector.meters import maps
 from gigawatch import database, settings
+from gigawatch.alerts.notification import SEVERITIES
 from gigawatch.embedded import EmbeddedServer
 from migrations.run import migrate, view_files
 
@@ -196,6 +198,30 @@ def meters() -> str:
     return "\n".join(lines)
 
 
+def alerts() -> str:
+    """The generated part of docs/alerts.md: the shipped rules."""
+    lines = [
+        MARK.rstrip(),
+        "",
+        "| rule | what it is about | severity | for | thresholds |",
+        "| --- | --- | --- | --- | --- |",
+    ]
+    for it in rules.shipped().values():
+        severities = [its for its in SEVERITIES if its == it.severity or f"'{its}'" in it.sql]
+        thresholds = "; ".join(
+            f"`{name}` {limit.value:g}{f' {limit.unit}' if limit.unit != '1' else ''}: {limit.about}"
+            for name, limit in it.thresholds.items()
+        )
+        name = f"[{it.name}](runbooks/{it.name}.md)"
+        lines.append(f"| {name} | {it.about} | {', '.join(severities)} | {_duration(it.for_s)} | {thresholds or '–'} |")
+    return "\n".join([*lines, ""])
+
+
+def _duration(seconds: int) -> str:
+    parts = [(seconds // 3600, "h"), (seconds // 60 % 60, "min"), (seconds % 60, "s")]
+    return " ".join(f"{number} {unit}" for number, unit in parts if number) or "at once"
+
+
 def _default(value: int | str | None) -> str:
     return "; to be given" if value is None else f"; {value} where it is not given"
 
@@ -285,7 +311,12 @@ def main() -> None:
             with engine.connect() as connection:
                 reference = views(connection)
             engine.dispose()
-    for name, part in (("sql.md", reference), ("engines.md", engines()), ("meters.md", meters())):
+    for name, part in (
+        ("sql.md", reference),
+        ("engines.md", engines()),
+        ("meters.md", meters()),
+        ("alerts.md", alerts()),
+    ):
         path = HERE / name
         path.write_text(path.read_text(encoding="utf-8").partition(MARK)[0] + part, encoding="utf-8")
 

@@ -17,7 +17,7 @@ from gigawatch.errors import ExitCode, GigawatchError
 GROUP = "gigawatch.commands"
 ORDER = (
     "up", "collect", "serve", "dashboard", "migrate", "token", "db", "tariff", "intensity", "pue",
-    "topology", "meter", "report", "replay", "simulate", "simulate-facility", "doctor", "engines",
+    "topology", "meter", "alert", "report", "replay", "simulate", "simulate-facility", "doctor", "engines",
 )  # fmt: skip
 HELP = {
     "meter": """Look at a facility's meters, and take in what they counted from files.

@@ -365,6 +365,8 @@ class EventRow(Struct, frozen=True, kw_only=True):
     severity: Literal["info", "warning", "critical"]
     code: int | None
     message: str
+    received: datetime | None
+    """When the server stored it; later than its time where an agent could not send."""
 
 
 class EnergyHour(Struct, frozen=True, kw_only=True):
@@ -551,6 +553,26 @@ class StoreJob(Struct, frozen=True, kw_only=True):
     progress: str | None
     error: str | None
     """Why it failed when it last ended."""
+
+
+class FiringAlerts(Struct, frozen=True, kw_only=True):
+    """How many alerts of a severity fire."""
+
+    severity: str
+    alerts: int
+
+
+class RuleEvaluations(Struct, frozen=True, kw_only=True):
+    """How the evaluations of an alert's rule went."""
+
+    name: str
+    evaluations: int
+    failures: int
+    missed: int
+    duration_ms: int | None
+    """None before the first."""
+    failing: bool
+    """Whether the last one failed."""
 
 
 class StoreStatus(Struct, frozen=True, kw_only=True):
@@ -1235,6 +1257,27 @@ def store_tables(connection: Connection) -> list[StoreTable]:
 def store_jobs(connection: Connection) -> list[StoreJob]:
     """The last run of each job."""
     return _all(connection, StoreJob, "SELECT * FROM report.store_jobs ORDER BY name")
+
+
+def firing_alerts(connection: Connection) -> list[FiringAlerts]:
+    """How many alerts of each severity fire."""
+    return _all(
+        connection,
+        FiringAlerts,
+        "SELECT severity, count(alert_id) AS alerts FROM unnest(ARRAY['info', 'warning', 'critical']) AS severity"
+        " LEFT JOIN (SELECT alert_id, severity FROM report.alerts WHERE state = 'firing') AS it USING (severity)"
+        " GROUP BY severity ORDER BY severity",
+    )
+
+
+def rule_evaluations(connection: Connection) -> list[RuleEvaluations]:
+    """How the evaluations of each enabled rule went."""
+    return _all(
+        connection,
+        RuleEvaluations,
+        "SELECT name, evaluations, failures, missed, duration_ms, error IS NOT NULL AS failing FROM report.alert_rules"
+        " WHERE enabled ORDER BY name",
+    )
 
 
 def store_status(connection: Connection) -> StoreStatus:

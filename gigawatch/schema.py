@@ -21,6 +21,7 @@ from sqlalchemy import (
     Column,
     Connection,
     DateTime,
+    Double,
     ForeignKey,
     Identity,
     Index,
@@ -31,6 +32,7 @@ from sqlalchemy import (
     Table,
     Text,
     UniqueConstraint,
+    Uuid,
     func,
     text,
 )
@@ -39,7 +41,7 @@ from sqlalchemy.schema import SchemaItem
 
 from gigawatch.errors import ExitCode, GigawatchError
 
-REVISION = "0008"
+REVISION = "0009"
 """The newest file in migrations/versions/."""
 
 metadata = MetaData(
@@ -166,6 +168,8 @@ node_now = Table(
     Column("gpu_temp_max_c", SmallInteger, comment="Greatest GPU temperature, °C"),
     Column("gpu_power_max_mw", Integer, comment="Greatest power of one of the GPUs, mW"),
     Column("gpu_util_max_pm", SmallInteger, comment="Greatest utilisation of one of the GPUs, per mille"),
+    Column("clock_event_reasons", BigInteger, comment="Union of the GPUs' clock-event bits"),
+    Column("mem_temp_max_c", SmallInteger, comment="Greatest memory temperature, °C"),
     # Written once a window for each node: room on the page keeps the new version beside the old one.
     postgresql_with={"fillfactor": 50},
     comment="Each node as it is now; written with its windows, so that pages need not look for the newest",
@@ -487,6 +491,14 @@ gpu_health = Table(
     Column("performance_state", SmallInteger, comment="P-state, 0 the fastest"),
     Column("processes", JSONB, comment="Processes that hold memory of the GPU: pid, name, mem_used_mib"),
     Index("gpu_health_gpu_id_time_idx", "gpu_id", "time", unique=True),
+    # Rules look for the few that are not well each minute.
+    Index(
+        "gpu_health_ill_idx",
+        "time",
+        postgresql_where=text(
+            "row_remap_failed OR row_remap_pending OR page_retirement_pending OR ecc_volatile_uncorrected > 0"
+        ),
+    ),
     comment="What is read slowly of a GPU, stored when it changed and once an hour",
 )
 
@@ -505,7 +517,14 @@ event = Table(
     Column("severity", Text, nullable=False, comment="info, warning or critical"),
     Column("code", Integer, comment="The XID, for kind xid"),
     Column("message", Text, nullable=False, comment="What happened, in words"),
+    Column(
+        "received",
+        Time,
+        server_default=func.now(),
+        comment="When the server stored it; absent where it is older than this column",
+    ),
     Index("event_time_idx", "time"),
+    Index("event_received_idx", "received"),
     Index("event_node_id_time_idx", "node_id", "time"),
     Index("event_gpu_id_time_idx", "gpu_id", "time"),
     CheckConstraint("severity IN ('info', 'warning', 'critical')", name="severity"),
@@ -533,7 +552,7 @@ api_token = Table(
         "role",
         Text,
         nullable=False,
-        comment="agent may send batches, viewer may read, admin may do both",
+        comment="agent may send, viewer read, operator also silence and acknowledge alerts, admin do all",
     ),
     Column(
         "secret_sha256",
@@ -544,7 +563,7 @@ api_token = Table(
     ),
     Column("created", Time, nullable=False, server_default=func.now()),
     Column("revoked", Time, comment="When it was revoked; absent while it is good"),
-    CheckConstraint("role IN ('agent', 'viewer', 'admin')", name="role"),
+    CheckConstraint("role IN ('agent', 'viewer', 'operator', 'admin')", name="role"),
     comment="Tokens of the API, hashed",
 )
 
@@ -1140,6 +1159,189 @@ job = Table(
     Column("progress", Text, comment="What it is doing, or did"),
     Column("error", Text, comment="Why it failed; absent where it did not"),
     comment="The scheduler's jobs: the last run of each",
+)
+
+alert_configuration = Table(
+    "alert_configuration",
+    metadata,
+    Column("configuration_id", Integer, Identity(), primary_key=True),
+    Column("applied", Time, nullable=False, server_default=func.now(), comment="When it came into force"),
+    Column("author", Text, nullable=False, comment="Who applied it: the token's name, or the user on the server"),
+    Column("source", Text, nullable=False, comment="The file's name"),
+    Column("sha256", Text, nullable=False, comment="Of the file"),
+    # In the order in which it was written, which JSONB forgets.
+    Column("document", JSON, nullable=False, comment="Rules, routes, targets and budgets as they were declared"),
+    comment="What alerts are configured to do; the newest is in force",
+)
+
+alert_rule = Table(
+    "alert_rule",
+    metadata,
+    Column("name", Text, primary_key=True, comment="Name of the rule"),
+    Column("origin", Text, nullable=False, comment="shipped with Gigawatch, or own"),
+    Column("enabled", Boolean, nullable=False, comment="Whether it is evaluated"),
+    Column("severity", Text, nullable=False, comment="info, warning or critical, where its rows say nothing else"),
+    Column("unit", Text, comment="Of the value"),
+    Column("about", Text, nullable=False, comment="What it is about, in a sentence"),
+    Column("summary", Text, nullable=False, comment="Of an alert, with the names of columns in braces"),
+    Column("runbook", Text, comment="Where it is told what to do"),
+    Column("sql", Text, nullable=False, comment="The SELECT, one row for each thing that is wrong"),
+    Column("thresholds", JSONB, nullable=False, comment="Numbers that the SELECT compares with, by name"),
+    Column("for_s", Integer, nullable=False, comment="How long it must hold before it fires, s"),
+    Column("keep_firing_for_s", Integer, nullable=False, comment="How long it fires on after it ceased, s"),
+    Column("interval_s", Integer, nullable=False, comment="Interval of its evaluations, s"),
+    Column("evaluated", Time, comment="Start of its last evaluation; absent before the first"),
+    Column("duration_ms", Integer, comment="How long that took, ms"),
+    Column("rows", Integer, comment="Rows that it gave; absent where it failed"),
+    Column("error", Text, comment="Why it failed; absent where it did not"),
+    Column("failing_since", Time, comment="First of the failures in a row; absent where the last did not fail"),
+    Column("evaluations", BigInteger, nullable=False, server_default="0", comment="Evaluations so far"),
+    Column("failures", BigInteger, nullable=False, server_default="0", comment="Those of them that failed"),
+    Column("missed", BigInteger, nullable=False, server_default="0", comment="Evaluations that were due and left out"),
+    CheckConstraint("origin IN ('shipped', 'own')", name="origin"),
+    CheckConstraint("severity IN ('info', 'warning', 'critical')", name="severity"),
+    # Written at each evaluation.
+    postgresql_with={"fillfactor": 50},
+    comment="The rules in force, each with its last evaluation",
+)
+
+alert = Table(
+    "alert",
+    metadata,
+    Column("alert_id", BigInteger, Identity(), primary_key=True),
+    Column("rule", Text, nullable=False, comment="Name of the rule"),
+    Column("fingerprint", Text, nullable=False, comment="Of rule and labels: which thing it is about"),
+    Column("labels", JSONB, nullable=False, comment="Which thing it is about, by name of the label"),
+    Column("severity", Text, nullable=False, comment="info, warning or critical"),
+    Column("state", Text, nullable=False, comment="pending, firing or resolved"),
+    Column("value", Double, comment="As last measured, in the rule's unit"),
+    Column("summary", Text, nullable=False, comment="What is wrong, in a sentence"),
+    Column("details", JSONB, nullable=False, comment="What explains it: the other columns of the rule's row"),
+    Column("racks", ARRAY(Text), comment="Racks of its site that it covers; absent where it covers none"),
+    Column("simulated", Boolean, nullable=False, server_default="false", comment="Whether the data are simulated"),
+    Column("started", Time, nullable=False, comment="When its condition first held"),
+    Column("held", Time, nullable=False, comment="When its condition last held"),
+    Column("ceased", Time, comment="When its condition was first seen not to hold any more; absent while it holds"),
+    Column("unknown_since", Time, comment="Since when there are no data to tell; absent where there are"),
+    Column("fired", Time, comment="When it began to fire; absent while pending"),
+    Column("resolved", Time, comment="When it ended; absent before"),
+    Column("flaps", SmallInteger, nullable=False, server_default="0", comment="Times that it ceased and came back"),
+    Column("inhibited_by", BigInteger, comment="The firing alert that explains it; absent where none does"),
+    Column("silenced_by", Integer, comment="The silence that keeps it quiet; absent where none does"),
+    Column("acknowledged", Time, comment="When somebody took it on; absent where nobody did"),
+    Column("acknowledged_by", Text, comment="Who"),
+    Column("acknowledgement", Text, comment="What they said"),
+    Index("alert_fingerprint_idx", "fingerprint", unique=True, postgresql_where=text("state <> 'resolved'")),
+    Index("alert_rule_started_idx", "rule", "started"),
+    Index("alert_resolved_idx", "resolved"),
+    CheckConstraint("severity IN ('info', 'warning', 'critical')", name="severity"),
+    CheckConstraint("state IN ('pending', 'firing', 'resolved')", name="state"),
+    # Written at each evaluation while it is not resolved.
+    postgresql_with={"fillfactor": 50},
+    comment="Alerts: each time that a rule's condition held for one thing",
+)
+
+alert_change = Table(
+    "alert_change",
+    metadata,
+    Column("time", Time, nullable=False, server_default=func.now(), comment="When"),
+    Column("alert_id", ForeignKey(alert.c.alert_id, ondelete="CASCADE"), nullable=False),
+    Column("change", Text, nullable=False, comment="fired, severity, flapped, resolved, acknowledged, …"),
+    Column("author", Text, comment="Who did it; absent where the rule did"),
+    Column("note", Text, comment="What there is to say of it"),
+    Index("alert_change_alert_id_time_idx", "alert_id", "time"),
+    comment="What became of each alert",
+)
+
+alert_silence = Table(
+    "alert_silence",
+    metadata,
+    Column("silence_id", Integer, Identity(), primary_key=True),
+    Column("kind", Text, nullable=False, comment="silence or maintenance"),
+    Column("matchers", JSONB, nullable=False, comment="What it silences: label, operator and value, all of which hold"),
+    Column("starts", Time, nullable=False, comment="From when"),
+    Column("ends", Time, nullable=False, comment="Until when"),
+    Column("author", Text, nullable=False, comment="Who made it"),
+    Column("reason", Text, nullable=False, comment="Why"),
+    Column("created", Time, nullable=False, server_default=func.now(), comment="When it was made"),
+    Column("ended_by", Text, comment="Who ended it before its time; absent where nobody did"),
+    Index("alert_silence_ends_idx", "ends"),
+    CheckConstraint("kind IN ('silence', 'maintenance')", name="kind"),
+    CheckConstraint("ends >= starts", name="ends"),
+    comment="Alerts that nobody is told of for a while",
+)
+
+alert_budget = Table(
+    "alert_budget",
+    metadata,
+    Column("name", Text, primary_key=True, comment="Name of the budget"),
+    Column(
+        "deployments", ARRAY(Text), comment="Deployments that it is of, which may end in *; absent: it is of a site"
+    ),
+    Column("site", Text, comment="Site that it is of; absent: of all"),
+    Column("energy_mj", BigInteger, comment="Energy that may be used in a calendar month, mJ"),
+    Column("cost", Numeric, comment="What that may cost, in the currency"),
+    Column("currency", Text, comment="ISO 4217 code"),
+    Column("co2e_g", BigInteger, comment="What it may emit, gCO2e"),
+    CheckConstraint("(cost IS NULL) = (currency IS NULL)", name="currency"),
+    comment="What tenants, deployments and sites may use in a month, from the configuration in force",
+)
+
+alert_group = Table(
+    "alert_group",
+    metadata,
+    Column("group_id", Integer, Identity(), primary_key=True),
+    Column("key", Text, nullable=False, unique=True, comment="Of route and labels"),
+    Column("target", Text, nullable=False, comment="Whom it tells"),
+    Column("labels", JSONB, nullable=False, comment="What its alerts have in common, by which they are grouped"),
+    Column("due", Time, comment="When its target is told next; absent where nothing is to be told"),
+    Column("told", Time, comment="When a notification was last put out; absent before the first"),
+    Column("told_alerts", JSONB, nullable=False, server_default="{}", comment="What was told, by number of the alert"),
+    Column(
+        "hurried", Integer, nullable=False, server_default="0", comment="Notifications in a row before their interval"
+    ),
+    Index("alert_group_due_idx", "due"),
+    comment="Alerts that one target is told of together",
+)
+
+alert_target = Table(
+    "alert_target",
+    metadata,
+    Column("name", Text, primary_key=True, comment="Name of the target"),
+    Column("kind", Text, nullable=False, comment="What it speaks: alertmanager, slack, …"),
+    Column("address", Text, nullable=False, comment="Scheme and host of it: paths may be secret"),
+    Column("failures", Integer, nullable=False, server_default="0", comment="Attempts in a row that failed"),
+    Column("open_until", Time, comment="No attempt before then: its circuit breaker is open; absent where it is not"),
+    Column("succeeded", Time, comment="When it last took something"),
+    Column("failed", Time, comment="When an attempt last failed"),
+    Column("error", Text, comment="Why"),
+    postgresql_with={"fillfactor": 50},
+    comment="Whom alerts are sent to, and how that goes",
+)
+
+alert_delivery = Table(
+    "alert_delivery",
+    metadata,
+    Column("delivery_id", BigInteger, Identity(), primary_key=True),
+    Column(
+        "key", Uuid, nullable=False, unique=True, comment="The same at each attempt: receivers know duplicates by it"
+    ),
+    Column("target", Text, nullable=False, comment="Whom it is for"),
+    Column("group_key", Text, nullable=False, comment="Of the group that it tells of"),
+    Column("why", Text, nullable=False, comment="new, changed, resolved, repeat or test"),
+    Column("state", Text, nullable=False, server_default="waiting", comment="waiting, sent or dead"),
+    Column("created", Time, nullable=False, server_default=func.now(), comment="When it was put out"),
+    Column("due", Time, nullable=False, server_default=func.now(), comment="No attempt before then"),
+    Column("attempts", Integer, nullable=False, server_default="0", comment="Attempts so far"),
+    Column("tried", Time, comment="When the last attempt began"),
+    Column("duration_ms", Integer, comment="How long that took, ms"),
+    Column("status", Integer, comment="What it answered: HTTP status; absent where it did not"),
+    Column("answer", Text, comment="The first of what it answered, or why it could not be asked"),
+    Column("notification", JSONB, nullable=False, comment="What to tell"),
+    Index("alert_delivery_target_idx", "target", "delivery_id", postgresql_where=text("state = 'waiting'")),
+    Index("alert_delivery_created_idx", "created"),
+    CheckConstraint("state IN ('waiting', 'sent', 'dead')", name="state"),
+    comment="The outbox: what targets are to be told, in order of each",
 )
 
 hypertables: Mapping[str, str] = {

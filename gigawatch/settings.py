@@ -182,6 +182,28 @@ class Dashboard(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """Let everybody on this machine in without a token; for a demo, and only on a loopback address."""
 
 
+class Alerts(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """Alerts: what the server's scheduler evaluates and sends. Rules, routes and targets: `gigawatch alert apply`."""
+
+    enabled: bool = True
+    """Evaluate rules and tell targets: by the process that leads."""
+    external_url: Annotated[str, Meta(pattern=r"^https?://[^/?#@]+(/[^?#]*)?$")] | None = None
+    """Address of the dashboard as people reach it, for links in notifications."""
+    allow_targets: tuple[str, ...] = ()
+    """Networks (10.0.0.0/8) and host names that targets may have although they are loopback, link-local or otherwise
+    special addresses, which else are refused."""
+    rule_timeout_s: Annotated[float, Meta(ge=0.1, le=600)] = 10.0
+    """How long the evaluation of one rule may take."""
+    rule_max_rows: Annotated[int, Meta(ge=1, le=1_000_000)] = 10_000
+    """A rule that gives more rows than this fails: none of them becomes an alert."""
+    delivery_timeout_s: Annotated[float, Meta(ge=0.5, le=120)] = 10.0
+    """How long a target may take to answer."""
+    give_up_after_h: Annotated[float, Meta(gt=0, le=720)] = 24.0
+    """When a notification that could not be delivered is put aside as dead."""
+    resolved_d: Annotated[float, Meta(ge=1, le=36_525)] | None = 365.0
+    """How long ended alerts and their notifications are kept, days; without a number for ever."""
+
+
 class Retention(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """How long data are kept, in days; without a number for ever."""
 
@@ -212,6 +234,7 @@ class Settings(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     relay: Relay = Relay()
     dashboard: Dashboard = Dashboard()
     retention: Retention = Retention()
+    alerts: Alerts = Alerts()
 
 
 def load(

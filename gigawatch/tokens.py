@@ -9,7 +9,6 @@ import secrets
 from datetime import datetime
 from typing import Literal, get_args
 
-import msgspec
 from msgspec import Struct
 from sqlalchemy import Connection, func, select, update
 from sqlalchemy.dialects.postgresql import insert
@@ -17,9 +16,16 @@ from sqlalchemy.dialects.postgresql import insert
 from gigawatch.errors import GigawatchError
 from gigawatch.schema import api_token
 
-Role = Literal["agent", "viewer", "admin"]
-"""agent may send batches, viewer may read, admin may do both."""
+Role = Literal["agent", "viewer", "operator", "admin"]
+"""agent may send batches, viewer may read; operator may read, silence and acknowledge alerts; admin may do all."""
 ROLES: tuple[Role, ...] = get_args(Role)
+
+
+class Holder(Struct, frozen=True, kw_only=True):
+    """Whose token it is, and what it may."""
+
+    name: str
+    role: Role
 
 
 class Token(Struct, frozen=True, kw_only=True):
@@ -51,17 +57,19 @@ def create(connection: Connection, name: str, role: Role) -> str:
     return secret
 
 
-def role_of(connection: Connection, secret: str) -> Role | None:
-    """The role of a token that is good; None: there is none with this secret, or it was revoked."""
-    return role_of_hash(connection, secret_hash(secret))
+def holder_of(connection: Connection, secret: str) -> Holder | None:
+    """Whose token this is and what it may; None: there is none with this secret, or it was revoked."""
+    return holder_of_hash(connection, secret_hash(secret))
 
 
-def role_of_hash(connection: Connection, digest: str) -> Role | None:
+def holder_of_hash(connection: Connection, digest: str) -> Holder | None:
     """The same, for who kept the secret's hash in place of the secret."""
-    role = connection.scalar(
-        select(api_token.c.role).where(api_token.c.secret_sha256 == digest, api_token.c.revoked.is_(None))
-    )
-    return None if role is None else msgspec.convert(role, Role)
+    row = connection.execute(
+        select(api_token.c.name, api_token.c.role).where(
+            api_token.c.secret_sha256 == digest, api_token.c.revoked.is_(None)
+        )
+    ).one_or_none()
+    return None if row is None else Holder(**row._mapping)
 
 
 def revoke(connection: Connection, name: str) -> None:

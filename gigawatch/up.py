@@ -294,7 +294,8 @@ class _Parts:
         """A file with a good token of this role, made if need be."""
         path = self._folder / f"{role}.token"
         with database.border(self._engine.url), self._engine.begin() as connection:
-            if path.is_file() and tokens.role_of(connection, path.read_text(encoding="ascii").strip()) == role:
+            known = tokens.holder_of(connection, path.read_text(encoding="ascii").strip()) if path.is_file() else None
+            if known is not None and known.role == role:
                 return path
             secret = tokens.create(connection, f"up-{role}-{datetime.now(UTC):%Y%m%dT%H%M%S.%f}", role)
         path.touch(mode=0o600)

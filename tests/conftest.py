@@ -30,6 +30,10 @@ class Server:
         self.embedded = embedded
         self.admin = f"user={SUPERUSER} host={embedded.data_dir / 'socket'} dbname=postgres"
         with psycopg.connect(self.admin, autocommit=True) as connection:
+            # A database that goes away with its test need not outlive a power cut: dropping it took 3 s of writing out.
+            for setting in ("fsync", "full_page_writes"):
+                connection.execute(f"ALTER SYSTEM SET {setting} = off")
+            connection.execute("SELECT pg_reload_conf()")
             connection.execute("CREATE DATABASE template_gigawatch")
         engine = database.engine(self.url("template_gigawatch"))
         migrate(engine)

@@ -46,11 +46,12 @@ def store(connection: Connection) -> None:
         GROUP BY time, node_id""",
         """INSERT INTO gigawatch.node_now (node_id, last_seen, clock_offset_ms, time, gpus, gpus_throttled, power_mw,
             power_limit_mw, gpu_util_pm, gpu_util_gpus, gpu_temp_max_c, gpu_power_max_mw, gpu_util_max_pm,
-            site_id, rack_id, simulated, gpus_expected, temp_slowdown_c, gpu_model)
+            clock_event_reasons, mem_temp_max_c, site_id, rack_id, simulated, gpus_expected, temp_slowdown_c, gpu_model)
         SELECT DISTINCT ON (node_id) node_id, time + max(covered_ms) * interval '1 ms', 0, time, count(*),
             count(*) FILTER (WHERE clock_event_reasons & 236 <> 0), sum(energy_mj::bigint * 1000 / covered_ms),
             sum(flat_window.power_limit_mw), sum(gpu_util_pm), count(gpu_util_pm), max(gpu_temp_max_c),
-            max(energy_mj::bigint * 1000 / covered_ms), max(gpu_util_pm), site_id, rack_id, simulated,
+            max(energy_mj::bigint * 1000 / covered_ms), max(gpu_util_pm),
+            bit_or(clock_event_reasons), max(mem_temp_max_c), site_id, rack_id, simulated,
             its.gpus, its.temp_slowdown_c, its.gpu_model
         FROM flat_window JOIN gigawatch.gpu USING (gpu_id) JOIN gigawatch.node USING (node_id) JOIN (
             SELECT node_id, count(*) AS gpus, min(temp_slowdown_c) AS temp_slowdown_c,

@@ -8,16 +8,17 @@ import click
 import msgspec
 
 from api.commands import store_of
+from api.declared.nodes import MOST_BYTES
+from api.declared.values import said
 from api.topology import files, store
-from api.topology.nodes import MOST_BYTES
 from api.topology.store import SiteApplied
 from gigawatch import facility_readings
 from gigawatch.errors import ExitCode, GigawatchError
+from gigawatch.findings import Finding, some
 from gigawatch.serving import store_flags
 from gigawatch.topology import picture
 from gigawatch.topology.checks import SiteChecked
 from gigawatch.topology.document import Topology
-from gigawatch.topology.findings import Finding, some
 from gigawatch.topology.plan import in_force
 
 JSON_FLAG = click.option("--json", "as_json", is_flag=True, help="Print JSON.")
@@ -119,7 +120,7 @@ def _print(found: Any) -> None:
 
 
 def _said(it: Finding) -> str:
-    return f"{it.severity}: {files.said(it)}"
+    return f"{it.severity}: {said(it)}"
 
 
 def _summary(it: SiteChecked) -> str:

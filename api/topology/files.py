@@ -1,49 +1,29 @@
 """A topology's file, from bytes to the typed document: YAML as people write it, or JSON, which is YAML as well.
 
-What a value means is said by its place, never by its looks: a rack `01`, a row `on` and a host `1e3` are the names as
-they are written. All that is wrong is told at once, with its line.
+All that is wrong is told at once, with its line.
 """
 
 import hashlib
-import re
-from datetime import UTC, datetime, timedelta
-from types import NoneType, UnionType
-from typing import Annotated, Any, Literal, Union, get_args, get_origin
 
 import msgspec
 import yaml
 from msgspec import Struct
 
-from api.topology import nodes
-from api.topology.nodes import Items, Mapping, Node, Scalar, Unreadable
-from gigawatch.errors import ExitCode, GigawatchError
+from api.declared import nodes
+from api.declared.nodes import Form, Unreadable
+from api.declared.values import Converter, Unfit
+from gigawatch.findings import Findings, Path
 from gigawatch.topology import checks
 from gigawatch.topology.checks import Checked
 from gigawatch.topology.document import Site, Topology
-from gigawatch.topology.findings import Finding, Findings, Path, suggestion
 
+FORM = Form(
+    what="a topology",
+    begin="Begin with `sites:` and a site's name below.",
+    shorter="Use ranges, or give each site a file.",
+    page="docs/topology.md",
+)
 STAND_INS = {"role": "other"}
-"""What stands for a value that must be there and is wrong, so that the rest is checked as well."""
-_NUMBER = re.compile(r"[-+]?[0-9]+(\.[0-9]+)?([eE][-+]?[0-9]+)?")
-_DAY = re.compile(r"\d{4}-\d\d-\d\d")
-_NOTHING = object()
-
-
-class Unfit(GigawatchError):
-    """A topology that cannot come into force.
-
-    Args:
-        findings: what is wrong, errors and warnings.
-    """
-
-    def __init__(self, findings: list[Finding]) -> None:
-        self.findings = findings
-        errors = [it for it in findings if it.severity == "error"]
-        super().__init__(
-            "\n".join(said(it) for it in errors),
-            f"{len(errors)} error{'s' * (len(errors) != 1)}. docs/topology.md explains the format.",
-            ExitCode.DATA,
-        )
 
 
 class Read(Struct, frozen=True, kw_only=True):
@@ -62,7 +42,7 @@ def read(body: bytes) -> Read:
     """
     topology, checked = examine(body)
     if topology is None or checked.errors:
-        raise Unfit(checked.findings)
+        raise Unfit(checked.findings, FORM)
     return Read(topology=topology, checked=checked, sha256=hashlib.sha256(body).hexdigest())
 
 
@@ -70,13 +50,13 @@ def examine(body: bytes) -> tuple[Topology | None, Checked]:
     """What a file says, as far as it says it, and all that is wrong with it; no topology: it is no YAML at all."""
     findings = Findings()
     try:
-        root = nodes.read(body)
+        root = nodes.read(body, FORM)
     except Unreadable as error:
         line: dict[Path, int] = {} if error.line is None else {(): error.line}
         findings.error((), error.problem, error.remedy)
         return None, Checked(sites=[], findings=findings.listed(line))
-    convert = _Converter(findings)
-    topology = convert.whole(root)
+    convert = Converter(findings, FORM, STAND_INS)
+    topology = convert.whole(root, Topology)
     if topology is None:
         return None, Checked(sites=[], findings=findings.listed(convert.lines))
     return topology, checks.check(topology, findings, convert.lines)
@@ -90,175 +70,3 @@ def check_in_force(name: str, site: Site) -> Checked:
 def written(topology: Topology) -> str:
     """A topology as YAML; read() gives the same again."""
     return yaml.safe_dump(msgspec.to_builtins(topology), sort_keys=False, allow_unicode=True, width=120)
-
-
-def said(it: Finding) -> str:
-    """A finding in words."""
-    where = f"line {it.line}: " if it.line is not None else ""
-    return f"{where}{it.problem}\n    {it.remedy}"
-
-
-class _Converter:
-    """Turns nodes into the types of the document, and goes on where something is wrong."""
-
-    def __init__(self, findings: Findings) -> None:
-        self._findings = findings
-        self.lines: dict[Path, int] = {}
-
-    def whole(self, root: Node) -> Topology | None:
-        if not isinstance(root, Mapping):
-            self.lines[()] = root.line
-            self._findings.error((), "a topology was expected", "Begin with `sites:` and a site's name below.")
-            return None
-        found = self._of(root, Topology, (), "")
-        return None if found is _NOTHING else found
-
-    def _of(self, node: Node, kind: Any, path: Path, key: str) -> Any:
-        """The value, or _NOTHING where it is absent or wrong."""
-        self.lines.setdefault(path, node.line)
-        whole = kind
-        if get_origin(kind) is Annotated:
-            kind = get_args(kind)[0]
-        if get_origin(kind) in {Union, UnionType}:
-            if isinstance(node, Scalar) and node.null:
-                return _NOTHING
-            return self._of(node, next(it for it in get_args(kind) if it is not NoneType), path, key)
-        if isinstance(kind, type) and issubclass(kind, Struct):
-            return self._struct(node, kind, path, key)
-        if get_origin(kind) is dict:
-            return self._dict(node, kind, path, key)
-        if get_origin(kind) is tuple:
-            return self._tuple(node, kind, path, key)
-        return self._leaf(node, whole, kind, path, key)
-
-    def _struct(self, node: Node, kind: type[Struct], path: Path, key: str) -> Any:
-        mapping = self._mapping(node, path, key)
-        if mapping is None:
-            return _NOTHING
-        fields = {field.name: field for field in msgspec.structs.fields(kind)}
-        given: dict[str, Any] = {}
-        for name, (line, child) in mapping.items.items():
-            at = (*path, name)
-            self.lines[at] = line
-            if name not in fields:
-                of = f" of {key}" if key else ""
-                self._findings.error(at, f"unknown key {name[:60]!r}{of}", suggestion(name, fields, "Known"))
-                continue
-            value = self._of(child, fields[name].type, at, name)
-            if value is not _NOTHING:
-                given[name] = value
-        for name, field in fields.items():
-            if field.required and name not in given:
-                if name not in mapping.items:
-                    words = " ".join(filter(None, (key, f"has no {name}")))
-                    self._findings.error(path, words, f"Add `{name}:`.")
-                if name not in STAND_INS:
-                    return _NOTHING
-                given[name] = STAND_INS[name]
-        return kind(**given)
-
-    def _dict(self, node: Node, kind: Any, path: Path, key: str) -> Any:
-        key_kind, value_kind = get_args(kind)
-        mapping = self._mapping(node, path, key)
-        if mapping is None:
-            return _NOTHING
-        found = {}
-        for name, (line, child) in mapping.items.items():
-            at = (*path, name)
-            self.lines[at] = line
-            label = self._leaf(Scalar(name, False, line), key_kind, _base(key_kind), at, f"name in {key}")
-            value = self._of(child, value_kind, at, f"{key}.{name}" if key != "sites" else name)
-            if label is not _NOTHING and value is not _NOTHING:
-                found[label] = value
-        return found
-
-    def _mapping(self, node: Node, path: Path, key: str) -> Mapping | None:
-        if isinstance(node, Mapping):
-            for name, line in node.again:
-                problem = f"{name[:60]!r} is there twice, on lines {node.items[name][0]} and {line}"
-                self._findings.error((*path, name), problem, "A key comes once.", f"{line}")
-            return node
-        if isinstance(node, Scalar) and node.null:
-            return Mapping(node.line)
-        words = f"{key} = {_shown(node)}: keys with values were expected"
-        self._findings.error(path, words, "Write them below, indented.")
-        return None
-
-    def _tuple(self, node: Node, kind: Any, path: Path, key: str) -> Any:
-        item_kind = get_args(kind)[0]
-        if isinstance(node, Scalar):
-            # One alone needs no brackets.
-            node = Items(node.line, [] if node.null else [node])
-        if isinstance(node, Mapping):
-            words = f"{key} = {_shown(node)}: a list was expected"
-            self._findings.error(path, words, "Write - before each, or [a, b].")
-            return _NOTHING
-        values = [self._of(it, item_kind, (*path, place), key) for place, it in enumerate(node.items)]
-        kept = [(it, item.line) for it, item in zip(values, node.items, strict=True) if it is not _NOTHING]
-        self.lines.update({(*path, place): line for place, (_, line) in enumerate(kept)})
-        return tuple(it for it, _ in kept)
-
-    def _leaf(self, node: Node, kind: Any, base: Any, path: Path, key: str) -> Any:
-        if not isinstance(node, Scalar) or node.null:
-            self._findings.error(path, f"{key} = {_shown(node)}: one value was expected", "Write one value.")
-            return _NOTHING
-        try:
-            return msgspec.convert(_value(node.text, base, key), kind)
-        except Unreadable as error:
-            self._findings.error(path, error.problem, error.remedy)
-        except msgspec.ValidationError as error:
-            words = str(error).partition(" - at ")[0]
-            self._findings.error(
-                path, f"{key} = {node.text[:80]!r}: {words}", "docs/topology.md lists the keys with their ranges."
-            )
-        return _NOTHING
-
-
-def _base(kind: Any) -> Any:
-    return get_args(kind)[0] if get_origin(kind) is Annotated else kind
-
-
-def _value(text: str, base: Any, key: str) -> Any:
-    """A value by the type that its place has."""
-
-    def wrong(what: str, remedy: str) -> Unreadable:
-        return Unreadable(f"{key} = {text[:80]!r} is {what}", remedy)
-
-    if get_origin(base) is Literal:
-        if text not in get_args(base):
-            raise wrong("not known", suggestion(text, get_args(base), "Known"))
-        return text
-    if base is bool:
-        if text not in {"true", "false"}:
-            raise wrong("neither true nor false", "Write true or false.")
-        return text == "true"
-    if base in {int, float}:
-        if _NUMBER.fullmatch(text) is None or (base is int and not text.isdecimal()) or len(text) > 30:
-            raise wrong("no number", "Write digits alone, with a point for decimals: the unit is in the key's name.")
-        return base(text)
-    if base is datetime:
-        return _moment(text, wrong)
-    try:
-        text.encode()
-    except UnicodeEncodeError:
-        raise wrong("no text", "Write it in UTF-8.") from None
-    return text
-
-
-def _moment(text: str, wrong: Any) -> datetime:
-    """A date, from midnight UTC on, or a moment with its offset."""
-    try:
-        moment = datetime.fromisoformat(text)
-        if _DAY.fullmatch(text) is not None:
-            return moment.replace(tzinfo=UTC)
-        if moment.tzinfo is not None and moment - datetime.min.replace(tzinfo=UTC) > timedelta(days=2):
-            return moment.astimezone(UTC)
-    except (ValueError, OverflowError):
-        pass
-    raise wrong("no moment", "Write a date (midnight UTC), or a time with its offset: 2026-01-31T13:00+01:00.")
-
-
-def _shown(node: Node) -> str:
-    if isinstance(node, Scalar):
-        return "nothing" if node.null else repr(node.text[:80])
-    return "a list" if isinstance(node, Items) else "keys"

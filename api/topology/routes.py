@@ -9,9 +9,10 @@ from starlette.exceptions import HTTPException
 from starlette.responses import Response
 
 from api.access import require
+from api.declared.nodes import MOST_BYTES
+from api.declared.values import Unfit
 from api.documents import Problem, answers, documented
 from api.topology import files, store
-from api.topology.nodes import MOST_BYTES
 from api.topology.store import Applied
 from gigawatch.topology.document import Topology
 
@@ -50,7 +51,7 @@ async def apply_topology(
 def _apply(request: Request, body: bytes, source: str, dry_run: bool) -> Response:
     try:
         found = files.read(body)
-    except files.Unfit as error:
+    except Unfit as error:
         problem = Problem(detail=error.remedy, findings=error.findings)
         return Response(msgspec.json.encode(problem), 422, media_type="application/json")
     with request.app.state.engine.begin() as connection:

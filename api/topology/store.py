@@ -13,8 +13,8 @@ from api.meter_rollups import topology_changed
 from api.topology import tables
 from api.topology.files import Read
 from api.topology.tables import Change, MeterRow, Tables
+from gigawatch.findings import Finding, some
 from gigawatch.topology.document import Site
-from gigawatch.topology.findings import Finding, some
 from gigawatch.topology.plan import Plan, in_force
 
 

@@ -32,8 +32,8 @@ from gigawatch.facility_readings import (
     SiteTopology,
     Water,
 )
+from gigawatch.findings import some
 from gigawatch.readings import Where
-from gigawatch.topology.findings import some
 from gigawatch.topology.picture import drawn
 from gigawatch.topology.plan import in_force
 

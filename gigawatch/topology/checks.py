@@ -8,8 +8,8 @@ from math import sqrt
 
 from msgspec import Struct
 
+from gigawatch.findings import Finding, Findings, Path, some
 from gigawatch.topology.document import Meter, Topology
-from gigawatch.topology.findings import Finding, Findings, Path, some
 from gigawatch.topology.flow import MOST_PARTS, Flow, Node
 from gigawatch.topology.plan import Plan, PlannedMeter, plans
 

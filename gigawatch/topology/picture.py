@@ -14,8 +14,8 @@ from typing import Literal
 
 from msgspec import Struct, field
 
+from gigawatch.findings import Path, some
 from gigawatch.topology.document import Feed
-from gigawatch.topology.findings import Path, some
 from gigawatch.topology.flow import Flow
 from gigawatch.topology.plan import Plan, PlannedMeter
 

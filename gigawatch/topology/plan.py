@@ -4,8 +4,8 @@ from collections.abc import Iterable, Mapping
 
 from msgspec import Struct, field
 
+from gigawatch.findings import Findings, Path
 from gigawatch.topology.document import Hall, Meter, Site, Topology
-from gigawatch.topology.findings import Findings, Path
 from gigawatch.topology.ranges import Pattern, WrongRange
 
 MOST_NAMES = 300_000

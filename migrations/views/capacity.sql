@@ -40,11 +40,12 @@ WITH feeding AS (
 )
 SELECT c.site_id, c.scope, c.name, c.meter_id
 FROM chosen AS c
-WHERE NOT EXISTS (
-    SELECT FROM expanded.meter_above() AS above
-    JOIN chosen AS upper ON upper.meter_id = above.above_id
-    WHERE above.meter_id = c.meter_id AND upper.site_id = c.site_id AND upper.scope = c.scope AND upper.name = c.name
-);
+-- As a set: asked of each meter by itself, 20,000 of them took 45 s.
+EXCEPT
+SELECT c.site_id, c.scope, c.name, c.meter_id
+FROM chosen AS upper
+JOIN expanded.meter_above() AS above ON above.above_id = upper.meter_id
+JOIN chosen AS c ON c.meter_id = above.meter_id AND c.site_id = upper.site_id AND c.scope = upper.scope AND c.name = upper.name;
 
 CREATE FUNCTION report.capacity(
     start timestamptz DEFAULT now() - interval '7 days',

@@ -1,6 +1,6 @@
 -- report.events: what happened on nodes and GPUs.
 -- Definition: one row per event that an agent or the server recorded.
--- Missing data: gpu_uuid is NULL for an event of the whole node.
+-- Missing data: gpu_uuid is NULL for an event of the whole node; received is NULL for events that were stored before it was noted.
 CREATE VIEW report.events AS
 SELECT
     event.time,
@@ -14,7 +14,8 @@ SELECT
     event.kind,
     event.severity,
     event.code,
-    event.message
+    event.message,
+    event.received
 FROM gigawatch.event
 JOIN gigawatch.node USING (node_id)
 JOIN gigawatch.site USING (site_id)
@@ -33,3 +34,4 @@ COMMENT ON COLUMN report.events.kind IS 'xid, gpu_lost, gpu_back, …: docs/even
 COMMENT ON COLUMN report.events.severity IS 'info, warning or critical';
 COMMENT ON COLUMN report.events.code IS 'The XID, for kind xid';
 COMMENT ON COLUMN report.events.message IS 'What happened, in words';
+COMMENT ON COLUMN report.events.received IS 'When the server stored it, UTC: later than time where an agent could not send';

@@ -22,7 +22,7 @@ from api.rollups import COMPRESS_LOCK, Folder
 from api.scheduler import Scheduler
 from gigawatch import database, readings
 from gigawatch.database import REPORT_ROLE, Capabilities, Edition
-from gigawatch.settings import Retention
+from gigawatch.settings import Alerts, Retention
 from migrations.run import migrate
 from tests.browser import seed
 
@@ -88,7 +88,7 @@ def test_a_table_that_cannot_be_compressed_is_an_error_of_the_job_and_keeps_noth
     change(apache, "UPDATE gigawatch.rollup SET folded = folded + interval '400 d'")
     told = Capabilities(17, "2.29.2", Edition.TIMESCALEDB_COMMUNITY)
     monkeypatch.setattr(columnstore, "capabilities", lambda _: told)
-    scheduler = Scheduler(apache, Retention(windows_d=1))
+    scheduler = Scheduler(apache, Retention(windows_d=1), Alerts())
     with pytest.raises(sqlalchemy.exc.DBAPIError):
         scheduler._run("retain", scheduler._keep_within_bounds)
     with apache.connect() as connection:

@@ -115,6 +115,24 @@ def test_everything_in_a_batch_is_stored(api: Api, engine: Engine) -> None:
         assert found["processes"] == [{"pid": 7, "name": "python", "mem_used_mib": 100}]
 
 
+def test_a_node_has_now_what_its_gpus_have_together(api: Api, engine: Engine) -> None:
+    def now() -> tuple[Any, ...]:
+        with engine.connect() as connection:
+            return tuple(
+                connection.execute(text("SELECT clock_event_reasons, mem_temp_max_c FROM gigawatch.node_now")).one()
+            )
+
+    accepted(post(api, encode(batch(), gpu_windows=[window(), window(uuid="GPU-2")])))
+    assert now() == (None, None)
+    told = [
+        window(10, clock_event_reasons=0x04, mem_temp_max_c=91),
+        window(10, "GPU-2", clock_event_reasons=0x81, mem_temp_max_c=94),
+        window(10, "GPU-3"),
+    ]
+    accepted(post(api, encode(batch(), gpu_windows=told)))
+    assert now() == (0x85, 94)
+
+
 def test_a_numbered_batch_sent_twice_is_stored_once(api: Api, engine: Engine) -> None:
     first = encode(batch(spool_id="s", seq=5, oldest_seq=5), gpu_windows=[window()])
     assert accepted(post(api, first))["next_seq"] == 6

@@ -24,7 +24,7 @@ from api.rollups import Folder
 from api.scheduler import Scheduler
 from gigawatch import database, readings, schema
 from gigawatch.readings import StoreRollup, StoreStatus, StoreTable
-from gigawatch.settings import Retention
+from gigawatch.settings import Alerts, Retention
 from tests.agents import wait_for
 from tests.browser import seed
 from tests.facility import HOUR, fold, hourly, place, send
@@ -370,7 +370,7 @@ def test_counters_are_there_while_the_database_is_away(metrics: Metrics) -> None
 
 
 def test_a_job_s_last_error_stays_until_a_run_succeeds(engine: Engine) -> None:
-    scheduler = Scheduler(engine, Retention())
+    scheduler = Scheduler(engine, Retention(), Alerts())
 
     def seen() -> tuple[str | None, bool]:
         with engine.connect() as connection:

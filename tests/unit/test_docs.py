@@ -5,6 +5,7 @@ import re
 from collections.abc import Iterator
 from pathlib import Path
 
+from api.alerts import files as rules
 from collector.sources import nvml
 from docs import generate
 from gigawatch.errors import ExitCode
@@ -80,6 +81,29 @@ def test_the_reference_of_engines_is_fresh() -> None:
 def test_the_reference_of_meter_maps_is_fresh() -> None:
     written = (PROJECT / "docs/meters.md").read_text(encoding="utf-8")
     assert written.endswith(generate.meters()), "run `make docs`"
+
+
+def test_the_list_of_shipped_rules_is_fresh() -> None:
+    written = (PROJECT / "docs/alerts.md").read_text(encoding="utf-8")
+    assert written.endswith(generate.alerts()), "run `make docs`"
+
+
+def test_runbooks_name_the_thresholds_of_their_rules() -> None:
+    for name, rule in rules.shipped().items():
+        page = (PROJECT / f"docs/runbooks/{name}.md").read_text(encoding="utf-8")
+        assert page.startswith(f"# {name}\n")
+        said = page.partition("## Thresholds")[2].partition("\n## ")[0]
+        assert [limit for limit in rule.thresholds if f"`{limit}`" not in said] == [], name
+
+
+def test_rules_look_for_the_xids_that_events_are_critical_for() -> None:
+    found = {
+        name: {int(number) for number in re.findall(r"\d+", re.findall(r"code IN \(([^)]*)\)", rule.sql)[0])}
+        for name, rule in rules.shipped().items()
+        if "code IN" in rule.sql
+    }
+    assert found == {"xid_fatal": nvml.FATAL_XIDS, "gpu_reset_needed": nvml.RESET_XIDS}
+    assert set(range(144, 151)) == nvml.NVLINK5_XIDS
 
 
 def test_events_are_listed_as_the_code_reports_them() -> None:

@@ -15,12 +15,14 @@ from click.testing import CliRunner
 from hypothesis import given
 from hypothesis import strategies as st
 
-from api.topology import commands, files, nodes
+from api.declared import nodes
+from api.declared.values import Unfit
+from api.topology import commands, files
 from gigawatch.errors import ExitCode
+from gigawatch.findings import Finding
 from gigawatch.schema import METER_ROLES
 from gigawatch.topology import picture
 from gigawatch.topology.document import MeterRole, Site, Topology
-from gigawatch.topology.findings import Finding
 from gigawatch.topology.flow import Flow
 from gigawatch.topology.plan import Plan, in_force
 from gigawatch.topology.ranges import Pattern, WrongRange
@@ -279,7 +281,7 @@ def test_what_is_wrong_is_named(text: str, problems: list[str]) -> None:
     for it in found(text):
         assert it.remedy
         assert it.line is not None and 1 <= it.line <= len(lines)
-    with pytest.raises(files.Unfit) as caught:
+    with pytest.raises(Unfit) as caught:
         files.read(text.encode())
     assert caught.value.exit_code == ExitCode.DATA
 

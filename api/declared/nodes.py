@@ -1,7 +1,7 @@
 """YAML as nodes with their lines; and JSON, which is YAML too. What a plain value means is left to who reads it.
 
 Built from the parser's events without recursion. Aliases, with which a few lines grow to gigabytes, are refused, and so
-are tags, further documents, and what is nested deeper or larger than a topology can be.
+are tags, further documents, and what is nested deeper or larger than what people declare.
 """
 
 from collections.abc import Iterator
@@ -18,6 +18,19 @@ MOST_VALUES = 500_000
 # The parser in C is part of PyYAML's wheels; it takes a tenth of the time.
 LOADER: type[Any] = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
 _NULLS = {"", "~", "null", "Null", "NULL"}
+
+
+class Form(Struct, frozen=True, kw_only=True):
+    """What kind of document is read, for what is said of one that cannot be."""
+
+    what: str
+    """As `a topology`."""
+    begin: str
+    """How one begins."""
+    shorter: str
+    """How one that is too long becomes shorter."""
+    page: str
+    """Where the format is explained."""
 
 
 class Unreadable(Exception):
@@ -62,7 +75,7 @@ class Mapping(Struct, frozen=True):
 Node = Scalar | Items | Mapping
 
 
-def read(body: bytes) -> Node:
+def read(body: bytes, form: Form) -> Node:
     """The nodes of a file.
 
     Raises:
@@ -72,37 +85,37 @@ def read(body: bytes) -> Node:
     # Each open list or mapping, and of a mapping the key that waits for its value.
     within: list[tuple[Items | Mapping, list[Scalar]]] = []
     values = 0
-    for event in _events(_text(body)):
+    for event in _events(_text(body, form)):
         line = event.start_mark.line + 1
         if isinstance(event, yaml.CollectionEndEvent):
             within.pop()
             continue
         if not isinstance(event, yaml.NodeEvent):
             if isinstance(event, yaml.DocumentStartEvent) and root is not None:
-                raise Unreadable("there is a second document", "Write all sites into one, without ---.", line)
+                raise Unreadable("there is a second document", "Write all into one, without ---.", line)
             continue
-        node = _node(event, line)
+        node = _node(event, line, form)
         values += 1
         if values > MOST_VALUES:
-            raise Unreadable(f"there are more than {MOST_VALUES} values", "Use ranges, or give each site a file.", line)
+            raise Unreadable(f"there are more than {MOST_VALUES} values", form.shorter, line)
         if within:
             _put(node, *within[-1])
         else:
             root = node
         if not isinstance(node, Scalar):
             if len(within) == MOST_NESTED:
-                raise Unreadable("this is nested deeper than a topology is", "docs/topology.md has an example.", line)
+                raise Unreadable(f"this is nested deeper than {form.what} is", f"{form.page} has an example.", line)
             within.append((node, []))
     if root is None:
-        raise Unreadable("the file is empty", "Begin with `sites:`.", 1)
+        raise Unreadable("the file is empty", form.begin, 1)
     return root
 
 
-def _node(event: Any, line: int) -> Node:
+def _node(event: Any, line: int, form: Form) -> Node:
     if isinstance(event, yaml.AliasEvent):
-        raise Unreadable(f"*{event.anchor} is an alias", "Write out what it stands for, or use ranges.", line)
+        raise Unreadable(f"*{event.anchor} is an alias", f"Write out what it stands for. {form.shorter}", line)
     if event.anchor is not None:
-        raise Unreadable(f"&{event.anchor} is an anchor", "Write out where it is meant, or use ranges.", line)
+        raise Unreadable(f"&{event.anchor} is an anchor", f"Write out where it is meant. {form.shorter}", line)
     if event.tag is not None:
         raise Unreadable(f"{event.tag[:60]!r} is a tag", "Write the value alone.", line)
     if isinstance(event, yaml.ScalarEvent):
@@ -126,12 +139,9 @@ def _put(node: Node, into: Items | Mapping, key: list[Scalar]) -> None:
             into.items[name.text] = (name.line, node)
 
 
-def _text(body: bytes) -> str:
+def _text(body: bytes, form: Form) -> str:
     if len(body) > MOST_BYTES:
-        raise Unreadable(
-            f"the file is larger than {MOST_BYTES // BYTES_PER_MIB} MiB",
-            "Write racks and meters that are alike as ranges, or give each site a file.",
-        )
+        raise Unreadable(f"the file is larger than {MOST_BYTES // BYTES_PER_MIB} MiB", form.shorter)
     try:
         return body.decode("utf-8-sig")
     except UnicodeDecodeError as error:

@@ -1,4 +1,4 @@
-"""What is wrong with a topology, all of it at once: where, what, and what to do about it."""
+"""What is wrong with a declared document, all of it at once: where, what, and what to do about it."""
 
 from collections.abc import Iterable, Mapping
 from difflib import get_close_matches
@@ -16,7 +16,7 @@ MOST_LISTED = 1_000
 
 
 class Finding(Struct, frozen=True, kw_only=True):
-    """Something wrong in a topology."""
+    """Something wrong in a document."""
 
     severity: Literal["error", "warning"]
     """A warning keeps nothing from coming into force."""
@@ -36,7 +36,7 @@ class Findings:
         self._suggested = 0
 
     def error(self, path: Path, problem: str, remedy: str, like: str = "") -> None:
-        """Add what keeps the topology from coming into force.
+        """Add what keeps the document from coming into force.
 
         Args:
             path: where.

@@ -1,0 +1,271 @@
+"""The configuration of alerts: a file comes into force whole or not at all, over the rules that ship."""
+
+import hashlib
+from collections.abc import Mapping
+from typing import Any
+from urllib.parse import urlsplit
+
+import msgspec
+from msgspec import Struct
+from sqlalchemy import Connection, text
+
+from api.alerts import files
+from api.alerts.configuration import Budget, Configuration, Route, Target
+from api.alerts.durations import seconds
+from api.alerts.rule import Rule
+from api.declared import values
+from api.declared.nodes import Form
+from gigawatch.alerts import matchers
+from gigawatch.findings import Finding, Findings
+from gigawatch.findings import Path as Place
+from gigawatch.units import JOULES_PER_KWH, MILLIJOULES_PER_JOULE
+
+FORM = Form(
+    what="a configuration of alerts",
+    begin="Begin with `targets:`, `route:` or `rules:`.",
+    shorter="Leave out what is as it is shipped.",
+    page="docs/alerts.md",
+)
+USUAL_URLS = {"pagerduty": "https://events.pagerduty.com/v2/enqueue", "opsgenie": "https://api.opsgenie.com/v2/alerts"}
+"""Of kinds that have one address for all."""
+NEED_SECRET = frozenset(USUAL_URLS)
+GRAMS_PER_TONNE = 1_000_000
+
+
+class Configured(Struct, frozen=True, kw_only=True):
+    """A configuration, with the rules that are in force under it."""
+
+    configuration: Configuration
+    rules: Mapping[str, Rule]
+
+
+class Read(Struct, frozen=True, kw_only=True):
+    """A file that has no errors."""
+
+    configured: Configured
+    warnings: list[Finding]
+    sha256: str
+
+
+class Applied(Struct, frozen=True, kw_only=True):
+    """What came into force, or would."""
+
+    dry_run: bool
+    targets: int
+    rules: int
+    """Those that are evaluated."""
+    changed_rules: list[str]
+    """Shipped ones that are otherwise than shipped, and own ones."""
+    budgets: int
+    warnings: list[Finding]
+
+
+def read(body: bytes) -> Read:
+    """A file's configuration.
+
+    Raises:
+        Unfit: it has errors, all of which it names.
+    """
+    configuration, findings, lines = values.read(body, Configuration, FORM)
+    rules = _rules(configuration, findings)
+    _check_targets(configuration.targets, findings)
+    if configuration.route is not None:
+        _check_route(configuration.route, configuration, findings, ("route",), is_first=True)
+    elif configuration.targets:
+        findings.warning(("targets",), "there are targets and no route: nobody is told", "Add `route:` with `target:`.")
+    _check_relations(rules, findings)
+    _check_budgets(configuration, findings)
+    values.refuse(findings, lines, FORM)
+    return Read(
+        configured=Configured(configuration=configuration, rules=rules),
+        warnings=findings.listed(lines),
+        sha256=hashlib.sha256(body).hexdigest(),
+    )
+
+
+def in_force(connection: Connection) -> Configured:
+    """The newest configuration that was applied; none: the shipped rules, and nobody is told."""
+    document = connection.scalar(
+        text("SELECT document FROM gigawatch.alert_configuration ORDER BY configuration_id DESC LIMIT 1")
+    )
+    configuration = Configuration() if document is None else msgspec.convert(document, Configuration, strict=False)
+    # What an older version accepted and this one does not is left out, rather than all of it.
+    return Configured(configuration=configuration, rules=_rules(configuration, Findings()))
+
+
+def rules_in_force(connection: Connection) -> Mapping[str, Rule]:
+    """The rules under the newest configuration that was applied."""
+    return in_force(connection).rules
+
+
+def apply(connection: Connection, found: Read, *, author: str, source: str, dry_run: bool) -> Applied:
+    """Bring a configuration into force, in the caller's transaction.
+
+    Args:
+        connection: of the store's owner.
+        found: the file.
+        author: who applies it.
+        source: its name.
+        dry_run: change nothing.
+    """
+    configuration, rules = found.configured.configuration, found.configured.rules
+    if not dry_run:
+        connection.execute(
+            text(
+                "INSERT INTO gigawatch.alert_configuration (author, source, sha256, document)"
+                " VALUES (:author, :source, :sha256, CAST(:document AS json))"
+            ),
+            {
+                "author": author, "source": source, "sha256": found.sha256,
+                "document": msgspec.json.encode(configuration).decode(),
+            },
+        )  # fmt: skip
+        _keep_budgets(connection, configuration)
+        connection.execute(text("SELECT pg_notify('gigawatch_alerts', '')"))
+    return Applied(
+        dry_run=dry_run,
+        targets=len(configuration.targets),
+        rules=sum(it.enabled for it in rules.values()),
+        changed_rules=sorted(configuration.rules),
+        budgets=len(configuration.budgets),
+        warnings=found.warnings,
+    )
+
+
+def shown(configuration: Configuration) -> dict[str, Any]:
+    """A configuration as plain values, without what may be secret: of a URL its scheme and host alone."""
+    plain: dict[str, Any] = msgspec.to_builtins(configuration)
+    for name, target in configuration.targets.items():
+        if target.url is not None:
+            plain["targets"][name]["url"] = f"{address(target.url)}/…"
+    return plain
+
+
+def address(url: str) -> str:
+    """Scheme and host of a URL."""
+    parts = urlsplit(url)
+    port = f":{parts.port}" if parts.port is not None else ""
+    return f"{parts.scheme}://{parts.hostname or ''}{port}"
+
+
+def _rules(configuration: Configuration, findings: Findings) -> dict[str, Rule]:
+    shipped = files.shipped()
+    rules = dict(shipped)
+    for name, declared in configuration.rules.items():
+        rule = files.rule(name, declared, findings, ("rules", name), shipped.get(name))
+        if rule is not None:
+            rules[name] = rule
+    return rules
+
+
+def _check_targets(targets: Mapping[str, Target], findings: Findings) -> None:
+    for name, target in targets.items():
+        place: Place = ("targets", name)
+        if target.url is not None and target.url_file is not None:
+            findings.error(place, f"{name} has both url and url_file", "Keep one of them.")
+        if target.url is None and target.url_file is None and target.kind not in USUAL_URLS:
+            findings.error(place, f"{name} has no url", "Add `url:`, or `url_file:` where the URL is a secret.")
+        if target.url is not None and not _is_good(target.url):
+            findings.error(
+                (*place, "url"), f"url of {name} is no http or https address",
+                "Write https://HOST/PATH, without user and password.",
+            )  # fmt: skip
+        if target.kind in NEED_SECRET and target.secret_file is None:
+            findings.error(place, f"{name} has no secret_file", "Name the file on the server that holds its key.")
+        if (target.kind == "template") != (target.template is not None):
+            findings.error(place, f"{name}: kind template and `template:` go together", "Add or remove one of them.")
+
+
+def _is_good(url: str) -> bool:
+    try:
+        parts = urlsplit(url)
+        return (
+            parts.scheme in {"http", "https"} and bool(parts.hostname) and "@" not in parts.netloc and parts.port != 0
+        )
+    except ValueError:
+        return False
+
+
+def _check_route(
+    route: Route, configuration: Configuration, findings: Findings, place: Place, *, is_first: bool = False
+) -> None:
+    if is_first and route.target is None:
+        findings.error(place, "the first route has no target", "Add `target:`: it hears of what no other route takes.")
+    if is_first and (route.matchers or route.continue_):
+        findings.error(place, "the first route takes everything", "Move matchers and continue into `routes:` below it.")
+    if route.target is not None and route.target not in configuration.targets:
+        findings.unknown(
+            (*place, "target"), f"there is no target {route.target!r}", route.target, configuration.targets, "Targets"
+        )
+    for number, written in enumerate(route.matchers):
+        try:
+            matchers.parse(written)
+        except ValueError as error:
+            findings.error((*place, "matchers", number), f"{error}", "As in: severity=critical.")
+    for key in ("group_wait", "group_interval", "repeat_interval"):
+        duration = getattr(route, key)
+        if duration is not None and key != "group_wait" and seconds(duration) == 0:
+            findings.error((*place, key), f"{key} = {duration!r} is no interval", "Write 10s or more.")
+    for number, below in enumerate(route.routes):
+        _check_route(below, configuration, findings, (*place, "routes", number))
+
+
+def _check_relations(rules: Mapping[str, Rule], findings: Findings) -> None:
+    """Whether rules that inhibit others name some that there are, and not each other."""
+    for name, rule in rules.items():
+        for other in rule.inhibits:
+            place: Place = ("rules", name, "inhibits")
+            if other not in rules:
+                findings.unknown(place, f"{name} inhibits {other!r}, which is no rule", other, rules, "Rules")
+            elif other == name or name in rules[other].inhibits:
+                findings.error(place, f"{name} and {other} inhibit each other", "Keep the wider one.")
+
+
+def _check_budgets(configuration: Configuration, findings: Findings) -> None:
+    for name, budget in configuration.budgets.items():
+        place: Place = ("budgets", name)
+        if sum(it is not None for it in (budget.tenant, budget.deployment, budget.site)) != 1:
+            findings.error(place, f"{name} is of no one thing", "Give one of tenant, deployment and site.")
+        if all(it is None for it in (budget.energy_mwh, budget.cost, budget.co2e_t)):
+            findings.error(place, f"{name} limits nothing", "Give energy_mwh, cost or co2e_t.")
+        if (budget.cost is None) != (budget.currency is None):
+            findings.error(place, f"{name}: cost and currency go together", "Add or remove one of them.")
+        if budget.tenant is not None and budget.tenant not in configuration.tenants:
+            findings.unknown(
+                (*place, "tenant"),
+                f"there is no tenant {budget.tenant!r}",
+                budget.tenant,
+                configuration.tenants,
+                "Tenants",
+            )
+
+
+def _keep_budgets(connection: Connection, configuration: Configuration) -> None:
+    connection.execute(text("DELETE FROM gigawatch.alert_budget"))
+    rows = [_budget(name, it, configuration) for name, it in configuration.budgets.items()]
+    if rows:
+        connection.execute(
+            text(
+                "INSERT INTO gigawatch.alert_budget (name, deployments, site, energy_mj, cost, currency, co2e_g)"
+                " VALUES (:name, :deployments, :site, :energy_mj, :cost, :currency, :co2e_g)"
+            ),
+            rows,
+        )
+
+
+def _budget(name: str, budget: Budget, configuration: Configuration) -> dict[str, Any]:
+    deployments = None
+    if budget.tenant is not None:
+        deployments = list(configuration.tenants[budget.tenant])
+    elif budget.deployment is not None:
+        deployments = [budget.deployment]
+    mj_per_mwh = 1_000 * JOULES_PER_KWH * MILLIJOULES_PER_JOULE
+    return {
+        "name": name,
+        "deployments": deployments,
+        "site": budget.site,
+        "energy_mj": None if budget.energy_mwh is None else round(budget.energy_mwh * mj_per_mwh),
+        "cost": budget.cost,
+        "currency": budget.currency,
+        "co2e_g": None if budget.co2e_t is None else round(budget.co2e_t * GRAMS_PER_TONNE),
+    }
