@@ -364,6 +364,8 @@ class EventRow(Struct, frozen=True, kw_only=True):
     severity: Literal["info", "warning", "critical"]
     code: int | None
     message: str
+    received: datetime | None
+    """When the server stored it; later than its time where an agent could not send."""
 
 
 class EnergyHour(Struct, frozen=True, kw_only=True):

@@ -1263,7 +1263,7 @@ alert_budget = Table(
     metadata,
     Column("name", Text, primary_key=True, comment="Name of the budget"),
     Column(
-        "deployments", ARRAY(Text), comment="Deployments that it is of; names may end in *; absent: it is of a site"
+        "deployments", ARRAY(Text), comment="Deployments that it is of, which may end in *; absent: it is of a site"
     ),
     Column("site", Text, comment="Site that it is of; absent: of all"),
     Column("energy_mj", BigInteger, comment="Energy that may be used in a calendar month, mJ"),

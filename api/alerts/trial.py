@@ -9,7 +9,6 @@ import math
 import os
 import re
 import secrets
-import shutil
 import subprocess
 import sys
 import tempfile
@@ -121,12 +120,11 @@ def run(paths: Sequence[Path], database_url: str | None = None) -> list[CaseResu
 def _scratch(database_url: str | None) -> Iterator[str]:
     """The URL of a new database of this version's schema. On no other: what is read there would be locked meanwhile."""
     if database_url is None:
-        folder = Path(tempfile.mkdtemp(prefix="gigawatch-trial-"))
-        try:
-            with EmbeddedServer(folder) as server:
+        with tempfile.TemporaryDirectory(prefix="gigawatch-trial-", ignore_cleanup_errors=True) as folder:
+            # The database's user must pass where this runs as root.
+            Path(folder).chmod(0o755)
+            with EmbeddedServer(Path(folder) / "data") as server:
                 yield _migrated(server.url)
-        finally:
-            shutil.rmtree(folder, ignore_errors=True)
         return
     name = f"gigawatch_trial_{secrets.token_hex(6)}"
     admin = database.engine(database_url).execution_options(isolation_level="AUTOCOMMIT")

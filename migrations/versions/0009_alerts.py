@@ -357,7 +357,7 @@ def upgrade() -> None:
         sa.Column(
             "received",
             sa.DateTime(timezone=True),
-            comment="When the server stored it; absent for what came before that was noted",
+            comment="When the server stored it; absent where it is older than this column",
         ),
         schema="gigawatch",
     )

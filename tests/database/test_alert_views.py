@@ -306,7 +306,7 @@ def test_power_caps_and_counters_of_the_last_hour(engine: Engine, said: Said) ->
     assert (apart.value, apart.details["polled_w"]) == (pytest.approx(100 / 112 - 1), pytest.approx(112))
 
 
-def test_usual_energy_of_tokens_and_of_idle_gpus_and_budgets(engine: Engine, said: Said) -> None:
+def test_usual_energy_of_tokens_and_of_idle_gpus_and_budgets(engine: Engine, report_engine: Engine, said: Said) -> None:
     now = datetime.now(UTC).replace(second=0, microsecond=0)
     this_hour = now.replace(minute=0)
     with engine.begin() as connection:
@@ -345,11 +345,19 @@ def test_usual_energy_of_tokens_and_of_idle_gpus_and_budgets(engine: Engine, sai
             floor.folded(level, now if level.endswith("1m") else this_hour)
         put(connection, "alert_budget", name="search", deployments=["ch*"], energy_mj=50 * KWH_MJ)
         put(connection, "alert_budget", name="other", deployments=["code"], energy_mj=KWH_MJ)
+        # 2 EUR and 100 g for each kWh.
+        bought = put(connection, "factor_import", "import_id", site_id=floor.site_id, source="test", version="1")
+        of_site = {"import_id": bought, "site_id": floor.site_id, "start": now - 60 * DAY, "stop": now + DAY}
+        put(connection, "tariff", price_per_kwh=2, currency="EUR", **of_site)
+        put(connection, "grid_intensity", method="location", g_per_kwh=100, estimated=False, **of_site)
+        put(connection, "alert_budget", name="money", deployments=["chat"], site="oslo", cost=10, currency="EUR",
+            co2e_g=500, energy_mj=10_000 * KWH_MJ)  # fmt: skip
+        put(connection, "alert_budget", name="kroner", deployments=["chat"], cost=10, currency="NOK")
     (worse,) = said("energy_per_token_regression")
     assert worse.labels == {"deployment": "chat", "model": "llama", "gpu_model": H100}
-    assert (worse.value, worse.details["baseline"], worse.details["baseline_hours"]) == (
-        pytest.approx(6, rel=0.01), pytest.approx(4, rel=0.01), 20,
-    )  # fmt: skip
+    assert (worse.value, worse.details["baseline"]) == (pytest.approx(6, rel=0.01), pytest.approx(4, rel=0.01))
+    # Before a quarter past, the hour before is not over when the last quarter of an hour begins.
+    assert worse.details["baseline_hours"] in {19, 20}
     assert (worse.details["band_from"], worse.details["band_to"]) == (8, 16)
     (draw,) = said("idle_draw")
     assert draw.labels == {"site": "oslo", "deployment": "idle", "gpu_model": H100}
@@ -359,4 +367,22 @@ def test_usual_energy_of_tokens_and_of_idle_gpus_and_budgets(engine: Engine, sai
     assert budget.labels == {"budget": "search"}
     assert budget.details["boundary"] == "gpu"
     assert budget.details["rate_per_day"] > 0
-    assert budget.details["forecast"] >= budget.details["used"] > 0
+    assert budget.details["forecast"] >= budget.details["used"] >= 0
+    its_budgets(report_engine, said, this_hour - 30 * HOUR, now)
+
+
+def its_budgets(report_engine: Engine, said: Said, since: datetime, now: datetime) -> None:
+    """Of 4 kW since then."""
+    with report_engine.connect() as connection:
+        found = {(it.budget, it.quantity): it for it in connection.execute(text("SELECT * FROM report.budgets()"))}
+    kwh, eur, kg = (found["money", it] for it in ("energy", "cost", "carbon"))
+    assert (kwh.unit, eur.unit, kg.unit) == ("kWh", "EUR", "kgCO2e")
+    assert (eur.used, kg.used) == (pytest.approx(2 * kwh.used), pytest.approx(0.1 * kwh.used))
+    assert (eur.forecast, kg.rate_per_day) == (pytest.approx(2 * kwh.forecast), pytest.approx(0.1 * kwh.rate_per_day))
+    assert kwh.used == pytest.approx(found["search", "energy"].used)
+    assert kwh.used == pytest.approx(4 * (now - max(since, kwh.month)) / HOUR, abs=0.1)
+    assert (kwh.known, eur.known if kwh.used else 1) == (1, pytest.approx(1))
+    # Nobody said what it costs in this currency: that is not 0.
+    assert (found["kroner", "cost"].used, found["kroner", "cost"].forecast) == (None, None)
+    assert [it.labels for it in said("budget_cost") if it.value is not None] == [{"budget": "money", "site": "oslo"}]
+    assert [it.labels for it in said("budget_carbon")] == [{"budget": "money", "site": "oslo"}]

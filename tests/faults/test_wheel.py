@@ -67,5 +67,6 @@ def test_the_wheel_has_the_files_that_are_not_python(wheel: Path) -> None:
         *PROJECT.glob("dashboard/assets/*"),
         *PROJECT.glob("collector/engines/*.toml"),
         *PROJECT.glob("api/reports/*.css"),
+        *PROJECT.glob("api/alerts/rules/*.yaml"),
     ):
         assert str(path.relative_to(PROJECT)) in names
