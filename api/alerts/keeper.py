@@ -80,8 +80,8 @@ class Keeper:
         )
         self._scheduler.add_listener(self._note_missed, EVENT_JOB_MISSED | EVENT_JOB_MAX_INSTANCES)
         self._pool = ThreadPoolExecutor(HURRIED, "hurried")
-        # Rules that failed or took long the last time, and those of one's own that were not evaluated yet, wait for each
-        # other, so that no other waits for them.
+        # Rules that failed or took long the last time, and those of one's own that were not evaluated yet, wait for
+        # each other, so that no other waits for them.
         self._slow_pool = ThreadPoolExecutor(SLOW, "slow")
         self._threads = [threading.Thread(target=it, name=it.__name__) for it in (self._listen, self._route)]
 
@@ -235,7 +235,8 @@ class Keeper:
             missed = self._missed.pop(rule.name, 0)
             (self._slow.add if found is None or took_s > SLOW_S else self._slow.discard)(rule.name)
         values = {
-            "name": rule.name, "now": now, "took_ms": round(took_s * 1_000), "rows": None if found is None else len(found),
+            "name": rule.name, "now": now, "took_ms": round(took_s * 1_000),
+            "rows": None if found is None else len(found),
             "error": None if error is None else error[:MOST_ERROR], "missed": missed,
         }  # fmt: skip
         with self._changing() as (connection, _):
