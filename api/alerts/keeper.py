@@ -32,7 +32,7 @@ does not know yet that it leads no more would tell twice."""
 EVALUATORS, HURRIED, SLOW = 3, 2, 1
 """Threads for rules at their intervals, for those that must be evaluated at once, and for slow ones."""
 SLOW_S = 1.0
-"""A rule that took longer is slow."""
+"""A rule of one's own that took longer is slow."""
 TICK_S = 1.0
 AGAIN_S = 1.0
 MOST_ERROR = 1_000
@@ -80,7 +80,7 @@ class Keeper:
         )
         self._scheduler.add_listener(self._note_missed, EVENT_JOB_MISSED | EVENT_JOB_MAX_INSTANCES)
         self._pool = ThreadPoolExecutor(HURRIED, "hurried")
-        # Rules that failed or took long the last time, and those of one's own that were not evaluated yet, wait for
+        # Rules that failed the last time, and those of one's own that took long or were not evaluated yet, wait for
         # each other, so that no other waits for them.
         self._slow_pool = ThreadPoolExecutor(SLOW, "slow")
         self._threads = [threading.Thread(target=it, name=it.__name__) for it in (self._listen, self._route)]
@@ -233,7 +233,8 @@ class Keeper:
         took_s = time.monotonic() - began_s
         with self._lock:
             missed = self._missed.pop(rule.name, 0)
-            (self._slow.add if found is None or took_s > SLOW_S else self._slow.discard)(rule.name)
+            slow = found is None or (rule.origin == "own" and took_s > SLOW_S)
+            (self._slow.add if slow else self._slow.discard)(rule.name)
         values = {
             "name": rule.name, "now": now, "took_ms": round(took_s * 1_000),
             "rows": None if found is None else len(found),
