@@ -19,7 +19,7 @@ from starlette.responses import PlainTextResponse, Response
 from api.access import Access, require
 from api.alerts import routes as alert_routes
 from api.alerts.configured import rules_in_force
-from api.alerts.keeper import EVALUATORS, HURRIED, Keeper
+from api.alerts.keeper import EVALUATORS, HURRIED, SLOW, Keeper
 from api.alerts.telling import Telling
 from api.counts import Counts
 from api.documents import Greeting, Problem, answers, describe
@@ -88,7 +88,7 @@ def build(loaded: Settings) -> FastAPI:
         )
         rules_engine = database.engine(
             url,
-            pool_size=EVALUATORS + HURRIED,
+            pool_size=EVALUATORS + HURRIED + SLOW,
             statement_timeout_s=loaded.alerts.rule_timeout_s,
             role=database.REPORT_ROLE,
             application="gigawatch serve, rules",

@@ -6,6 +6,7 @@ import shutil
 import signal
 import tempfile
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import psycopg
@@ -63,13 +64,20 @@ class Server:
             connection.execute(f"DROP DATABASE {name} WITH (FORCE)")
 
 
-@pytest.fixture
-def public_dir() -> Iterator[Path]:
+@contextmanager
+def public_folder() -> Iterator[Path]:
     """A temporary folder that the database's user can enter where the tests run as root."""
     path = Path(tempfile.mkdtemp(prefix="gigawatch-"))
     path.chmod(0o755)
     yield path
     shutil.rmtree(path, ignore_errors=True)
+
+
+@pytest.fixture
+def public_dir() -> Iterator[Path]:
+    """Such a folder for one test."""
+    with public_folder() as path:
+        yield path
 
 
 def _serve(level: str) -> Iterator[Server]:

@@ -111,7 +111,8 @@ def show(config: Path | None, /, number: int, as_json: bool, **of_store: Any) ->
         f"{found.severity} {found.rule}: {found.summary}\n{found.state}, {value}; began {_time(found.started)} UTC"
     )
     for name, text in {**found.labels, **found.details}.items():
-        click.echo(f"  {name}: {text}")
+        if text is not None:
+            click.echo(f"  {name}: {text}")
     if found.runbook:
         click.echo(f"What to do: {found.runbook}")
     for change in changes:

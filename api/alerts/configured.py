@@ -73,7 +73,7 @@ def read(body: bytes) -> Read:
         _check_route(configuration.route, configuration, findings, ("route",), is_first=True)
     elif configuration.targets:
         findings.warning(("targets",), "there are targets and no route: nobody is told", "Add `route:` with `target:`.")
-    _check_relations(rules, findings)
+    _check_relations(configuration, rules, findings)
     _check_budgets(configuration, findings)
     values.refuse(findings, lines, FORM)
     return Read(
@@ -210,15 +210,28 @@ def _check_route(
         _check_route(below, configuration, findings, (*place, "routes", number))
 
 
-def _check_relations(rules: Mapping[str, Rule], findings: Findings) -> None:
+def _check_relations(configuration: Configuration, rules: Mapping[str, Rule], findings: Findings) -> None:
     """Whether rules that inhibit others name some that there are, and not each other."""
-    for name, rule in rules.items():
-        for other in rule.inhibits:
-            place: Place = ("rules", name, "inhibits")
+    for name in configuration.rules.keys() & rules.keys():
+        place: Place = ("rules", name, "inhibits")
+        for other in rules[name].inhibits:
             if other not in rules:
                 findings.unknown(place, f"{name} inhibits {other!r}, which is no rule", other, rules, "Rules")
-            elif other == name or name in rules[other].inhibits:
-                findings.error(place, f"{name} and {other} inhibit each other", "Keep the wider one.")
+            elif name in _below(other, rules):
+                by_way = "" if other == name else f" by way of {other}"
+                findings.error(place, f"{name} inhibits itself{by_way}", "Let the wider one inhibit the other alone.")
+
+
+def _below(name: str, rules: Mapping[str, Rule]) -> set[str]:
+    """A rule, and those that it inhibits, themselves or through others."""
+    found: set[str] = set()
+    left = [name]
+    while left:
+        it = left.pop()
+        if it in rules and it not in found:
+            found.add(it)
+            left += rules[it].inhibits
+    return found
 
 
 def _check_budgets(configuration: Configuration, findings: Findings) -> None:

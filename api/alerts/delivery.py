@@ -112,7 +112,7 @@ class Deliverer:
     Args:
         engine: of the store's owner.
         alerts: settings.
-        configuration: whose targets there are.
+        configuration: whose targets there are; without one it waits for reload().
         pace: how fast things are tried again.
 
     Raises:
@@ -123,7 +123,7 @@ class Deliverer:
         self,
         engine: Engine,
         alerts: Alerts,
-        configuration: Configuration,
+        configuration: Configuration | None = None,
         *,
         pace: Pace | None = None,
     ) -> None:
@@ -192,6 +192,8 @@ class Deliverer:
     async def _keep_in_step(self) -> None:
         """Have a task and a row for each target of the configuration, and no other."""
         configuration, before = self._configuration, self._targets
+        if configuration is None:
+            return
         targets = configuration.targets
         changed = {name for name, it in targets.items() if before is not None and before.get(name) != it}
         ended = [name for name in self._tasks if targets.get(name) is None or name in changed]

@@ -37,6 +37,8 @@ class Open(Struct, frozen=True, kw_only=True):
     is_firing: bool
     is_quiet: bool
     """Whether a silence or another alert keeps it from being told."""
+    has_ceased: bool = False
+    """Whether its condition holds no more, and it fires on for a while: nobody needs to hear of it then who did not."""
     is_acknowledged: bool
 
 
@@ -113,7 +115,9 @@ def plan(
 
 def _planned(group: Group, way: Way, members: Mapping[int, Open], by_id: Mapping[int, Open], now: datetime) -> Planned:
     told = group.told_alerts
-    telling = {number: it for number, it in members.items() if not it.is_quiet}
+    telling = {
+        number: it for number, it in members.items() if not (it.is_quiet or (it.has_ceased and number not in told))
+    }
     # Of one that became quiet its target knows that it fires, and is to hear of its end.
     kept = {number: told[number] for number, it in members.items() if it.is_quiet and number in told}
     new = [number for number in telling if number not in told]

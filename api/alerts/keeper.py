@@ -29,8 +29,10 @@ EVENTS, ALERTS = "gigawatch_event", "gigawatch_alerts"
 ALERTS_LOCK = 0x6769_6761
 """Held by each transaction that changes alerts: they would else wait for each other's rows crosswise, and a leader that
 does not know yet that it leads no more would tell twice."""
-EVALUATORS, HURRIED = 3, 2
-"""Threads for rules at their intervals, and for those that must be evaluated at once."""
+EVALUATORS, HURRIED, SLOW = 3, 2, 1
+"""Threads for rules at their intervals, for those that must be evaluated at once, and for slow ones."""
+SLOW_S = 1.0
+"""A rule of one's own that took longer is slow."""
 TICK_S = 1.0
 AGAIN_S = 1.0
 MOST_ERROR = 1_000
@@ -67,9 +69,9 @@ class Keeper:
         self._rules: dict[str, Rule] = {}
         self._evaluating: dict[str, threading.Lock] = {}
         self._lock = threading.Lock()
-        """Of the three below."""
+        """Of the four below."""
         self._hurried: set[str] = set()
-        self._failing: set[str] = set()
+        self._slow: set[str] = set()
         self._missed: Counter[str] = Counter()
         self._scheduler = BackgroundScheduler(
             timezone=UTC,
@@ -78,6 +80,9 @@ class Keeper:
         )
         self._scheduler.add_listener(self._note_missed, EVENT_JOB_MISSED | EVENT_JOB_MAX_INSTANCES)
         self._pool = ThreadPoolExecutor(HURRIED, "hurried")
+        # Rules that failed the last time, and those of one's own that took long or were not evaluated yet, wait for
+        # each other, so that no other waits for them.
+        self._slow_pool = ThreadPoolExecutor(SLOW, "slow")
         self._threads = [threading.Thread(target=it, name=it.__name__) for it in (self._listen, self._route)]
 
     def start(self) -> None:
@@ -94,7 +99,8 @@ class Keeper:
         for thread in self._threads:
             thread.join()
         self._scheduler.shutdown(wait=True)
-        self._pool.shutdown(wait=True, cancel_futures=True)
+        for pool in (self._pool, self._slow_pool):
+            pool.shutdown(wait=True, cancel_futures=True)
         self._telling.stop()
 
     def _listen(self) -> None:
@@ -133,33 +139,35 @@ class Keeper:
             self._hurry(self._reload())
             return
         kinds = set(notify.payload.split(","))
-        with self._lock:
-            failing = set(self._failing)
-        # A payload that would have been too long is empty. A rule that fails is tried at its interval alone: an endless
-        # one would keep others waiting.
+        # A payload that would have been too long is empty.
         self._hurry(
             name
             for name, rule in self._rules.items()
-            if rule.events and name not in failing and (not notify.payload or not kinds.isdisjoint(rule.events))
+            if rule.events and (not notify.payload or not kinds.isdisjoint(rule.events))
         )
 
     def _reload(self) -> list[str]:
         """Read the rules and bring them into force; names of those that are new or other than before."""
+        before = self._rules
         with self._changing() as (connection, now):
             found = dict(self._rules_in_force(connection))
             bring_into_force(connection, found, now)
+            enabled = {name: rule for name, rule in found.items() if rule.enabled}
+            # Before others may change alerts again: they are routed by rules and configuration that belong together.
+            self._rules = enabled
             self._telling.reload(connection)
-        before, enabled = self._rules, {name: rule for name, rule in found.items() if rule.enabled}
         changed = [name for name, rule in enabled.items() if before.get(name) != rule]
         for name in changed:
             self._evaluating.setdefault(name, threading.Lock())
-        self._rules = enabled
+        with self._lock:
+            self._slow.difference_update(before.keys() - enabled.keys())
+            self._slow.update(name for name in changed if enabled[name].origin == "own")
         for name in before.keys() - enabled.keys():
             self._scheduler.remove_job(name)
         for place, name in enumerate(changed):
             interval = timedelta(seconds=enabled[name].interval_s)
             self._scheduler.add_job(
-                self._evaluate, "interval", seconds=enabled[name].interval_s, args=[name], id=name,
+                self._evaluate_at_interval, "interval", seconds=enabled[name].interval_s, args=[name], id=name,
                 replace_existing=True, misfire_grace_time=enabled[name].interval_s,
                 # One after the other, not all at the same moment.
                 next_run_time=datetime.now(UTC) + interval * (place + 1) / len(changed),
@@ -172,13 +180,23 @@ class Keeper:
         with self._lock:
             new = [name for name in names if name not in self._hurried]
             self._hurried.update(new)
+            slow = self._slow.intersection(new)
         for name in new:
-            self._pool.submit(self._evaluate_hurried, name)
+            (self._slow_pool if name in slow else self._pool).submit(self._evaluate_hurried, name)
 
     def _evaluate_hurried(self, name: str) -> None:
         with self._lock:
             self._hurried.discard(name)
         self._evaluate(name)
+
+    def _evaluate_at_interval(self, name: str) -> None:
+        with self._lock:
+            slow = name in self._slow
+            self._missed[name] += slow and name in self._hurried
+        if slow:
+            self._hurry([name])
+        else:
+            self._evaluate(name)
 
     def _note_missed(self, event: JobExecutionEvent | JobSubmissionEvent) -> None:
         times = event.scheduled_run_times if isinstance(event, JobSubmissionEvent) else [event.scheduled_run_time]
@@ -212,12 +230,14 @@ class Keeper:
         except Exception as problem:
             log.exception("rule %s", rule.name)
             error = f"{type(problem).__name__}: {problem}"
-        took_ms = round((time.monotonic() - began_s) * 1_000)
+        took_s = time.monotonic() - began_s
         with self._lock:
             missed = self._missed.pop(rule.name, 0)
-            (self._failing.add if found is None else self._failing.discard)(rule.name)
+            slow = found is None or (rule.origin == "own" and took_s > SLOW_S)
+            (self._slow.add if slow else self._slow.discard)(rule.name)
         values = {
-            "name": rule.name, "now": now, "took_ms": took_ms, "rows": None if found is None else len(found),
+            "name": rule.name, "now": now, "took_ms": round(took_s * 1_000),
+            "rows": None if found is None else len(found),
             "error": None if error is None else error[:MOST_ERROR], "missed": missed,
         }  # fmt: skip
         with self._changing() as (connection, _):

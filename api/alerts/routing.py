@@ -96,7 +96,7 @@ def _alerts(connection: Connection, told: Iterable[int]) -> Sequence[Row[Any]]:
     return connection.execute(
         text(
             "SELECT alert_id, fingerprint, rule, labels, severity, state, value, summary, details, started, fired,"
-            " resolved, inhibited_by, silenced_by, acknowledged_by, simulated FROM gigawatch.alert"
+            " ceased, resolved, inhibited_by, silenced_by, acknowledged_by, simulated FROM gigawatch.alert"
             " WHERE state = 'firing' OR alert_id = ANY(:told)"
         ),
         {"told": list(told)},
@@ -142,6 +142,7 @@ def _open(row: Row[Any], silenced_by: int | None) -> Open:
         severity=row.severity,
         is_firing=row.state == "firing",
         is_quiet=silenced_by is not None or row.inhibited_by is not None,
+        has_ceased=row.ceased is not None,
         is_acknowledged=row.acknowledged_by is not None,
     )
 

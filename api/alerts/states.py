@@ -14,6 +14,9 @@ from api.alerts.evaluation import Observation
 from api.alerts.rule import Rule
 from gigawatch.alerts.notification import Severity
 
+JITTER = timedelta(milliseconds=500)
+"""Evaluations are not to the millisecond: one that comes this much too early does not put off what is due for another
+interval, in which alerts that this one explains would be told."""
 FLAPS_WITHIN = timedelta(hours=1)
 MOST_FLAPS = 2**15 - 1
 LONGEST_KEEP_S = 3_600
@@ -111,7 +114,7 @@ def advance(rule: Rule, before: Before, observations: Sequence[Observation], now
             gone.append(alert.alert_id)
             continue
         since = alert.ceased or now
-        if now - since >= _kept_firing(rule, before.returns.get(alert.fingerprint, 0)):
+        if now - since + JITTER >= _kept_firing(rule, before.returns.get(alert.fingerprint, 0)):
             after = msgspec.structs.replace(alert, state="resolved", ceased=since, unknown_since=None, resolved=now)
             told.append(Change(alert_id=alert.alert_id, fingerprint=alert.fingerprint, change="resolved"))
         else:
@@ -136,7 +139,7 @@ def _held(
             told.append(("flapped", None))
         if state == "firing" and alert.severity != observation.severity:
             told.append(("severity", f"from {alert.severity} to {observation.severity}"))
-    if state == "pending" and now - started >= timedelta(seconds=rule.for_s):
+    if state == "pending" and now - started + JITTER >= timedelta(seconds=rule.for_s):
         state, fired = "firing", now
         told.append(("fired", None))
     alert_id = None if alert is None else alert.alert_id

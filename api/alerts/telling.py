@@ -25,8 +25,8 @@ class Telling:
 
     def __init__(self, engine: Engine, settings: Alerts) -> None:
         self._external_url = settings.external_url
-        self._configuration = Configuration()
-        self._deliverer = Deliverer(engine, settings, self._configuration)
+        self._configuration: Configuration | None = None
+        self._deliverer = Deliverer(engine, settings)
 
     def start(self) -> None:
         """Begin to deliver."""
@@ -53,6 +53,9 @@ class Telling:
         Returns:
             Notifications that were put out: wake() once the transaction is over.
         """
+        if self._configuration is None:
+            # It is not read yet: that is not one without routes, which would forget what was told.
+            return 0
         if changed:
             inhibition.apply(connection, rules)
         elif not routing.is_due(connection, now):
