@@ -1,7 +1,8 @@
 """The configuration of alerts: a file comes into force whole or not at all, over the rules that ship."""
 
 import hashlib
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
+from datetime import UTC, datetime
 from typing import Any
 from urllib.parse import urlsplit
 
@@ -12,12 +13,14 @@ from sqlalchemy import Connection, text
 from api.alerts import files
 from api.alerts.configuration import Budget, Configuration, Route, Target
 from api.alerts.durations import seconds
+from api.alerts.evaluation import problem_of
 from api.alerts.rule import Rule
 from api.declared import values
 from api.declared.nodes import Form
 from gigawatch.alerts import matchers
 from gigawatch.findings import Finding, Findings
 from gigawatch.findings import Path as Place
+from gigawatch.settings import Alerts
 from gigawatch.units import JOULES_PER_KWH, MILLIJOULES_PER_JOULE
 
 FORM = Form(
@@ -109,6 +112,7 @@ def apply(connection: Connection, found: Read, *, author: str, source: str, dry_
         dry_run: change nothing.
     """
     configuration, rules = found.configured.configuration, found.configured.rules
+    failing = _failing([rules[name] for name in configuration.rules if rules[name].enabled], connection)
     if not dry_run:
         connection.execute(
             text(
@@ -128,8 +132,22 @@ def apply(connection: Connection, found: Read, *, author: str, source: str, dry_
         rules=sum(it.enabled for it in rules.values()),
         changed_rules=sorted(configuration.rules),
         budgets=len(configuration.budgets),
-        warnings=found.warnings,
+        warnings=[*found.warnings, *failing],
     )
+
+
+def _failing(rules: Iterable[Rule], connection: Connection) -> list[Finding]:
+    """Rules that would fail now. It may be that what they read is yet to come: they are taken."""
+    now = datetime.now(UTC)
+    problems = {it.name: problem_of(connection, it, now, Alerts()) for it in rules}
+    return [
+        Finding(
+            severity="warning", line=None, place=f"rules.{name}", problem=f"{name} fails at present: {problem}",
+            remedy="Mend its sql, or its thresholds; `gigawatch alert test` tries it with data of your own.",
+        )
+        for name, problem in problems.items()
+        if problem is not None
+    ]  # fmt: skip
 
 
 def shown(configuration: Configuration) -> dict[str, Any]:

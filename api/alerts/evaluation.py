@@ -13,6 +13,7 @@ from sqlalchemy import Connection, Engine, text
 
 from api.alerts.rule import SPECIAL, Rule, Threshold
 from gigawatch.alerts.notification import SEVERITIES, Severity
+from gigawatch.database import REPORT_ROLE
 from gigawatch.settings import Alerts
 
 MOST_CHARACTERS = 2_000
@@ -105,6 +106,31 @@ def observe(connection: Connection, rule: Rule, now: datetime, settings: Alerts)
     observations = [_observation(rule, dict(zip(kinds, row, strict=True))) for row in found]
     _require_unlike(rule, observations)
     return observations
+
+
+def problem_of(connection: Connection, rule: Rule, now: datetime, settings: Alerts) -> str | None:
+    """Why a rule would fail now, in words; None: it would not.
+
+    Args:
+        connection: of the store's owner, whose transaction stays as it is.
+        rule: what to try, as the report role.
+        now: the time that it is evaluated for.
+        settings: bounds of time and rows.
+    """
+    attempt = connection.begin_nested()
+    try:
+        connection.execute(text(f"SET LOCAL ROLE {REPORT_ROLE}"))
+        observe(connection, rule, now, settings)
+    except EvaluationError as error:
+        return str(error)
+    except sqlalchemy.exc.DBAPIError as error:
+        if error.connection_invalidated:
+            raise
+        return _in_words(error, settings)
+    finally:
+        if attempt.is_active:
+            attempt.rollback()
+    return None
 
 
 def _in_words(error: sqlalchemy.exc.DBAPIError, settings: Alerts) -> str:
