@@ -1,4 +1,4 @@
-"""Who may look: a viewer's or admin's token, once, for a signed cookie.
+"""Who may look, and who may act: a viewer's, operator's or admin's token, once, for a signed cookie.
 
 The cookie holds the SHA-256 of the token, never the token, and is signed with a key of this installation. The
 token is asked about again every half minute, so that one that was revoked ends its sessions.
@@ -21,6 +21,7 @@ from sqlalchemy import Engine
 from werkzeug.wrappers import Response
 
 from gigawatch import tokens
+from gigawatch.tokens import Holder
 
 log = logging.getLogger(__name__)
 SESSION_S = 12 * 3_600
@@ -31,6 +32,9 @@ FAILURES_FORGOTTEN_S = 60.0
 KEY_FILE = "dashboard.key"
 OPEN_PATHS = frozenset({"/healthz", "/login", "/theme.css"})
 OPEN_FOLDERS = ("/_dash-component-suites/", "/assets/")
+ANYBODY = Holder(name="dashboard", role="operator")
+"""Who it is in open access."""
+ACTING = frozenset({"operator", "admin"})
 AWAY = (sqlalchemy.exc.DBAPIError, sqlalchemy.exc.TimeoutError)
 
 
@@ -45,9 +49,10 @@ class Access:
     """
 
     def __init__(self, server: flask.Flask, engine: Engine, *, open_access: bool, data_dir: Path | None = None) -> None:
-        self._engine = engine
-        self._believed: dict[str, float] = {}
-        """When a token, by its hash, was last found good."""
+        self.engine = engine
+        self._open = open_access
+        self._believed: dict[str, tuple[float, Holder]] = {}
+        """When a token, by its hash, was last found good, and whose it is."""
         self._failures: dict[str, list[float]] = {}
         """When an address last gave a wrong token."""
         server.secret_key = _key(data_dir)
@@ -60,6 +65,20 @@ class Access:
         if not open_access:
             server.add_url_rule("/login", "login", self._login, methods=["GET", "POST"])
             server.add_url_rule("/logout", "logout", self._logout, methods=["POST"])
+
+    def holder(self) -> Holder | None:
+        """Whose session the request is of, as last asked about; None: nobody's."""
+        if self._open:
+            return ANYBODY
+        return self._believed.get(flask.session.get("token", ""), (0.0, None))[1]
+
+    def actor(self) -> Holder | None:
+        """Who does what the request asks for; None: who may not, or no page of ours. The store is asked anew."""
+        if not _is_own_form():
+            return None
+        digest = flask.session.get("token")
+        holder = ANYBODY if self._open else self._viewer(digest) if isinstance(digest, str) else None
+        return holder if holder is not None and holder.role in ACTING else None
 
     def _guard(self) -> Response | tuple[str | dict[str, str], int] | None:
         """Let a request through, or send it to the login."""
@@ -85,10 +104,11 @@ class Access:
         digest, since = flask.session.get("token"), flask.session.get("since")
         if not isinstance(digest, str) or not isinstance(since, (int, float)) or time.time() - since > SESSION_S:
             return False
-        if time.monotonic() - self._believed.get(digest, -BELIEVED_S) < BELIEVED_S:
+        found_s, _ = self._believed.get(digest, (-BELIEVED_S, None))
+        if time.monotonic() - found_s < BELIEVED_S:
             return True
         try:
-            good = self._may_view(digest)
+            good = self._viewer(digest) is not None
         except AWAY:
             # The pages say themselves that the database is away; a token never seen here is not let in.
             if digest in self._believed:
@@ -103,7 +123,7 @@ class Access:
         address, now_s = flask.request.remote_addr or "", time.monotonic()
         failures = [at_s for at_s in self._failures.get(address, []) if now_s - at_s < FAILURES_FORGOTTEN_S]
         digest = tokens.secret_hash(secret[:200])
-        if len(failures) >= MOST_FAILURES or not self._may_view(digest):
+        if len(failures) >= MOST_FAILURES or self._viewer(digest) is None:
             if len(self._failures) >= MOST_REMEMBERED:
                 self._failures.clear()
             self._failures[address] = [*failures[-MOST_FAILURES:], now_s]
@@ -113,15 +133,15 @@ class Access:
         flask.session.update(token=digest, since=int(time.time()))
         return True
 
-    def _may_view(self, digest: str) -> bool:
-        with self._engine.connect() as connection:
+    def _viewer(self, digest: str) -> Holder | None:
+        with self.engine.connect() as connection:
             holder = tokens.holder_of_hash(connection, digest)
-        good = holder is not None and holder.role in {"viewer", "operator", "admin"}
-        if good:
-            if len(self._believed) >= MOST_REMEMBERED:
-                self._believed.clear()
-            self._believed[digest] = time.monotonic()
-        return good
+        if holder is None or holder.role not in {"viewer", "operator", "admin"}:
+            return None
+        if len(self._believed) >= MOST_REMEMBERED:
+            self._believed.clear()
+        self._believed[digest] = (time.monotonic(), holder)
+        return holder
 
     def _login(self) -> Response | tuple[str, int]:
         request = flask.request
@@ -228,7 +248,7 @@ _LOGIN = """<!doctype html>
 <title>Log in · Gigawatch</title><link rel="icon" href="data:,"><script src="/assets/theme.js"></script>
 <link rel="stylesheet" href="/theme.css"><link rel="stylesheet" href="/assets/gigawatch.css"></head>
 <body class="login"><main><h1><span class="mark" aria-hidden="true"></span>Gigawatch</h1>
-<form method="post"><label for="token">Token of a viewer or admin</label>
+<form method="post"><label for="token">Token of a viewer, operator or admin</label>
 <input id="token" name="token" type="password" autocomplete="current-password" required autofocus>
 {problem}<button type="submit">Log in</button></form>
 <p class="hint">Make one with <code>gigawatch token create --role viewer NAME</code></p></main></body></html>"""

@@ -16,19 +16,37 @@ import sqlalchemy
 from dash import ClientsideFunction, Input, Output, State, dcc, html
 from msgspec import Struct
 
-from dashboard import ahead, components, live, quantities, recent, theme, view
+from dashboard import acting, ahead, alert_parts, components, live, quantities, recent, theme, view
 from dashboard.access import Access, add_headers
 from dashboard.compress import add_compression
 from dashboard.live import Digests
-from dashboard.pages import facility, fleet, gpu, node, nodes, store, swings, tokens
+from dashboard.pages import (
+    alert,
+    alert_rules,
+    alert_silences,
+    alert_targets,
+    alerts,
+    facility,
+    fleet,
+    gpu,
+    node,
+    nodes,
+    store,
+    swings,
+    tokens,
+)
 from dashboard.view import RANGES, Range, View
 from gigawatch import database, facility_readings, readings, settings, token_readings
+from gigawatch.alerts import readings as alert_readings
+from gigawatch.alerts.notification import SEVERITIES
+from gigawatch.alerts.readings import Counts
 from gigawatch.serving import handed_down
 from gigawatch.settings import Settings
 from gigawatch.units import MILLISECONDS_PER_SECOND
 
 log = logging.getLogger(__name__)
 STALE_S = 60
+PLURALS = {"severity": "severities"}
 READER = "READER"
 """The engine that pages read with, in Flask's configuration."""
 
@@ -47,6 +65,8 @@ class Page(Struct, frozen=True):
     filtered: bool = True
     """Whether a period, and in the navigation its filters, choose what it shows."""
     filters: tuple[str, ...] = ("site", "rack", "model")
+    timed: bool = True
+    """Whether a period does."""
     ranges: tuple[Range, ...] = view.LIVE
     """Periods that end now, to choose from."""
     usual: Range = "1h"
@@ -63,9 +83,23 @@ PAGES = (
         ranges=view.HOURLY, usual=view.USUAL_HOURLY,
     ),
     Page("Load swings", r"/swings", swings.render, "/swings", "swings"),
+    Page(
+        "Alerts", r"/alerts(?:/(pending|silenced))?", alerts.render, "/alerts", "alerts",
+        filters=("site", "rule", "severity"), timed=False,
+    ),
     Page("Store", r"/store", store.render, "/store", "store", filtered=False),
-    Page("Node", r"/nodes/([^/]+)", node.render),
-    Page("GPU", r"/gpus/([^/]+)", gpu.render),
+    # The page of one node or GPU has nothing to filter.
+    Page("Node", r"/nodes/([^/]+)", node.render, filters=()),
+    Page("GPU", r"/gpus/([^/]+)", gpu.render, filters=()),
+    Page(
+        "Alerts that have ended", r"/alerts/history", alerts.render_history, filters=("site", "rule", "severity"),
+        ranges=view.HOURLY, usual=view.USUAL_HOURLY,
+    ),
+    Page("Rules of alerts", r"/alerts/rules", alert_rules.render, filtered=False),
+    Page("Rule", r"/alerts/rules/([^/]+)", alert_rules.render_one, filtered=False),
+    Page("Silences", r"/alerts/silences", alert_silences.render, filtered=False),
+    Page("Targets of alerts", r"/alerts/targets", alert_targets.render, filtered=False),
+    Page("Alert", r"/alerts/(\d{1,30})", alert.render, filtered=False),
 )  # fmt: skip
 
 
@@ -109,12 +143,14 @@ def build(loaded: Settings) -> flask.Flask:
     server = flask.Flask("dashboard")
     server.config[store.RETENTION] = loaded.retention
     server.config[READER] = reader
-    Access(
+    access = Access(
         server,
-        database.engine(url, pool_size=2, application="gigawatch dashboard, tokens"),
+        database.engine(url, pool_size=2, application="gigawatch dashboard, tokens and actions"),
         open_access=loaded.dashboard.open_access,
         data_dir=Path(loaded.store.data_dir),
     )
+    server.config[alert_parts.ACCESS] = access
+    server.config[alert_parts.ENABLED] = loaded.alerts.enabled
     server.add_url_rule("/theme.css", "theme", lambda: flask.Response(theme.style_sheet(), mimetype="text/css"))
     app = dash.Dash(
         "dashboard",
@@ -127,6 +163,7 @@ def build(loaded: Settings) -> flask.Flask:
     )
     app.layout = _shell(loaded)
     _add_callbacks(app, reader)
+    _add_actions(app, reader, access)
     hashes: list[str] = []
 
     def script_hashes() -> list[str]:
@@ -174,11 +211,15 @@ def _shell(loaded: Settings) -> html.Div:
             dcc.Store(id="theme"),
             # Address and digests of the live parts of the page that the browser shows.
             dcc.Store(id="held"),
+            # What somebody wants done, as theme.js says it, and what came of it.
+            dcc.Store(id="wanted"),
+            dcc.Store(id="done"),
             dcc.Interval(id="tick", interval=loaded.dashboard.refresh_s * MILLISECONDS_PER_SECOND),
             html.Header(
                 [
                     dcc.Link([html.Span(className="mark"), "Gigawatch"], href="/", className="brand"),
                     html.Nav(id="navigation", **{"aria-label": "Pages"}),
+                    html.Span(id="alerts-said", className="screen-reader", role="status"),
                     html.Div(
                         [
                             html.Button([html.Span(className="icon theme"), "Theme"], id="toggle-theme",
@@ -259,9 +300,13 @@ def _add_callbacks(app: dash.Dash, reader: sqlalchemy.Engine) -> None:
                 choices = recent.read(readings.choices, connection)
                 racks = recent.read(readings.racks, connection, asked.site)
                 deployments = recent.read(token_readings.deployment_names, connection)
+                rules = recent.read(alert_readings.rule_names, connection)
+                counts = recent.read(alert_readings.counts, connection)
         except (sqlalchemy.exc.DBAPIError, sqlalchemy.exc.TimeoutError):
             choices, racks, deployments = readings.Choices(sites=[], gpu_models=[]), [], []
-        return _filters(path or "/", asked, choices, racks, deployments), _navigation(path or "/", asked)
+            rules, counts = [], Counts(critical=0, warning=0, info=0)
+        bar = _filters(path or "/", asked, choices, racks, deployments, rules)
+        return bar, _navigation(path or "/", asked, counts)
 
     @app.callback(  # type: ignore[untyped-decorator]
         Output("rack", "options"),
@@ -277,7 +322,7 @@ def _add_callbacks(app: dash.Dash, reader: sqlalchemy.Engine) -> None:
             return dash.no_update
         return found if chosen is None or chosen in found else [*found, chosen]
 
-    for name in ("site", "rack", "model", "deployment", "against"):
+    for name in ("site", "rack", "model", "deployment", "against", "rule", "severity"):
         _choose(app, name)
 
     @app.callback(  # type: ignore[untyped-decorator]
@@ -294,14 +339,23 @@ def _add_callbacks(app: dash.Dash, reader: sqlalchemy.Engine) -> None:
 
     @app.callback(  # type: ignore[untyped-decorator]
         Output("page", "children"), Output("banners", "children"), Output("live", "children"), Output("held", "data"),
+        Output("navigation", "children", allow_duplicate=True), Output("alerts-said", "children"),
         Input("url", "pathname"), Input("url", "search"), Input("theme", "data"), Input("tick", "n_intervals"),
-        State("held", "data"),
+        Input("done", "data"), State("held", "data"),
         # While one refresh is under way the next would make the browser drop its answer.
         running=[(Output("tick", "disabled"), True, False)],
+        prevent_initial_call="initial_duplicate",
     )  # fmt: skip
-    def page(path: str | None, search: str | None, theme_name: str | None, _: int | None, held: Digests | None) -> Any:
+    def page(
+        path: str | None,
+        search: str | None,
+        theme_name: str | None,
+        _: int | None,
+        done: dict[str, Any] | None,
+        held: Digests | None,
+    ) -> Any:
         if theme_name is None:
-            return (dash.no_update,) * 4
+            return (dash.no_update,) * 6
         asked, notices = view.parse(search)
         now = datetime.now(UTC)
         address = f"{path}{search}"
@@ -310,14 +364,51 @@ def _add_callbacks(app: dash.Dash, reader: sqlalchemy.Engine) -> None:
             with reader.connect() as connection:
                 content = _render(connection, path or "/", asked, theme.named(theme_name), now)
                 summary = recent.read(readings.fleet_summary, connection, readings.EVERYTHING)
+                counts = recent.read(alert_readings.counts, connection)
         except (sqlalchemy.exc.DBAPIError, sqlalchemy.exc.TimeoutError) as error:
             log.warning("%s: %s", path, str(getattr(error, "orig", error)).partition("\n")[0])
-            return _failed(error, kept=held is not None, now=now)
+            return *_failed(error, kept=held is not None, now=now), dash.no_update, dash.no_update
         found = live.parts(content)
-        digests = {**live.digests(found), live.ADDRESS: address}
+        digests = {**live.digests(found), live.ADDRESS: address, live.ALERTS: alert_parts.said(counts)}
+        told = (_navigation(path or "/", asked, counts), alert_parts.said(counts))
+        if held and held[live.ALERTS] == digests[live.ALERTS]:
+            told = (dash.no_update, dash.no_update)
         if held and live.update(found, digests, held):
             content = dash.no_update
-        return content, _banners(summary, notices), _live(summary, now), digests
+        said = [*_done(done, path, now), *_banners(summary, notices)]
+        return content, said, _live(summary, now), digests, *told
+
+
+def _add_actions(app: dash.Dash, reader: sqlalchemy.Engine, access: Access) -> None:
+    """What people do to alerts, and what a silence would do before it is there."""
+    acts = acting.Actions(access, reader)
+
+    @app.callback(  # type: ignore[untyped-decorator]
+        Output("done", "data"),
+        Input("wanted", "data"), State("url", "search"), State("url", "pathname"), prevent_initial_call=True,
+    )  # fmt: skip
+    def act(wanted: Any, search: str | None, path: str | None) -> Any:
+        if not isinstance(wanted, dict):
+            return dash.no_update
+        return msgspec.to_builtins(acts.do(wanted, view.parse(search)[0], path or "/"))
+
+    @app.callback(  # type: ignore[untyped-decorator]
+        Output("silence-preview", "children"), Input("silence-matchers", "value")
+    )
+    def preview(typed: str | None) -> Any:
+        try:
+            with reader.connect() as connection:
+                return alert_silences.preview(connection, typed)
+        except (sqlalchemy.exc.DBAPIError, sqlalchemy.exc.TimeoutError):
+            return dash.no_update
+
+
+def _done(done: dict[str, Any] | None, path: str | None, now: datetime) -> list[html.Div]:
+    """What came of what somebody did on this page a moment ago."""
+    told = None if done is None else msgspec.convert(done, acting.Done)
+    if told is None or told.path != path or told.until < now:
+        return []
+    return [html.Div(told.words, className=f"banner {'done' if told.good else 'bad'}")]
 
 
 def _choose(app: dash.Dash, name: str) -> None:
@@ -359,11 +450,16 @@ def _fitting(page: Page, asked: View) -> View:
     return asked if asked.range in page.ranges else msgspec.structs.replace(asked, range=View().range)
 
 
+def _page_at(path: str) -> Page | None:
+    return next((it for it in PAGES if re.fullmatch(it.pattern, path.rstrip("/") or "/")), None)
+
+
 def _render(connection: sqlalchemy.Connection, path: str, asked: View, chosen: theme.Theme, now: datetime) -> Any:
-    for page in PAGES:
+    page = _page_at(path)
+    if page is not None:
         found = re.fullmatch(page.pattern, path.rstrip("/") or "/")
-        if found:
-            return page.render(connection, _fitting(page, asked), chosen, now, *found.groups())
+        assert found is not None
+        return page.render(connection, _fitting(page, asked), chosen, now, *found.groups())
     return components.message(
         "No such page",
         html.P(["There is nothing at ", html.Code(path[:96]), "."]),
@@ -422,29 +518,37 @@ def _live(summary: readings.FleetSummary, now: datetime) -> Any:
     )
 
 
-def _navigation(path: str, asked: View) -> list[Any]:
+def _navigation(path: str, asked: View, counts: Counts) -> list[Any]:
     return [
         components.choice_link(
-            [html.Span(className=f"icon {page.icon}"), page.title],
+            [
+                html.Span(className=f"icon {page.icon}"),
+                page.title,
+                *(alert_parts.count_badge(counts) if page.link == "/alerts" else []),
+            ],
             f"{page.link}{view.elsewhere(_fitting(page, asked))}",
-            chosen=path == page.link,
+            chosen=path == page.link or (page.link == "/alerts" and path.startswith("/alerts/")),
         )
         for page in PAGES
         if page.link is not None
     ]
 
 
-def _filters(path: str, asked: View, choices: readings.Choices, racks: list[str], deployments: list[str]) -> list[Any]:
-    page = next((it for it in PAGES if it.link == path), None)
+def _filters(
+    path: str, asked: View, choices: readings.Choices, racks: list[str], deployments: list[str], rules: list[str]
+) -> list[Any]:
+    page = _page_at(path)
     if page is not None and not page.filtered:
         return []
     offered = view.LIVE if page is None else page.ranges
     shown = asked.range if page is None or asked.range in page.ranges else page.usual
-    lists = {
+    lists: dict[str, tuple[str, list[str], str | None]] = {
         "site": ("site", choices.sites, asked.site),
         "rack": ("rack", racks, asked.rack),
         "model": ("GPU model", choices.gpu_models, asked.model),
         "deployment": ("deployment", deployments, asked.deployment),
+        "rule": ("rule", rules, asked.rule),
+        "severity": ("severity", [*reversed(SEVERITIES)], asked.severity),
     }
     ranges = html.Nav(
         [
@@ -458,12 +562,14 @@ def _filters(path: str, asked: View, choices: readings.Choices, racks: list[str]
         className="choice",
         **{"aria-label": "Period"},
     )
+    shown_lists = [
+        components.dropdown(name, label, options, value, f"All {PLURALS.get(label, f'{label}s')}")
+        for name, (label, options, value) in lists.items()
+        if page is not None and name in page.filters
+    ]
+    if page is not None and not page.timed:
+        return shown_lists
     return [
-        # The page of one node or GPU has nothing to filter.
-        *(
-            components.dropdown(name, label, options, value, f"All {label}s")
-            for name, (label, options, value) in lists.items()
-            if page is not None and name in page.filters
-        ),
+        *shown_lists,
         html.Div([ranges, components.period_form("period", "Custom", asked.start, asked.stop)], className="period"),
     ]

@@ -27,7 +27,7 @@ def dashboard(
 ) -> None:
     """Serve the web app: the fleet, its nodes and GPUs, live.
 
-    People log in with a token of role viewer or admin:
+    People log in with a token of role viewer, operator (who may silence and acknowledge alerts too) or admin:
 
     \b
       gigawatch token create --role viewer ada

@@ -114,13 +114,15 @@ def table(
     Args:
         caption: what it shows.
         header: names of the columns.
-        rows: cells.
+        rows: cells; a last column in which nothing stands is left out.
         empty: what to say where there is no row.
         numbers: columns of numbers, which stand right.
         sorted_by: the column that the rows are sorted by, and whether the greatest come first.
     """
     if not rows:
         return html.P(empty, className="empty")
+    if all(row[-1] is None for row in rows):
+        header, rows = header[:-1], [row[:-1] for row in rows]
     classes = ["number" if number in numbers else "" for number in range(len(header))]
     order = {sorted_by[0]: "descending" if sorted_by[1] else "ascending"} if sorted_by else {}
     return html.Div(
@@ -243,7 +245,7 @@ def _sort(order: str | None) -> dict[str, str]:
 
 def facts(pairs: Sequence[tuple[str, Child]]) -> html.Dl:
     """What something is, as terms and their values; what is not known is left out."""
-    known = [(term, value) for term, value in pairs if value not in {None, "", UNKNOWN}]
+    known = [(term, value) for term, value in pairs if value not in (None, "", UNKNOWN)]
     return html.Dl([html.Div([html.Dt(term), html.Dd(value)]) for term, value in known], className="facts")
 
 

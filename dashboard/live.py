@@ -17,6 +17,8 @@ Digests = dict[str, str]
 PREFIX = "live-"
 ADDRESS = "address"
 """Beside the digests: what address they are of. A refresh may overtake a page that was asked for before it."""
+ALERTS = "alerts"
+"""Beside them: how many alerts the navigation says that there are."""
 
 
 def parts(content: Any) -> dict[str, dict[str, Any]]:

@@ -11,6 +11,7 @@ from urllib.parse import parse_qsl, urlencode
 import msgspec
 from msgspec import Struct
 
+from gigawatch.alerts.notification import Severity
 from gigawatch.facility_readings import HealthState
 from gigawatch.readings import NodeOrder, NodeState, Where, step_for
 from gigawatch.token_readings import Boundary, Of
@@ -50,6 +51,7 @@ SHORT = timedelta(minutes=30)
 """A period so short is shown by less than a minute, if its windows are."""
 LONGEST_FIND = 64
 MOST_PAGES = 100_000
+MOST_ALERTS = 2**63 - 1
 SETTLED_S = 20
 """Windows of 10 s are in the store by then: a period ends so long ago, or its last bin would lack late nodes."""
 
@@ -91,6 +93,11 @@ class View(Struct, frozen=True, kw_only=True):
     health: HealthState | None = None
     meters: MeterOrder = "problem"
     meters_descending: bool = False
+    rule: str | None = None
+    """Of alerts, as are those below."""
+    severity: Severity | None = None
+    like: int | None = None
+    """Number of the alert whose labels a new silence begins with."""
 
     @property
     def where(self) -> Where:
@@ -130,7 +137,7 @@ def parse(search: str | None) -> tuple[View, list[str]]:
             notices.append(f"{key[:30]!r} is not a parameter of this page")
         else:
             given[key] = value[:200].replace("\0", "")
-    named = ("site", "rack", "model", "deployment", "against")
+    named = ("site", "rack", "model", "deployment", "against", "rule")
     known: dict[str, Any] = {key: given[key] for key in named if key in given}
     known["find"] = given.get("find", "").strip()[:LONGEST_FIND]
     for key, field, marked in (
@@ -139,29 +146,30 @@ def parse(search: str | None) -> tuple[View, list[str]]:
         if key in given:
             known[field] = given[key].startswith("-") is marked
             given[key] = given[key].removeprefix("-")
-    try:
-        known["page"] = _page(given.get("page", "1"))
-    except ValueError as error:
-        notices.append(str(error))
     for key, kind in _KINDS.items():
         if key in given:
             if given[key] in get_args(kind):
                 known[key] = given[key]
             else:
                 notices.append(f"{key}={given[key][:30]!r} is none of {', '.join(get_args(kind))}")
-    for prefix in ("", "against_"):
+    for read in (
+        lambda: _period(given, ""), lambda: _period(given, "against_"),
+        lambda: _number(given, "page", MOST_PAGES), lambda: _number(given, "like", MOST_ALERTS),
+    ):  # fmt: skip
         try:
-            known |= _period(given, prefix)
+            known |= read()
         except ValueError as error:
             notices.append(str(error))
     return View(**known), notices
 
 
-def _page(given: str) -> int:
-    number = int(given) if given.isascii() and given.isdigit() else 0
-    if not 0 < number <= MOST_PAGES:
-        raise ValueError(f"page={given[:30]!r} is not the number of a page")
-    return number
+def _number(given: Mapping[str, str], key: str, most: int) -> dict[str, int]:
+    if key not in given:
+        return {}
+    number = int(given[key]) if given[key].isascii() and given[key].isdigit() else 0
+    if not 0 < number <= most:
+        raise ValueError(f"{key}={given[key][:30]!r} is not a number from 1 to {most}")
+    return {key: number}
 
 
 def _period(given: Mapping[str, str], prefix: str) -> dict[str, datetime]:
@@ -170,7 +178,7 @@ def _period(given: Mapping[str, str], prefix: str) -> dict[str, datetime]:
         return {}
     if not given.get(start) or not given.get(stop):
         raise ValueError(f"a custom period needs both {start} and {stop}")
-    first, last = _time(start, given[start]), _time(stop, given[stop])
+    first, last = moment(start, given[start]), moment(stop, given[stop])
     if first >= last:
         raise ValueError(f"{start} must be before {stop}")
     if last - first > LONGEST:
@@ -178,7 +186,12 @@ def _period(given: Mapping[str, str], prefix: str) -> dict[str, datetime]:
     return {f"{prefix}start": first, f"{prefix}stop": last}
 
 
-def _time(key: str, value: str) -> datetime:
+def moment(key: str, value: str) -> datetime:
+    """A time as people write it, of UTC where it says nothing else.
+
+    Raises:
+        ValueError: it is none; the message names the key.
+    """
     try:
         # A "+" that nobody escaped arrives as a space.
         time = datetime.fromisoformat(value.strip())
@@ -213,11 +226,12 @@ _KEYS: Mapping[str, str] = {
     "group": "group", "heat": "heat", "find": "find", "state": "state", "sort": "sort", "page": "page",
     "boundary": "boundary", "deployment": "deployment", "by": "by", "order": "order", "ttft": "ttft",
     "against": "against", "against_start": "against_from", "against_stop": "against_to", "category": "category",
-    "health": "health", "meters": "meters",
+    "health": "health", "meters": "meters", "rule": "rule", "severity": "severity", "like": "like",
 }  # fmt: skip
 _KINDS: Mapping[str, Any] = {
     "range": Range, "group": Group, "heat": Heat, "state": NodeState, "sort": NodeOrder, "boundary": Boundary,
     "by": By, "order": TokenOrder, "ttft": Wait, "category": Category, "health": HealthState, "meters": MeterOrder,
+    "severity": Severity,
 }  # fmt: skip
 _KNOWN = frozenset(_KEYS.values())
 

@@ -68,6 +68,15 @@ class MeterNow(Struct, frozen=True, kw_only=True):
     simulated: bool
 
 
+class MeterPoint(Struct, frozen=True, kw_only=True):
+    """What a meter told in a bin: report.meter_series()."""
+
+    time: datetime
+    power_w: float | None
+    current_max_a: float | None
+    temp_c: float | None
+
+
 class Pue(Struct, frozen=True, kw_only=True):
     """Power usage effectiveness of a group over a bin: report.pue()."""
 
@@ -353,6 +362,16 @@ def meters(connection: Connection, site: str | None = None, limit: int = 1_000_0
         {"site": site, "limit": limit, "offset": offset},
     )
     return [MeterNow(**row._mapping) for row in rows]
+
+
+def meter_series(
+    connection: Connection, site: str, meter: str, start: datetime, stop: datetime, step: timedelta
+) -> list[MeterPoint]:
+    """What one meter told over time, as far as its windows are kept."""
+    return _rows(
+        connection, MeterPoint, "SELECT * FROM report.meter_series(:site, :meter, :start, :stop, :step)",
+        site=site, meter=meter, start=start, stop=stop, step=step,
+    )  # fmt: skip
 
 
 def pue(

@@ -892,6 +892,18 @@ def node_now(connection: Connection, node_id: int) -> NodeNow | None:
     return next(iter(nodes_now(connection, Where(node_id=node_id))), None)
 
 
+def node_named(connection: Connection, site: str, hostname: str) -> int | None:
+    """Number of the node of this name at a site."""
+    rows = connection.scalars(
+        text(
+            "SELECT node_id FROM report.nodes WHERE site = :site AND hostname = :hostname"
+            " ORDER BY last_seen DESC LIMIT 1"
+        ),
+        {"site": site, "hostname": hostname},
+    )
+    return next(iter(rows), None)
+
+
 def gpu(connection: Connection, gpu_uuid: str) -> GpuFacts | None:
     """What one GPU is; None: there is no such GPU."""
     return _one(connection, GpuFacts, "SELECT * FROM report.gpus WHERE gpu_uuid = :uuid", uuid=gpu_uuid)
@@ -1025,7 +1037,7 @@ def events(
         connection,
         EventRow,
         f"""
-        SELECT * FROM report.events
+        SELECT {", ".join(EventRow.__struct_fields__)} FROM report.events
         WHERE time >= :start AND time < :stop AND {_AT}
             AND (CAST(:uuid AS text) IS NULL OR gpu_uuid = :uuid)
         ORDER BY time DESC LIMIT :limit""",

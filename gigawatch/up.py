@@ -219,7 +219,7 @@ class _Parts:
             self._add("simulate-facility", "--data-dir", str(self._facility), "--history", history)
             click.echo(f"\nThe dashboard is at {address} (simulated data, open to this machine)")
         else:
-            secret = self._token("viewer").read_text(encoding="ascii").strip()
+            secret = self._token("operator").read_text(encoding="ascii").strip()
             click.echo(f"\nThe dashboard is at {address}?token={secret}")
         click.echo(f"The API is at http://127.0.0.1:{self._settings.server.port}/docs")
         click.echo("Ctrl-C stops everything.\n")

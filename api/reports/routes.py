@@ -19,7 +19,7 @@ from api.reports.model import Report
 from gigawatch.errors import GigawatchError
 from gigawatch.report_readings import UnknownSite
 
-router = APIRouter(prefix="/api/v1/reports", dependencies=[Depends(require("viewer"))], tags=["reports"])
+router = APIRouter(prefix="/api/v1/reports", dependencies=[Depends(require("viewer", "operator"))], tags=["reports"])
 DOCUMENTED: dict[int | str, dict[str, Any]] = answers(Problem) | {
     200: {
         "description": "The report: docs/reports.md",

@@ -1,5 +1,5 @@
 // Sets the theme before anything is drawn; then what pages do without the server: the theme's and the pause's
-// buttons, links within figures, the age of the figures, and what is said when the server is away.
+// buttons, links within figures, the age of the figures, which action is wanted, and what is said when the server is away.
 (function () {
     "use strict";
     const root = document.documentElement;
@@ -50,7 +50,9 @@
         const heading = document.querySelector("main h1");
         const title = [...(heading ? heading.childNodes : [])]
             .filter((node) => node.nodeType === Node.TEXT_NODE).map((node) => node.data).join("").trim();
-        if (title && document.title !== `${title} – Gigawatch`) document.title = `${title} – Gigawatch`;
+        const firing = document.querySelector("nav [data-alerts]");
+        const whole = `${firing ? `(${firing.dataset.alerts}) ` : ""}${title} – Gigawatch`;
+        if (title && document.title !== whole) document.title = whole;
         if (!focused || focused.isConnected || document.activeElement !== document.body) return;
         const like = [...document.querySelectorAll(focused.id ? `#${CSS.escape(focused.id)}` : focused.tagName)];
         const heir = like.find((element) => element.href === focused.href && name(element) === name(focused))
@@ -59,7 +61,26 @@
         if (!heir) return;
         focused = null;
         heir.focus({ preventScroll: true });
-    }).observe(document.body, { childList: true, subtree: true }));
+    }).observe(document.body, { attributeFilter: ["data-alerts"], childList: true, subtree: true }));
+
+    // What somebody wants done: a button or a form says what, by its data-act and data-of, and a form its fields.
+    let last = "", since = 0;
+    const want = (element, fields) => {
+        const { act, of } = element.dataset;
+        // A double click is one wish.
+        if (last === `${act} ${of}` && performance.now() - since < 700) return;
+        [last, since] = [`${act} ${of}`, performance.now()];
+        window.dash_clientside.set_props("wanted", { data: { ...fields, act, of: of || "", at: Date.now() } });
+    };
+    document.addEventListener("click", (event) => {
+        const button = event.target.closest("button[data-act]");
+        if (button && !button.disabled) want(button, {});
+    });
+    document.addEventListener("submit", (event) => {
+        if (!event.target.dataset.act) return;
+        event.preventDefault();
+        want(event.target, Object.fromEntries(new FormData(event.target)));
+    });
 
     // Between refreshes the age goes on; each badge with data-age says how old its figures were when it came.
     const words = (seconds) => {

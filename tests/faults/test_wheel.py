@@ -76,3 +76,5 @@ def test_the_wheel_has_the_files_that_are_not_python(wheel: Path) -> None:
         *PROJECT.glob("api/alerts/rules/*.yaml"),
     ):
         assert str(path.relative_to(PROJECT)) in names
+    for path in PROJECT.glob("docs/runbooks/*.md"):
+        assert f"gigawatch/alerts/runbooks/{path.name}" in names

@@ -25,6 +25,7 @@ NOW = datetime(2026, 11, 23, 9, 41, 27, tzinfo=UTC)
         View(descending=True),
         View(deployment="chat & co", boundary="facility", by="gpu_model", order="j_per_token", rising=True, ttft="p95"),
         View(order="label"),
+        View(rule="gpu_temperature", severity="critical", like=17, page=3),
         View(
             against="code",
             against_start=datetime(2026, 1, 31, 8, tzinfo=UTC),
@@ -56,6 +57,8 @@ def test_an_address_says_all_that_a_page_shows(asked: View) -> None:
         ("?by=fleet", "by='fleet'"),
         ("?against_from=2026-01-01", "needs both against_from and against_to"),
         ("?state=gone", "state='gone'"),
+        ("?severity=bad", "severity='bad'"),
+        ("?like=x", "like='x'"),
         ("?evil=%3Cscript%3E", "'evil'"),
         ("?" + "&".join(f"a{number}=1" for number in range(500)), "'a0'"),
         ("?%ff=%00&site=%00", "parameter"),
