@@ -209,11 +209,18 @@ def _told(row: Row[Any], rule: Rule | None, external_url: str | None) -> AlertTo
         started=row.started,
         fired=row.fired,
         resolved=row.resolved,
-        runbook=None if rule is None else rule.runbook,
+        runbook=None if rule is None else _runbook(rule, external_url),
         url=None if external_url is None else f"{external_url.rstrip('/')}/alerts/{row.alert_id}",
         acknowledged_by=row.acknowledged_by,
         simulated=row.simulated,
     )
+
+
+def _runbook(rule: Rule, external_url: str | None) -> str | None:
+    """Where it is told what to do: of a shipped rule on its page of the dashboard, if people can reach that."""
+    if rule.origin == "own" or external_url is None:
+        return rule.runbook
+    return f"{external_url.rstrip('/')}/alerts/rules/{rule.name}"
 
 
 def _keep(connection: Connection, before: Sequence[Group], after: Sequence[Group]) -> None:
