@@ -4,6 +4,7 @@ Knows nothing of spools and servers. Used by one thread, but for the listener's.
 """
 
 import logging
+import math
 import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -287,6 +288,10 @@ class Node:
 
     def _hear(self, event: tuple[str | None, int, int], time: datetime) -> None:
         """Called from the listener's thread."""
+        uuid = event[0]
+        if uuid is not None:
+            # Errors of memory are events and counters: what is read slowly tells how many they are.
+            self._health_due_s.pop(uuid, None)
         self.report(describe_event(*event, time))
 
     def _read_slowly(self, at_ms: int) -> None:
@@ -299,11 +304,12 @@ class Node:
                 self.shut()
                 return
             self._describe(at_ms)
-        for device in self._nvml.devices:
-            if not device.lost and now_s >= self._health_due_s.get(device.uuid, 0.0):
-                self._health_due_s[device.uuid] = now_s + self._agent.health_s
-                self._read_health(device, at_ms)
-                return
+        # The one that waits longest: where there are more GPUs than ticks, each has its turn.
+        due = [(self._health_due_s.get(it.uuid, 0.0), it) for it in self._nvml.devices if not it.lost]
+        due_s, device = min(due, key=lambda it: it[0], default=(math.inf, None))
+        if device is not None and now_s >= due_s:
+            self._health_due_s[device.uuid] = now_s + self._agent.health_s
+            self._read_health(device, at_ms)
 
     def _read_health(self, device: Device, at_ms: int) -> None:
         try:
