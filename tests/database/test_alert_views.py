@@ -10,7 +10,7 @@ from sqlalchemy import Connection, Engine, text
 
 from api.alerts import files
 from api.alerts.evaluation import Observation, evaluate
-from api.alerts.rule import Rule
+from api.alerts.rule import Override, Rule
 from gigawatch.records import Event, Severity
 from gigawatch.settings import Alerts
 from tests import facility
@@ -42,9 +42,13 @@ def put(connection: Connection, table: str, returning: str = "1", **values: Any)
 
 
 def with_most_gpus(name: str, most: int) -> Rule:
-    """A shipped rule that sums up above so many."""
+    """A shipped rule that sums up above so many at Oslo, and at once elsewhere but at Bergen."""
     rule = files.shipped()[name]
-    limit = msgspec.structs.replace(rule.thresholds["most_gpus"], value=most)
+    limit = msgspec.structs.replace(
+        rule.thresholds["most_gpus"],
+        value=0,
+        overrides=(Override(where={"site": "oslo"}, value=most), Override(where={"site": "bergen"}, value=400)),
+    )
     return msgspec.structs.replace(rule, thresholds=rule.thresholds | {"most_gpus": limit})
 
 
