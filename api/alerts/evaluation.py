@@ -31,8 +31,13 @@ _REALS = {700, 701, 1700}
 _AS_THEY_ARE = _INTEGERS | {16, 1082, 1184}
 """Types, by their OIDs, whose values are small: integers, boolean, date and timestamptz."""
 _RACKS = f"(CAST({{name}} AS text[]))[1:{MOST_RACKS}]"
-_SPECIAL = {"value": "CAST({name} AS double precision)", "severity": "CAST({name} AS text)", "racks": _RACKS,
-            "simulated": "CAST({name} AS boolean)"}  # fmt: skip
+_SPECIAL = {
+    "value": "CAST({name} AS double precision)",
+    "severity": "CAST({name} AS text)",
+    "summary": f"left(CAST({{name}} AS text), {MOST_SUMMARY})",
+    "racks": _RACKS,
+    "simulated": "CAST({name} AS boolean)",
+}
 QUERY_CANCELED = "57014"
 
 Detail = str | int | float | bool | datetime | date | None
@@ -221,7 +226,7 @@ def _observation(rule: Rule, row: Mapping[str, Any]) -> Observation:
         severity=severity,
         racks=None if racks is None else tuple(sorted({rack for rack in racks if rack is not None})),
         simulated=bool(row.get("simulated")),
-        summary=in_words(rule.summary, row),
+        summary=row.get("summary") or in_words(rule.summary, row),
         details={
             name: value.isoformat() if isinstance(value, date) else value
             for name, value in row.items()

@@ -1,4 +1,5 @@
-"""Which firing alerts another one explains: of a feed that is lost, its racks; of a rack, its nodes."""
+"""Which firing alerts another one explains: of a feed that is lost, its racks; of a rack, its nodes; and of a site that
+a rule sums up, what the rule has there besides."""
 
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
@@ -61,12 +62,14 @@ def explained(firing: Sequence[Firing], rules: Mapping[str, Rule]) -> dict[int, 
     """By number of an alert, that of the one that explains it: where several do, the one that explains most.
 
     A rule's alert explains those of the rules that it inhibits which have the same labels `equal`, and if it covers
-    racks, one of these. What lacks one of the labels is not explained.
+    racks, one of these. What lacks one of the labels is not explained. One with the label site alone explains the
+    others of its own rule at that site.
     """
     levels = _levels(rules)
     covering: dict[Key, dict[str | None, Firing]] = defaultdict(dict)
     equals: dict[str, set[tuple[str, ...]]] = defaultdict(set)
     """By rule, the labels in which its alerts may be like one that explains them."""
+    sums = {(it.rule, it.labels["site"]): it.alert_id for it in firing if it.labels.keys() == {"site"}}
     for it in sorted(firing, key=lambda it: (levels.get(it.rule, 0), -it.alert_id)):
         rule = rules.get(it.rule)
         alike = None if rule is None else _alike(it, rule.equal)
@@ -83,8 +86,11 @@ def explained(firing: Sequence[Firing], rules: Mapping[str, Rule]) -> dict[int, 
             above += [covers[place] for place in (None, it.labels.get("rack")) if place in covers]
         # Two rules that name each other do not keep both quiet.
         above = [one for one in above if levels[one.rule] > levels.get(it.rule, 0)]
+        sum_of_it = sums.get((it.rule, it.labels.get("site", "")), it.alert_id)
         if above:
             found[it.alert_id] = max(above, key=lambda one: (levels[one.rule], -one.alert_id)).alert_id
+        elif sum_of_it != it.alert_id:
+            found[it.alert_id] = sum_of_it
     return found
 
 

@@ -8,7 +8,7 @@ from gigawatch.alerts.notification import Severity
 
 By = Literal["site", "rack", "gpu_model", "deployment", "meter"]
 """Columns that a threshold may depend on."""
-SPECIAL = ("value", "severity", "racks", "simulated")
+SPECIAL = ("value", "severity", "summary", "racks", "simulated")
 """Columns of a rule's rows that are neither labels nor details."""
 
 
@@ -38,8 +38,10 @@ class Rule(Struct, frozen=True, kw_only=True):
 
     Its SQL is one SELECT over schema `report`. `:now` is the time of the evaluation, and each threshold `:its_name`. It
     gives one row for each thing that is wrong: columns `labels`, which say which thing it is; `value`, and NULL where
-    there are no data to tell, upon which an alert stays what it is; if it likes, `severity`, `racks` (text[]: racks of
-    label `site` that the alert covers) and `simulated`. All other columns are details, which explain it.
+    there are no data to tell, upon which an alert stays what it is; if it likes, `severity`, `summary` (in
+    place of the rule's), `racks` (text[]: racks of label `site` that the alert covers) and `simulated`. All other
+    columns are details, which explain it. A row with the site alone among its labels sums up: its alert explains the
+    rule's others there.
     """
 
     name: str

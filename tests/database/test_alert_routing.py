@@ -153,6 +153,21 @@ def test_of_a_lost_feed_its_children_are_not_told(connection: Connection) -> Non
     assert {it.rule for one in told_after for it in one.alerts} == {"agent_silent", "feed_lost"}
 
 
+def test_a_site_that_is_summed_up_takes_the_place_of_its_gpus_in_one_notification(connection: Connection) -> None:
+    gpus = [fire(connection, hostname=f"n{number}") for number in range(3)]
+    route(connection, 0)
+    assert [it.firing for it in route(connection, 1)] == [3]
+    # With the site's alert come further ones of GPUs, and those that were told end.
+    site, more = fire(connection), fire(connection, hostname="n3")
+    for number in gpus:
+        end(connection, number)
+    (told,) = route(connection, 61)
+    assert (told.status, told.title) == ("firing", "1 firing, 3 resolved: hot, oslo")
+    assert [it.alert_id for it in told.alerts] == [site, *gpus]
+    end(connection, more)
+    assert route(connection, 200) == []
+
+
 def test_a_silence_keeps_quiet_and_ends(connection: Connection) -> None:
     number = fire(connection, hostname="n1")
     silence = actions.silence(

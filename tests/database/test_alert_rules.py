@@ -33,6 +33,12 @@ def test_each_shipped_rule_has_tests_and_a_runbook() -> None:
     assert {it.stem for it in (PROJECT / "docs/runbooks").glob("*.md")} == rules
 
 
+def test_what_is_summed_up_fires_on_until_its_site_fires() -> None:
+    summed_up = [it for it in files.shipped().values() if {"most_gpus", "most_racks"} & it.thresholds.keys()]
+    assert len(summed_up) == 13
+    assert [it.name for it in summed_up if it.keep_firing_for_s < it.for_s] == []
+
+
 @pytest.mark.parametrize("path", sorted(TABLES.glob("*.yaml")), ids=lambda it: it.stem)
 def test_tables(stage: trial.Stage, path: Path) -> None:
     results = stage.play(path)

@@ -4,11 +4,13 @@ from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
+import msgspec
 import pytest
 from sqlalchemy import Connection, Engine, text
 
 from api.alerts import files
 from api.alerts.evaluation import Observation, evaluate
+from api.alerts.rule import Override, Rule
 from gigawatch.records import Event, Severity
 from gigawatch.settings import Alerts
 from tests import facility
@@ -16,6 +18,7 @@ from tests.facility import DAY, HOUR, KWH_MJ, place, send, window
 
 MINUTE, SECOND = timedelta(minutes=1), timedelta(seconds=1)
 H100 = "NVIDIA H100 80GB HBM3"
+HELD_DOWN = ("hw_thermal_slowdown", "sw_thermal_slowdown", "power_brake")
 Said = Callable[[str], list[Observation]]
 
 
@@ -36,6 +39,17 @@ def put(connection: Connection, table: str, returning: str = "1", **values: Any)
     return connection.scalar(
         text(f"INSERT INTO gigawatch.{table} ({names}) VALUES ({slots}) RETURNING {returning}"), values
     )
+
+
+def with_most_gpus(name: str, most: int) -> Rule:
+    """A shipped rule that sums up above so many at Oslo, and at once elsewhere but at Bergen."""
+    rule = files.shipped()[name]
+    limit = msgspec.structs.replace(
+        rule.thresholds["most_gpus"],
+        value=0,
+        overrides=(Override(where={"site": "oslo"}, value=most), Override(where={"site": "bergen"}, value=400)),
+    )
+    return msgspec.structs.replace(rule, thresholds=rule.thresholds | {"most_gpus": limit})
 
 
 class Floor:
@@ -87,7 +101,7 @@ class Floor:
         )
 
 
-def test_gpus_that_are_held_down_hot_or_missing(engine: Engine, said: Said) -> None:
+def test_gpus_that_are_held_down_hot_or_missing(engine: Engine, report_engine: Engine, said: Said) -> None:
     with engine.begin() as connection:
         floor = Floor(connection)
         newest = floor.now - 15 * SECOND
@@ -120,8 +134,58 @@ def test_gpus_that_are_held_down_hot_or_missing(engine: Engine, said: Said) -> N
     }
     (missing,) = said("gpu_lost")
     assert missing.labels["gpu_uuid"] == "n2-2"
-    assert missing.value == pytest.approx(315, abs=30)
+    assert missing.value == 1
     assert missing.details["missing"] == 1
+    (of_site,) = evaluate(report_engine, with_most_gpus("gpu_lost", 0), datetime.now(UTC), Alerts())
+    assert (of_site.labels, of_site.value) == ({"site": "oslo"}, 1)
+    assert of_site.summary == "oslo: 1 GPUs do not report, on 1 nodes in 1 racks"
+
+
+@pytest.mark.parametrize(("most", "kinds"), [(3, {"gpu"}), (2, {"gpu", "site"}), (1, {"site"})])
+def test_above_so_many_gpus_a_site_is_told_of_and_above_twice_as_many_alone(
+    engine: Engine, report_engine: Engine, most: int, kinds: set[str]
+) -> None:
+    with engine.begin() as connection:
+        floor = Floor(connection)
+        newest = floor.now - 15 * SECOND
+        for name, has in (("n1", 1), ("n2", 2)):
+            node = floor.node(name, has=has, time=newest, gpus=has, gpus_throttled=has, clock_event_reasons=224,
+                              gpu_temp_max_c=85)  # fmt: skip
+            floor.window(node, newest, slots=has, clock_event_reasons=[224], gpu_temp_max_c=[85], energy_mj=[1])
+            for gpu_id in connection.scalars(
+                text("SELECT gpu_id FROM gigawatch.gpu WHERE node_id = :it"), {"it": node}
+            ):
+                put(connection, "gpu_health", time=floor.now, gpu_id=gpu_id, row_remap_failed=True,
+                    row_remap_pending=False, ecc_volatile_uncorrected=2)  # fmt: skip
+                for code in (79, 94, 46, 144):
+                    put(connection, "event", time=floor.now, received=floor.now, node_id=node, gpu_id=gpu_id,
+                        kind="xid", severity="critical", code=code, message=f"XID {code}")  # fmt: skip
+        # Of another site there is too little to be summed up.
+        other = Floor(connection, "bergen")
+        hot = other.node("n9", has=1, time=newest, gpus=1, gpus_throttled=1, clock_event_reasons=224, gpu_temp_max_c=85)
+        other.window(hot, newest, slots=1, clock_event_reasons=[224], gpu_temp_max_c=[85], energy_mj=[1])
+    where, closest = "on 2 nodes in 1 racks", "the closest is 2 K below it"
+    sums = {
+        "hw_thermal_slowdown": (224, f"oslo: hardware thermal slowdown of up to 3 GPUs, {where}"),
+        "sw_thermal_slowdown": (224, f"oslo: software thermal slowdown of up to 3 GPUs, {where}"),
+        "power_brake": (224, f"oslo: power brake of up to 3 GPUs, {where}"),
+        "gpu_temperature": (2, f"oslo: up to 3 GPUs are close to their slowdown temperature, {where}; {closest}"),
+        "row_remap_failed": (3, f"oslo: a row remap failed on 3 GPUs, {where}"),
+        "ecc_double_bit": (6, f"oslo: uncorrectable memory errors of 3 GPUs, {where}"),
+        "xid_fatal": (79, f"oslo: 3 GPUs {where}, the newest: XID 79"),
+        "xid_contained": (94, f"oslo: 3 GPUs {where}, the newest: XID 94"),
+        "gpu_reset_needed": (46, f"oslo: 3 GPUs {where}, the newest: XID 46"),
+        "nvlink5_error": (144, f"oslo: 3 GPUs {where}, the newest: XID 144"),
+    }  # fmt: skip
+    for name, told in sums.items():
+        found = evaluate(report_engine, with_most_gpus(name, most), datetime.now(UTC), Alerts())
+        oslo = [it for it in found if it.labels["site"] == "oslo"]
+        gpus = [it for it in oslo if "gpu_uuid" in it.labels]
+        assert {it.labels["gpu_uuid"] for it in gpus} == ({"n1-1", "n2-1", "n2-2"} if "gpu" in kinds else set()), name
+        sites = [(it.labels, it.value, it.summary) for it in oslo if it not in gpus]
+        assert sites == ([({"site": "oslo"}, *told)] if "site" in kinds else []), name
+        of_bergen = {it.labels["gpu_uuid"] for it in found if it not in oslo}
+        assert of_bergen == ({"n9-1"} if name in {*HELD_DOWN, "gpu_temperature"} else set()), name
 
 
 def test_silence_of_nodes_racks_and_the_site(engine: Engine, said: Said) -> None:

@@ -249,3 +249,15 @@ def test_what_lacks_a_label_is_not_explained_by_what_lacks_it_too(equal: tuple[s
     rules = {"up": rule("up", inhibits=("down",), equal=equal), "down": rule("down")}
     found = inhibition.explained([firing(1, "up"), firing(2, "down")], rules)
     assert found == ({2: 1} if not equal else {})
+
+
+def test_a_site_that_is_summed_up_explains_the_others_of_its_rule_there() -> None:
+    alerts = [
+        firing(1, "agent_silent", site="oslo", hostname="n1"),
+        firing(2, "agent_silent", site="bergen", hostname="n2"),
+        firing(3, "rack_silent", site="oslo", rack="r1"),
+        firing(4, "agent_silent", site="oslo"),
+    ]
+    assert inhibition.explained(alerts, SILENT) == {1: 4}
+    # What explains both goes before it.
+    assert inhibition.explained([*alerts, firing(5, "site_silent", site="oslo")], SILENT) == {1: 5, 3: 5, 4: 5}
