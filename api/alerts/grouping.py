@@ -114,6 +114,9 @@ def plan(
 
 
 def _planned(group: Group, way: Way, members: Mapping[int, Open], by_id: Mapping[int, Open], now: datetime) -> Planned:
+    if group.told is not None and group.told > now:
+        # The clock was set back.
+        group = msgspec.structs.replace(group, told=now)
     told = group.told_alerts
     telling = {
         number: it for number, it in members.items() if not (it.is_quiet or (it.has_ceased and number not in told))
@@ -162,11 +165,12 @@ def _due(
     group: Group, way: Way, telling: Mapping[int, Open], *, has_news: bool, is_urgent: bool, now: datetime
 ) -> datetime | None:
     """When it is to be told next; None: there is nothing to tell."""
+    first = now + timedelta(seconds=way.group_wait_s)
     if group.told is None:
-        return (group.due or now + timedelta(seconds=way.group_wait_s)) if has_news else None
+        return min(group.due or first, first) if has_news else None
     if is_urgent:
         hurried_s = min(way.group_wait_s * 2 ** min(group.hurried, 30), way.group_interval_s)
-        soon = max(now + timedelta(seconds=way.group_wait_s), group.told + timedelta(seconds=hurried_s))
+        soon = max(first, group.told + timedelta(seconds=hurried_s))
         # Of what is due already the time stays, so that more of the same does not put it off.
         return min(group.due or soon, soon)
     if has_news:

@@ -67,6 +67,8 @@ class Keeper:
         self._stopping = threading.Event()
         self._changed = threading.Event()
         self._rules: dict[str, Rule] = {}
+        self._scheduled: dict[str, Rule] = {}
+        """Those of them that have a job: not yet, where the database was lost amid reading them."""
         self._evaluating: dict[str, threading.Lock] = {}
         self._lock = threading.Lock()
         """Of the four below."""
@@ -148,7 +150,7 @@ class Keeper:
 
     def _reload(self) -> list[str]:
         """Read the rules and bring them into force; names of those that are new or other than before."""
-        before = self._rules
+        before = self._scheduled
         with self._changing() as (connection, now):
             found = dict(self._rules_in_force(connection))
             bring_into_force(connection, found, now)
@@ -172,6 +174,7 @@ class Keeper:
                 # One after the other, not all at the same moment.
                 next_run_time=datetime.now(UTC) + interval * (place + 1) / len(changed),
             )  # fmt: skip
+        self._scheduled = enabled
         self._changed.set()
         return changed
 
@@ -317,4 +320,6 @@ _EVALUATED = """
         failing_since = CASE WHEN CAST(:error AS text) IS NOT NULL THEN coalesce(failing_since, :now) END,
         evaluations = evaluations + 1, failures = failures + CASE WHEN CAST(:error AS text) IS NULL THEN 0 ELSE 1 END,
         missed = missed + :missed
-    WHERE name = :name AND enabled AND (evaluated IS NULL OR evaluated < :now)"""
+    WHERE name = :name AND enabled AND (evaluated IS NULL OR evaluated < :now
+        -- The clock was set back.
+        OR evaluated > clock_timestamp())"""

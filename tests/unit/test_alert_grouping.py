@@ -105,6 +105,14 @@ def test_what_is_critical_does_not_wait_for_the_interval_but_ever_longer_in_a_ro
     assert len(told) <= 12
 
 
+def test_a_clock_that_is_set_back_puts_nothing_off() -> None:
+    desk = Desk(Route(target="calls"))
+    assert desk.seconds(10_000, 10_010, alert(1)) == [(10_001, "calls", "new", 1, 0)]
+    desk.at(10_010, alert(1), alert(2, name="xid"))
+    told = desk.seconds(0, 100, alert(1), alert(2, name="xid"), alert(3))
+    assert told == [(1, "calls", "new", 1, 0), (60, "calls", "changed", 2, 0)]
+
+
 def test_acknowledged_alerts_are_not_repeated_but_news_and_ends_are_told() -> None:
     desk = Desk(Route(target="calls", repeat_interval="5m"))
     assert desk.seconds(0, 60, alert(1)) == [(1, "calls", "new", 1, 0)]
