@@ -447,7 +447,7 @@ def test_who_leads_next_goes_on_where_the_last_was(
         first.stop()
         until(lambda: leads() == 1)
         until(lambda: ("own", "a", "firing", 1) in alerts(engine))
-        own = rows(engine, "SELECT started, fired - started >= interval '4 s' FROM report.alerts WHERE rule = 'own'")
+        own = rows(engine, "SELECT started, fired - started >= interval '3.5 s' FROM report.alerts WHERE rule = 'own'")
         assert own == [(*started, True)]
     finally:
         fold.set()
