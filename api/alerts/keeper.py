@@ -22,13 +22,11 @@ from api.alerts import states
 from api.alerts.evaluation import EvaluationError, Observation, evaluate
 from api.alerts.rule import Rule
 from api.alerts.telling import Telling
+from gigawatch.alerts.actions import ALERTS_LOCK
 from gigawatch.settings import Alerts
 
 EVENTS, ALERTS = "gigawatch_event", "gigawatch_alerts"
 """Channels: kinds of events that were stored; and silences, acknowledgements or the configuration changed."""
-ALERTS_LOCK = 0x6769_6761
-"""Held by each transaction that changes alerts: they would else wait for each other's rows crosswise, and a leader that
-does not know yet that it leads no more would tell twice."""
 EVALUATORS, HURRIED, SLOW = 3, 2, 1
 """Threads for rules at their intervals, for those that must be evaluated at once, and for slow ones."""
 SLOW_S = 1.0

@@ -28,7 +28,9 @@ class Matcher(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     value: Annotated[str, Meta(max_length=500)]
 
     def __post_init__(self) -> None:
-        """Refuse a pattern that is none."""
+        """Refuse a pattern that is none, and what the store cannot hold."""
+        if "\0" in self.value:
+            raise ValueError(f"the value of {self.label} has a NUL character")
         if self.operator in {"=~", "!~"}:
             try:
                 _pattern(self.value)
