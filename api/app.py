@@ -207,6 +207,9 @@ def _add_errors(app: FastAPI) -> None:
         if getattr(error.orig, "sqlstate", None) == QUERY_CANCELED:
             timeout_s = request.app.state.settings.store.statement_timeout_s
             return _problem(503, f"The read took longer than {timeout_s:g} s: ask for a shorter period or a filter")
+        if isinstance(error, sqlalchemy.exc.DataError) and getattr(error.orig, "sqlstate", None) is None:
+            # It did not get as far as the database.
+            return _problem(422, f"One of the values cannot be: {error.orig}")
         log.warning("%s: %s", request.url.path, str(error.orig).partition("\n")[0])
         return _problem(503, "The database cannot be reached: try again soon", RETRY_SOON)
 

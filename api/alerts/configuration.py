@@ -74,7 +74,7 @@ class Target(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, omit
     """Certificates to trust for https, where the system's are not enough."""
     template: Annotated[str, Meta(max_length=50_000)] | None = None
     """Of kind template, the body, in Jinja."""
-    content_type: Annotated[str, Meta(max_length=100)] = "application/json"
+    content_type: Annotated[str, Meta(pattern="^[!-~]+/[ -~]+$", max_length=100)] = "application/json"
     """Of kind template, its type."""
 
 
@@ -103,10 +103,10 @@ class Budget(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, omit
     tenant: Name | None = None
     deployment: Name | None = None
     site: Name | None = None
-    energy_mwh: Annotated[float, Meta(gt=0)] | None = None
-    cost: Annotated[float, Meta(gt=0)] | None = None
+    energy_mwh: Annotated[float, Meta(gt=0, le=2_500_000)] | None = None
+    cost: Annotated[float, Meta(gt=0, le=1e15)] | None = None
     currency: Annotated[str, Meta(pattern="^[A-Z]{3}$")] | None = None
-    co2e_t: Annotated[float, Meta(gt=0)] | None = None
+    co2e_t: Annotated[float, Meta(gt=0, le=1e9)] | None = None
 
 
 class Configuration(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, omit_defaults=True):

@@ -4,7 +4,7 @@ import hashlib
 from collections.abc import Iterable, Mapping
 from datetime import UTC, datetime
 from typing import Any
-from urllib.parse import urlsplit
+from uuid import uuid4
 
 import msgspec
 from msgspec import Struct
@@ -12,12 +12,17 @@ from sqlalchemy import Connection, text
 
 from api.alerts import files
 from api.alerts.configuration import Budget, Configuration, Route, Target
-from api.alerts.durations import seconds
+from api.alerts.durations import LONGEST_S, seconds
 from api.alerts.evaluation import problem_of
+from api.alerts.network import Place as Address
+from api.alerts.payloads import SECRET_NEEDED, USUAL_URLS
+from api.alerts.payloads.request import Impossible
+from api.alerts.payloads.template import render
 from api.alerts.rule import Rule
 from api.declared import values
 from api.declared.nodes import Form
 from gigawatch.alerts import matchers
+from gigawatch.alerts.sending import notification_of_test
 from gigawatch.findings import Finding, Findings
 from gigawatch.findings import Path as Place
 from gigawatch.settings import Alerts
@@ -29,9 +34,8 @@ FORM = Form(
     shorter="Leave out what is as it is shipped.",
     page="docs/alerts.md",
 )
-USUAL_URLS = {"pagerduty": "https://events.pagerduty.com/v2/enqueue", "opsgenie": "https://api.opsgenie.com/v2/alerts"}
-"""Of kinds that have one address for all."""
-NEED_SECRET = frozenset(USUAL_URLS)
+HIDDEN = "/…"
+"""In place of a URL's path, where it is shown."""
 GRAMS_PER_TONNE = 1_000_000
 
 
@@ -155,15 +159,8 @@ def shown(configuration: Configuration) -> dict[str, Any]:
     plain: dict[str, Any] = msgspec.to_builtins(configuration)
     for name, target in configuration.targets.items():
         if target.url is not None:
-            plain["targets"][name]["url"] = f"{address(target.url)}/…"
+            plain["targets"][name]["url"] = f"{Address(target.url.removesuffix(HIDDEN)).address}{HIDDEN}"
     return plain
-
-
-def address(url: str) -> str:
-    """Scheme and host of a URL."""
-    parts = urlsplit(url)
-    port = f":{parts.port}" if parts.port is not None else ""
-    return f"{parts.scheme}://{parts.hostname or ''}{port}"
 
 
 def _rules(configuration: Configuration, findings: Findings) -> dict[str, Rule]:
@@ -183,25 +180,31 @@ def _check_targets(targets: Mapping[str, Target], findings: Findings) -> None:
             findings.error(place, f"{name} has both url and url_file", "Keep one of them.")
         if target.url is None and target.url_file is None and target.kind not in USUAL_URLS:
             findings.error(place, f"{name} has no url", "Add `url:`, or `url_file:` where the URL is a secret.")
-        if target.url is not None and not _is_good(target.url):
+        if target.url is not None and target.url.endswith(HIDDEN):
+            findings.warning((*place, "url"), f"url of {name} is hidden: nothing can be sent there", "Write it whole.")
+        elif target.url is not None and (problem := _problem_of_url(target.url)) is not None:
             findings.error(
-                (*place, "url"), f"url of {name} is no http or https address",
+                (*place, "url"), f"url of {name} is no http or https address: {problem}",
                 "Write https://HOST/PATH, without user and password.",
             )  # fmt: skip
-        if target.kind in NEED_SECRET and target.secret_file is None:
+        if target.kind in SECRET_NEEDED and target.secret_file is None:
             findings.error(place, f"{name} has no secret_file", "Name the file on the server that holds its key.")
         if (target.kind == "template") != (target.template is not None):
             findings.error(place, f"{name}: kind template and `template:` go together", "Add or remove one of them.")
+        elif target.template is not None:
+            told = notification_of_test(name, "nobody", uuid4(), datetime.now(UTC))
+            try:
+                render(target.template, msgspec.to_builtins(told))
+            except Impossible as error:
+                findings.warning((*place, "template"), f"{name}: of a test {error}", "Mend it: docs/alerts.md.")
 
 
-def _is_good(url: str) -> bool:
+def _problem_of_url(url: str) -> str | None:
     try:
-        parts = urlsplit(url)
-        return (
-            parts.scheme in {"http", "https"} and bool(parts.hostname) and "@" not in parts.netloc and parts.port != 0
-        )
-    except ValueError:
-        return False
+        Address(url)
+    except ValueError as error:
+        return str(error)
+    return None
 
 
 def _check_route(
@@ -224,6 +227,8 @@ def _check_route(
         duration = getattr(route, key)
         if duration is not None and key != "group_wait" and seconds(duration) == 0:
             findings.error((*place, key), f"{key} = {duration!r} is no interval", "Write 10s or more.")
+        if duration is not None and seconds(duration) > LONGEST_S:
+            findings.error((*place, key), f"{key} = {duration!r} is longer than a year", "Write 366d at most.")
     for number, below in enumerate(route.routes):
         _check_route(below, configuration, findings, (*place, "routes", number))
 

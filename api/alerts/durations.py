@@ -2,6 +2,7 @@
 
 import re
 
+LONGEST_S = 366 * 86_400
 _UNITS_S = {"s": 1, "m": 60, "h": 3_600, "d": 86_400}
 _PART = re.compile(r"([0-9]+)([smhd])")
 

@@ -9,7 +9,7 @@ from pathlib import Path
 import msgspec
 
 from api.alerts.configuration import RuleDeclared, ThresholdDeclared
-from api.alerts.durations import seconds
+from api.alerts.durations import LONGEST_S, seconds
 from api.alerts.rule import SPECIAL, Override, Rule, Threshold
 from api.declared import values
 from api.declared.nodes import Form
@@ -135,6 +135,9 @@ def _check(made: Rule, findings: Findings, place: Place) -> None:
                 (*place, "labels"), f"labels = {label!r} cannot be a label",
                 f"Name columns of the SQL in small letters, other than {', '.join(SPECIAL)}.",
             )  # fmt: skip
+    for key in ("for", "keep_firing_for", "interval"):
+        if getattr(made, f"{key}_s") > LONGEST_S:
+            findings.error((*place, key), f"{key} of {made.name} is longer than a year", "Write 366d at most.")
     if made.interval_s == 0:
         findings.error((*place, "interval"), "interval = '0s' is no interval", "Write 10s or more.")
     try:

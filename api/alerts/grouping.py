@@ -18,6 +18,10 @@ from api.alerts.ways import ALL_LABELS, Way, all_below
 from gigawatch.alerts.notification import SEVERITIES, Severity, Why
 
 DEFAULT_GROUP_BY = ("rule", "site")
+MOST_GROUPS = 50
+"""Of a route. What would begin further ones is told together, so that no grouping makes ten thousand notifications."""
+BETTER_AFTER = 10
+"""So many intervals: a severity that goes up and down is not told each time."""
 
 
 class Told(Struct, frozen=True, kw_only=True):
@@ -94,10 +98,24 @@ def plan(
     ways: dict[str, Way] = {}
     members: dict[str, dict[int, Open]] = {}
     by_id = {it.alert_id: it for it in alerts}
-    for alert in by_id.values():
+    begun: dict[str, int] = {}
+    # The worst have groups of their own first.
+    for alert in sorted(by_id.values(), key=lambda it: (-_level(it.severity), it.alert_id)):
         labels = labels_of(alert)
         for taker in first.takers(labels) if alert.is_firing else ():
-            group = _group(taker, alert, labels, rules)
+            group, rest = _group(taker, alert, labels, rules), _rest(taker)
+            if rest.key in kept and alert.alert_id in kept[rest.key].told_alerts:
+                group = rest
+            elif group.key not in kept:
+                if alert.is_quiet or alert.has_ceased:
+                    continue
+                of_route = _of_route(taker)
+                if of_route not in begun:
+                    begun[of_route] = sum(key.startswith(of_route) for key in kept)
+                if begun[of_route] >= MOST_GROUPS:
+                    group = rest
+                else:
+                    begun[of_route] += 1
             kept.setdefault(group.key, group)
             ways[group.key] = taker
             members.setdefault(group.key, {})[alert.alert_id] = alert
@@ -114,12 +132,13 @@ def plan(
 
 
 def _planned(group: Group, way: Way, members: Mapping[int, Open], by_id: Mapping[int, Open], now: datetime) -> Planned:
+    if group.told is not None and group.told > now:
+        # The clock was set back.
+        group = msgspec.structs.replace(group, told=now)
     told = group.told_alerts
     telling = {
         number: it for number, it in members.items() if not (it.is_quiet or (it.has_ceased and number not in told))
     }
-    # Of one that became quiet its target knows that it fires, and is to hear of its end.
-    kept = {number: told[number] for number, it in members.items() if it.is_quiet and number in told}
     new = [number for number in telling if number not in told]
     moved = [number for number, it in telling.items() if number in told and it.severity != told[number].severity]
     taken_on = [
@@ -129,9 +148,12 @@ def _planned(group: Group, way: Way, members: Mapping[int, Open], by_id: Mapping
     ]
     worse = [number for number in moved if _level(telling[number].severity) > _level(told[number].severity)]
     ended = [number for number in told if number not in by_id or not by_id[number].is_firing]
+    # Of one that became quiet, or that another route takes now, its target knows that it fires, and is to hear of its
+    # end.
+    kept = {number: it for number, it in told.items() if number not in telling and number not in ended}
     is_urgent = bool(worse or taken_on) or any(telling[number].severity == SEVERITIES[-1] for number in new)
-    has_news = bool(new or moved or taken_on or ended)
-    due = _due(group, way, telling, has_news=has_news, is_urgent=is_urgent, now=now)
+    after = 1 if new or worse or taken_on or ended else BETTER_AFTER if moved else None
+    due = _due(group, way, telling, news_after=after, is_urgent=is_urgent, now=now)
     if due is None or due > now:
         return Planned(group=msgspec.structs.replace(group, due=due), news=None)
     why: Why = "repeat"
@@ -141,7 +163,7 @@ def _planned(group: Group, way: Way, members: Mapping[int, Open], by_id: Mapping
         why = "resolved"
     # At the interval's pace it is a row still, or each minute would begin with a burst.
     is_hurried = group.told is not None and now < group.told + 2 * _interval(way)
-    after = msgspec.structs.replace(
+    group = msgspec.structs.replace(
         group,
         told=now,
         told_alerts={
@@ -152,25 +174,26 @@ def _planned(group: Group, way: Way, members: Mapping[int, Open], by_id: Mapping
         },
         hurried=group.hurried + 1 if is_hurried else 0,
     )
-    due = _due(after, way, telling, has_news=False, is_urgent=False, now=now)
+    due = _due(group, way, telling, news_after=None, is_urgent=False, now=now)
     return Planned(
-        group=msgspec.structs.replace(after, due=due), news=News(why=why, firing=tuple(telling), ended=tuple(ended))
+        group=msgspec.structs.replace(group, due=due), news=News(why=why, firing=tuple(telling), ended=tuple(ended))
     )
 
 
 def _due(
-    group: Group, way: Way, telling: Mapping[int, Open], *, has_news: bool, is_urgent: bool, now: datetime
+    group: Group, way: Way, telling: Mapping[int, Open], *, news_after: int | None, is_urgent: bool, now: datetime
 ) -> datetime | None:
-    """When it is to be told next; None: there is nothing to tell."""
+    """When it is to be told next; None: there is nothing to tell. News wait for so many intervals."""
+    first = now + timedelta(seconds=way.group_wait_s)
     if group.told is None:
-        return (group.due or now + timedelta(seconds=way.group_wait_s)) if has_news else None
+        return min(group.due or first, first) if news_after else None
     if is_urgent:
         hurried_s = min(way.group_wait_s * 2 ** min(group.hurried, 30), way.group_interval_s)
-        soon = max(now + timedelta(seconds=way.group_wait_s), group.told + timedelta(seconds=hurried_s))
+        soon = max(first, group.told + timedelta(seconds=hurried_s))
         # Of what is due already the time stays, so that more of the same does not put it off.
         return min(group.due or soon, soon)
-    if has_news:
-        after_s = way.group_interval_s
+    if news_after:
+        after_s = news_after * way.group_interval_s
     elif way.is_kept_alive and telling:
         after_s = SEND_AGAIN_S
     elif any(not it.is_acknowledged for it in telling.values()):
@@ -179,7 +202,7 @@ def _due(
         return None
     again = group.told + timedelta(seconds=after_s)
     # A target that is away does not find a heap of the same when it is back.
-    return again if has_news or not group.is_waiting else max(again, now + timedelta(seconds=way.group_interval_s))
+    return again if news_after or not group.is_waiting else max(again, now + timedelta(seconds=way.group_interval_s))
 
 
 def _is_over(group: Group, way: Way, now: datetime) -> bool:
@@ -196,7 +219,17 @@ def _group(way: Way, alert: Open, labels: Mapping[str, str], rules: Mapping[str,
     names = sorted(labels) if ALL_LABELS in by else [name for name in by if name in labels]
     chosen = {name: labels[name] for name in names}
     written = msgspec.json.encode(chosen, order="sorted").decode()
-    return Group(key=f"{way.target}{way.path}:{written}", target=way.target, labels=chosen)
+    return Group(key=f"{_of_route(way)}{written}", target=way.target, labels=chosen)
+
+
+def _rest(way: Way) -> Group:
+    """What a route's alerts are told in that would begin more groups than it may have."""
+    return Group(key=f"{_of_route(way)}*", target=way.target, labels={})
+
+
+def _of_route(way: Way) -> str:
+    """What keys of a route's groups begin with."""
+    return f"{way.target}{way.path}:"
 
 
 def _interval(way: Way) -> timedelta:

@@ -22,13 +22,11 @@ from api.alerts import states
 from api.alerts.evaluation import EvaluationError, Observation, evaluate
 from api.alerts.rule import Rule
 from api.alerts.telling import Telling
+from gigawatch.alerts.actions import ALERTS_LOCK
 from gigawatch.settings import Alerts
 
 EVENTS, ALERTS = "gigawatch_event", "gigawatch_alerts"
 """Channels: kinds of events that were stored; and silences, acknowledgements or the configuration changed."""
-ALERTS_LOCK = 0x6769_6761
-"""Held by each transaction that changes alerts: they would else wait for each other's rows crosswise, and a leader that
-does not know yet that it leads no more would tell twice."""
 EVALUATORS, HURRIED, SLOW = 3, 2, 1
 """Threads for rules at their intervals, for those that must be evaluated at once, and for slow ones."""
 SLOW_S = 1.0
@@ -67,6 +65,8 @@ class Keeper:
         self._stopping = threading.Event()
         self._changed = threading.Event()
         self._rules: dict[str, Rule] = {}
+        self._scheduled: dict[str, Rule] = {}
+        """Those of them that have a job: not yet, where the database was lost amid reading them."""
         self._evaluating: dict[str, threading.Lock] = {}
         self._lock = threading.Lock()
         """Of the four below."""
@@ -148,7 +148,7 @@ class Keeper:
 
     def _reload(self) -> list[str]:
         """Read the rules and bring them into force; names of those that are new or other than before."""
-        before = self._rules
+        before = self._scheduled
         with self._changing() as (connection, now):
             found = dict(self._rules_in_force(connection))
             bring_into_force(connection, found, now)
@@ -172,6 +172,7 @@ class Keeper:
                 # One after the other, not all at the same moment.
                 next_run_time=datetime.now(UTC) + interval * (place + 1) / len(changed),
             )  # fmt: skip
+        self._scheduled = enabled
         self._changed.set()
         return changed
 
@@ -317,4 +318,6 @@ _EVALUATED = """
         failing_since = CASE WHEN CAST(:error AS text) IS NOT NULL THEN coalesce(failing_since, :now) END,
         evaluations = evaluations + 1, failures = failures + CASE WHEN CAST(:error AS text) IS NULL THEN 0 ELSE 1 END,
         missed = missed + :missed
-    WHERE name = :name AND enabled AND (evaluated IS NULL OR evaluated < :now)"""
+    WHERE name = :name AND enabled AND (evaluated IS NULL OR evaluated < :now
+        -- The clock was set back.
+        OR evaluated > clock_timestamp())"""

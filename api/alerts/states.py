@@ -17,6 +17,8 @@ from gigawatch.alerts.notification import Severity
 JITTER = timedelta(milliseconds=500)
 """Evaluations are not to the millisecond: one that comes this much too early does not put off what is due for another
 interval, in which alerts that this one explains would be told."""
+LONGEST_GAP = timedelta(minutes=1)
+"""Two evaluations that are further apart, and by more than two intervals, say nothing of the time between them."""
 FLAPS_WITHIN = timedelta(hours=1)
 MOST_FLAPS = 2**15 - 1
 LONGEST_KEEP_S = 3_600
@@ -86,13 +88,14 @@ def advance(rule: Rule, before: Before, observations: Sequence[Observation], now
 
     A condition fires when it has held for `for`, at the first evaluation from then on. An alert whose condition ceased
     fires on for `keep_firing_for`, doubled by each time within the last hour that it came back, up to an hour. Where
-    there are no data to tell, it stays what it is, and the time does not count towards `for`.
+    there are no data to tell, it stays what it is, and the time does not count towards `for`; nor does that in which
+    nobody looked, since the server was away or the rule failed.
 
     Args:
         rule: what was evaluated.
         before: its alerts as they are.
         observations: what it gave, each of other labels.
-        now: the time of the evaluation, later than that of the one before.
+        now: the time of the evaluation, later than that of the one before, unless the clock was set back.
     """
     written, told = [], []
     ceased = dict(before.alerts)
@@ -101,7 +104,7 @@ def advance(rule: Rule, before: Before, observations: Sequence[Observation], now
         alert = ceased.pop(key, None)
         if observation.value is None:
             if alert is not None and alert.unknown_since is None:
-                written.append(msgspec.structs.replace(alert, unknown_since=now))
+                written.append(msgspec.structs.replace(alert, unknown_since=now - _unseen(rule, alert, now)))
             continue
         after, changes = _held(rule, key, alert, observation, now)
         if after != alert:
@@ -113,7 +116,7 @@ def advance(rule: Rule, before: Before, observations: Sequence[Observation], now
             assert alert.alert_id is not None
             gone.append(alert.alert_id)
             continue
-        since = alert.ceased or now
+        since = min(alert.ceased or now, now)
         if now - since + JITTER >= _kept_firing(rule, before.returns.get(alert.fingerprint, 0)):
             after = msgspec.structs.replace(alert, state="resolved", ceased=since, unknown_since=None, resolved=now)
             told.append(Change(alert_id=alert.alert_id, fingerprint=alert.fingerprint, change="resolved"))
@@ -132,8 +135,8 @@ def _held(
     told: list[tuple[Literal["fired", "severity", "flapped"], str | None]] = []
     if alert is not None:
         started, state, fired, flaps = alert.started, alert.state, alert.fired, alert.flaps
-        if state == "pending" and alert.unknown_since is not None:
-            started += now - alert.unknown_since
+        if state == "pending":
+            started += _unseen(rule, alert, now)
         if alert.ceased is not None:
             flaps = min(flaps + 1, MOST_FLAPS)
             told.append(("flapped", None))
@@ -163,6 +166,17 @@ def _held(
         flaps=flaps,
     )
     return after, [Change(alert_id=alert_id, fingerprint=key, change=it, note=note) for it, note in told]
+
+
+def _unseen(rule: Rule, alert: Alert, now: datetime) -> timedelta:
+    """How long nobody has been able to tell whether its condition held; negative where the clock was set back."""
+    if alert.unknown_since is not None:
+        return now - alert.unknown_since
+    gap, interval = now - alert.held, timedelta(seconds=rule.interval_s)
+    if timedelta() <= gap <= max(2 * interval, LONGEST_GAP):
+        return timedelta()
+    # As evaluations that follow upon each other: one that is always late fires some time.
+    return gap - interval if gap > interval else gap
 
 
 def _kept_firing(rule: Rule, returns: int) -> timedelta:

@@ -4,6 +4,7 @@ What a value means is said by its place, never by its looks: a rack `01`, a row 
 they are written. Where a document takes anything, as the columns of a table do, the looks decide, as in JSON.
 """
 
+import math
 import re
 from collections.abc import Mapping as Mapped
 from datetime import UTC, datetime, timedelta
@@ -248,13 +249,17 @@ def _value(text: str, base: Any, key: str) -> Any:
     if base in {int, float}:
         if _NUMBER.fullmatch(text) is None or (base is int and not text.isdecimal()) or len(text) > 30:
             raise wrong("no number", "Write digits alone, with a point for decimals: the unit is in the key's name.")
-        return base(text)
+        if not math.isfinite(value := base(text)):
+            raise wrong("greater than any number here", "Write one that is.")
+        return value
     if base is datetime:
         return _moment(text, wrong)
     try:
         text.encode()
     except UnicodeEncodeError:
         raise wrong("no text", "Write it in UTF-8.") from None
+    if "\0" in text:
+        raise wrong("no text that the store can hold", "Leave the NUL out.")
     return text
 
 

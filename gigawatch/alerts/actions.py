@@ -10,6 +10,9 @@ from sqlalchemy import Connection, text
 from gigawatch.alerts.matchers import Matcher
 from gigawatch.errors import ExitCode, GigawatchError
 
+ALERTS_LOCK = 0x6769_6761
+"""Held by each transaction that changes alerts: they would else wait for each other's rows crosswise, and a leader that
+does not know yet that it leads no more would tell twice."""
 MOST_MATCHERS = 20
 MOST_DAYS = 366
 MOST_WORDS = 1_000
@@ -104,8 +107,13 @@ def acknowledge(connection: Connection, alert_ids: Sequence[int], author: str, n
         How many of them there are that have not ended and nobody had taken on.
 
     Raises:
-        Wrong: none of them is open.
+        Wrong: none of them is open, or the note cannot be; the message says why.
     """
+    values = {
+        "numbers": list(alert_ids), "author": _words("author", author),
+        "note": _words("note", note) if note.strip() else None,
+    }  # fmt: skip
+    connection.execute(text("SELECT pg_advisory_xact_lock(:lock)"), {"lock": ALERTS_LOCK})
     done = connection.execute(
         text(
             "WITH taken AS ("
@@ -114,7 +122,7 @@ def acknowledge(connection: Connection, alert_ids: Sequence[int], author: str, n
             ") INSERT INTO gigawatch.alert_change (alert_id, change, author, note)"
             " SELECT alert_id, 'acknowledged', :author, :note FROM taken"
         ),
-        {"numbers": list(alert_ids), "author": _words("author", author), "note": note[:MOST_WORDS] or None},
+        values,
     ).rowcount
     if not done:
         raise Wrong("None of these alerts is open and not acknowledged yet", "See `gigawatch alert list`.")

@@ -1,17 +1,23 @@
 """Matchers of labels, written and meant as Alertmanager's: `site=oslo`, `rule!=power_cap`, `rack=~"A1-.*"`.
 
-A label that is absent counts as empty. A pattern must match the whole value.
+A label that is absent counts as empty. A pattern must match the whole value. Patterns are RE2's, as there: whoever
+silences an alert writes one, and the process that leads matches it, so that its time must not grow beyond its length.
 """
 
 import re
 from collections.abc import Iterable, Mapping
-from typing import Annotated, Literal
+from functools import lru_cache
+from typing import Annotated, Any, Literal
 
+import re2
 from msgspec import Meta, Struct
 
 Operator = Literal["=", "!=", "=~", "!~"]
 LabelName = Annotated[str, Meta(pattern=r"^[a-z_][a-z0-9_]{0,62}$")]
 _WRITTEN = re.compile(r"\s*([a-z_][a-z0-9_]{0,62})\s*(=~|!~|!=|=)\s*(.*?)\s*", re.DOTALL)
+_OPTIONS = re2.Options()
+# It would write them to the standard error.
+_OPTIONS.log_errors = False
 
 
 class Matcher(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -22,12 +28,15 @@ class Matcher(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     value: Annotated[str, Meta(max_length=500)]
 
     def __post_init__(self) -> None:
-        """Refuse a pattern that is none."""
+        """Refuse a pattern that is none, and what the store cannot hold."""
+        if "\0" in self.value:
+            raise ValueError(f"the value of {self.label} has a NUL character")
         if self.operator in {"=~", "!~"}:
             try:
-                re.compile(self.value)
-            except re.error as error:
-                raise ValueError(f"{self.value!r} is no regular expression: {error}") from error
+                _pattern(self.value)
+            except re2.error as error:
+                why = error.args[0].decode(errors="replace")
+                raise ValueError(f"{self.value!r} is no regular expression that is known here (RE2): {why}") from error
 
     def __str__(self) -> str:
         """As parse() takes it."""
@@ -38,8 +47,12 @@ class Matcher(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
         value = labels.get(self.label, "")
         if self.operator in {"=", "!="}:
             return (value == self.value) == (self.operator == "=")
-        # Compiled once: re keeps what it compiled.
-        return (re.fullmatch(self.value, value) is not None) == (self.operator == "=~")
+        return (_pattern(self.value).fullmatch(value) is not None) == (self.operator == "=~")
+
+
+@lru_cache(maxsize=2_048)
+def _pattern(written: str) -> Any:
+    return re2.compile(written, _OPTIONS)
 
 
 def parse(text: str) -> Matcher:

@@ -305,7 +305,7 @@ def check_reads(ask: Ask, number: int) -> None:
     for path, status in (("/99999", 404), ("/x", 422), (f"/{10**12}", 404)):
         assert ask("viewer", "GET", path).status_code == status, path
     for params in ({"state": "sleeping"}, {"severity": "bad"}, {"limit": 0}, {"limit": 10**9}, {"offset": -1},
-                   {"since": "yesterday"}, {"quiet": "perhaps"}):  # fmt: skip
+                   {"since": "yesterday"}, {"quiet": "perhaps"}, {"site": "a\0b"}):  # fmt: skip
         assert ask("viewer", "GET", "", params=params).status_code == 422, params
     assert ask("viewer", "GET", "", params={"state": ["resolved"], "since": "2020-01-01T00:00:00"}).json() == []
     assert ask("viewer", "GET", "/deliveries", params={"alert_id": 10**12}).json() == []
@@ -325,6 +325,8 @@ def check_acknowledgement(ask: Ask, number: int) -> None:
         {"alert_ids": ["1"]},
         {},
         {**wanted, "a": 1},
+        {**wanted, "note": "a\0b"},
+        {**wanted, "note": "x" * 2_000},
     ]
     for body in wrong:
         assert ask("operator", "POST", "/acknowledge", json=body).status_code == 422, body
@@ -345,6 +347,7 @@ def check_silences(ask: Ask) -> None:
     wrong: list[dict[str, Any]] = [
         {"ends": "2020-01-01T00:00:00Z"}, {"ends": "soon"}, {"matchers": []}, {"reason": ""}, {"who": "me"},
         {"matchers": [{"label": "a", "operator": "=~", "value": "("}]},
+        {"matchers": [{"label": "a", "operator": "=", "value": "b\0"}]}, {"reason": "a\0b"},
     ]  # fmt: skip
     for change in wrong:
         assert ask("operator", "POST", "/silences", json=wanted | change).status_code == 422, change

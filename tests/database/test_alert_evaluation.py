@@ -8,6 +8,7 @@ from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import msgspec
+import psycopg
 import pytest
 import sqlalchemy
 from sqlalchemy import Connection, Engine, text
@@ -373,10 +374,30 @@ def test_a_rule_that_fails_changes_no_alert_and_is_well_again(engine: Engine, re
             until(lambda error=error: rows(engine, "SELECT error IS NOT NULL FROM report.alert_rules") == [(error,)])
             assert [it[2] for it in alerts(engine)] == ["firing"]
         assert alerts(engine) == [("own", "a", "firing", 2)]
+        # The database's clock was five hours ahead, and was set back.
+        with engine.begin() as connection:
+            connection.execute(text("UPDATE gigawatch.alert_rule SET evaluated = now() + interval '5 hours'"))
+        rules["own"] = rule("SELECT 'a' AS host, 3 AS value")
+        rows_notify(engine)
+        until(lambda: alerts(engine) == [("own", "a", "firing", 3)])
         rules.clear()
         rows_notify(engine)
-        until(lambda: alerts(engine) == [("own", "a", "resolved", 2)])
+        until(lambda: alerts(engine) == [("own", "a", "resolved", 3)])
         assert rows(engine, "SELECT FROM report.alert_rules") == []
+
+
+def test_a_database_that_is_lost_amid_reading_the_rules_leaves_none_out(
+    engine: Engine, report_engine: Engine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    lost = iter([psycopg.OperationalError("the connection is lost")])
+
+    def reload(_: Counted, __: object) -> None:
+        for error in lost:
+            raise error
+
+    monkeypatch.setattr(Counted, "reload", reload)
+    with kept(engine, report_engine, {"own": rule("SELECT 'a' AS host, 1 AS value", interval_s=1)}):
+        until(lambda: evaluations(engine, "own") >= 3)
 
 
 def rows_notify(engine: Engine) -> None:

@@ -1,7 +1,9 @@
 """From rows of alerts to rows of the outbox, and what people do in between, on each level of the store."""
 
 import json
+import time
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
@@ -224,6 +226,29 @@ def test_who_takes_an_alert_on_is_kept_and_it_is_not_repeated(connection: Connec
         )
     ).one()
     assert found == ("ada", "on my way", "ada")
+
+
+def test_who_takes_alerts_on_and_who_evaluates_them_do_not_wait_for_each_other(engine: Engine) -> None:
+    with engine.begin() as connection:
+        numbers = [fire(connection, gpu_uuid=f"GPU-{place}") for place in range(2)]
+
+    def take_on() -> int:
+        with engine.begin() as connection:
+            return actions.acknowledge(connection, numbers, "ada")
+
+    def evaluate(connection: Connection, number: int) -> None:
+        values = {"number": number}
+        connection.execute(text("UPDATE gigawatch.alert SET value = 2 WHERE alert_id = :number"), values)
+
+    with ThreadPoolExecutor() as pool:
+        with engine.begin() as connection:
+            connection.execute(text("SELECT pg_advisory_xact_lock(:lock)"), {"lock": actions.ALERTS_LOCK})
+            evaluate(connection, numbers[1])
+            taken = pool.submit(take_on)
+            while not connection.scalar(text("SELECT count(*) FROM pg_locks WHERE NOT granted")):
+                time.sleep(0.01)
+            evaluate(connection, numbers[0])
+        assert taken.result(10) == 2
 
 
 def test_without_a_route_nobody_is_told_and_a_test_needs_a_target(connection: Connection) -> None:

@@ -110,6 +110,14 @@ def test_nothing_is_a_configuration_in_which_nobody_is_told() -> None:
         ("currency: EUR", "currency: euro", "line 35: currency = 'euro'"),
         (", co2e_t: 10.5", "", "line 36: hall limits nothing"),
         ("co2e_t: 10.5", "co2e_t: -1", "line 36: co2e_t = '-1'"),
+        # What the store, or the process that leads, could not take for as long as it is in force.
+        ("hall_hot:\n    about: A hall is hot", 'hall_hot:\n    about: "A hall \\0"', "is no text that the store"),
+        ("    for: 5m\n", "    for: 9999d\n", "line 20: for of gpu_temperature is longer than a year"),
+        ("repeat_interval: 1d", "repeat_interval: 99999999999d", "line 17: repeat_interval = '99999999999d' is longer"),
+        ("margin_k: 10}", "margin_k: 1e400}", "line 24: set.margin_k = '1e400' is greater than any number here"),
+        ("co2e_t: 10.5", "co2e_t: 1e15", "line 36: co2e_t = '1e15'"),
+        ("https://alerts.", "https://\u00e4.", "line 6: url of hook is no http or https address: the URL has"),
+        ("kind: slack", 'kind: slack\n    content_type: "text/\u00fc\\r\\nX: y"', "line 5: content_type = "),
         ("targets:\n", "target:\n", "line 1: unknown key 'target'\n    Did you mean 'targets'?"),
     ],
 )  # fmt: skip
@@ -122,6 +130,15 @@ def test_all_that_is_wrong_is_told_at_once() -> None:
     words = refused(WHOLE.replace("target: chat", "target: cat").replace(", co2e_t: 10.5", ""))
     assert "line 8: there is no target 'cat'" in words
     assert "line 36: hall limits nothing" in words
+
+
+def test_a_template_that_fails_is_warned_of() -> None:
+    targets = "route: {target: own}\ntargets: {own: {kind: template, url: 'http://[fd00::1]:80/x', template: '%s'}}"
+    (warning,) = configured.read((targets % "{% if %}").encode()).warnings
+    assert warning.problem.startswith("own: of a test the template failed: line 1: Expected an expression")
+    good = configured.read((targets % "{{ notification.title }}").encode())
+    assert good.warnings == []
+    assert configured.shown(good.configured.configuration)["targets"]["own"]["url"] == "http://[fd00::1]:80/…"
 
 
 def test_of_urls_scheme_and_host_are_shown() -> None:

@@ -105,6 +105,14 @@ def test_what_is_critical_does_not_wait_for_the_interval_but_ever_longer_in_a_ro
     assert len(told) <= 12
 
 
+def test_a_clock_that_is_set_back_puts_nothing_off() -> None:
+    desk = Desk(Route(target="calls"))
+    assert desk.seconds(10_000, 10_010, alert(1)) == [(10_001, "calls", "new", 1, 0)]
+    desk.at(10_010, alert(1), alert(2, name="xid"))
+    told = desk.seconds(0, 100, alert(1), alert(2, name="xid"), alert(3))
+    assert told == [(1, "calls", "new", 1, 0), (60, "calls", "changed", 2, 0)]
+
+
 def test_acknowledged_alerts_are_not_repeated_but_news_and_ends_are_told() -> None:
     desk = Desk(Route(target="calls", repeat_interval="5m"))
     assert desk.seconds(0, 60, alert(1)) == [(1, "calls", "new", 1, 0)]
@@ -167,6 +175,46 @@ def test_what_was_not_delivered_yet_is_not_repeated() -> None:
         assert desk.at(second, alert(1)) == []
     desk.groups = [msgspec.structs.replace(it, is_waiting=False) for it in desk.groups]
     assert [why for _, _, why, _, _ in desk.seconds(1_000, 1_100, alert(1))] == ["repeat"]
+
+
+def test_ten_thousand_groups_are_told_together_but_for_the_first() -> None:
+    desk = Desk(Route(target="calls", group_by=("...",)))
+    quiet = [alert(number, is_quiet=True) for number in range(10_000, 11_000)]
+    many = [*quiet, *(alert(number) for number in range(10_000))]
+    desk.at(0, *many)
+    told = desk.at(1, *many)
+    assert len(told) == grouping.MOST_GROUPS + 1
+    assert sorted(len(news.firing) for _, news in told)[-2:] == [1, 10_000 - grouping.MOST_GROUPS]
+    # Those that are told together stay so, where there would be room for a group of their own, and end so.
+    left = many[-5_000:]
+    ends = [alert(number, is_firing=False) for number in range(5_000)]
+    told = desk.at(61, *ends, *left)
+    assert sorted(len(news.ended) for _, news in told)[-2:] == [1, 5_000 - grouping.MOST_GROUPS]
+    assert desk.at(200, *left) == []
+    (_, news), *others = desk.at(400, *(alert(it.alert_id, is_firing=False) for it in left))
+    assert (news.why, len(news.ended), others) == ("resolved", 5_000, [])
+    assert desk.at(500) == desk.groups == []
+
+
+def test_the_end_is_told_where_another_route_took_it_meanwhile() -> None:
+    critical = Route(target="calls", matchers=("severity=critical",))
+    desk = Desk(Route(target="chat", routes=(critical,)))
+    assert desk.seconds(0, 5, alert(1, "critical"), alert(2, "critical")) == [(1, "calls", "new", 2, 0)]
+    # It gets better, and its group goes on without it.
+    now = (alert(1), alert(2, "critical"), alert(3, "critical"))
+    assert ("calls", "changed", 2) in {it[1:4] for it in desk.seconds(5, 100, *now)}
+    ends = (alert(1, is_firing=False), *now[1:])
+    assert {it[1:] for it in desk.seconds(100, 300, *ends)} == {("calls", "resolved", 2, 1), ("chat", "resolved", 0, 1)}
+
+
+def test_a_severity_that_goes_up_and_down_is_told_as_it_gets_worse_and_not_each_time() -> None:
+    desk = Desk(Route(target="calls"))
+    told = []
+    for second in range(3_600):
+        told += desk.at(second, alert(1, "critical" if second // 15 % 2 else "warning"))
+    assert 2 <= len(told) <= 14
+    # That it got better for good is told too.
+    assert [it[2] for it in desk.seconds(3_600, 4_300, alert(1, "warning"))] == ["changed"]
 
 
 def test_a_group_of_a_route_that_is_gone_still_hears_of_the_end() -> None:

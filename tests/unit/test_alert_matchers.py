@@ -1,5 +1,7 @@
 """Matchers of labels."""
 
+import time
+
 import msgspec
 import pytest
 
@@ -29,6 +31,20 @@ def test_what_is_no_matcher_is_refused_with_words(text: str) -> None:
         return
     with pytest.raises(ValueError, match=r"matcher|regular expression"):
         parse(text)
+
+
+@pytest.mark.parametrize("pattern", ["(a+)+$", "(a|aa)+$", "(a|a)*b", "a*a*a*a*a*a*b", "(.*a){20}.{90}b"])
+def test_no_pattern_takes_for_ever(pattern: str) -> None:
+    matcher = parse(f"hostname=~{pattern}")
+    began_s = time.monotonic()
+    assert not matcher.matches({"hostname": "a" * 2_000 + "!"})
+    assert time.monotonic() - began_s < 1
+
+
+@pytest.mark.parametrize("pattern", ["(?=a)b", r"(a)\1", "(a{900}){900}"])
+def test_patterns_that_could_take_for_ever_are_refused_with_words(pattern: str) -> None:
+    with pytest.raises(ValueError, match=r"no regular expression .*RE2"):
+        parse(f"hostname=~{pattern}")
 
 
 def test_all_have_to_hold_and_bad_patterns_of_the_store_are_refused() -> None:

@@ -182,6 +182,37 @@ def test_time_without_data_does_not_count() -> None:
     assert states(rule(), [None, 1, None, None, "absent"]) == ["none", "firing", "firing", "firing", "none"]
 
 
+def test_time_in_which_nobody_looked_does_not_count() -> None:
+    of = rule(for_s=300)
+    for after in ([], [None]):
+        kept, away = Kept(of), BEGIN + timedelta(hours=1)
+        for step in range(3):
+            kept.see([seen()], BEGIN + step * timedelta(seconds=EVERY_S))
+        # It held for a minute when the server went away; its return counts as one interval.
+        for value in after:
+            kept.see([seen(value=value)], away - timedelta(seconds=EVERY_S))
+        fired = [
+            step
+            for step in range(12)
+            for it in kept.see([seen()], away + step * timedelta(seconds=EVERY_S)).told
+            if it.change == "fired"
+        ]
+        assert fired == [7]
+    # Evaluations that are always late come to it all the same.
+    kept = Kept(of)
+    told = [kept.see([seen()], BEGIN + step * timedelta(minutes=5)).told for step in range(12)]
+    assert [len(it) for it in told] == [0] * 10 + [1, 0]
+
+
+def test_a_clock_that_is_set_back_holds_nothing_up() -> None:
+    kept, back = Kept(rule(for_s=60, keep_firing_for_s=60)), BEGIN - timedelta(hours=5)
+    assert [kept.see([seen()], at).told for at in (BEGIN, BEGIN + timedelta(seconds=EVERY_S))] == [(), ()]
+    assert kept.see([seen()], back).told == ()
+    assert [it.change for it in kept.see([seen()], back + timedelta(seconds=EVERY_S)).told] == ["fired"]
+    kept.see([], BEGIN)
+    assert [len(kept.see([], back + timedelta(seconds=at)).told) for at in (60, 120)] == [0, 1]
+
+
 def test_it_fires_on_for_keep_firing_for() -> None:
     assert states(rule(keep_firing_for_s=60), [1, "absent", "absent", "absent"]) == ["firing"] * 3 + ["none"]
 
