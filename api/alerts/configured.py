@@ -54,7 +54,7 @@ class Read(Struct, frozen=True, kw_only=True):
     sha256: str
 
 
-class Applied(Struct, frozen=True, kw_only=True):
+class ConfigurationApplied(Struct, frozen=True, kw_only=True):
     """What came into force, or would."""
 
     dry_run: bool
@@ -105,7 +105,7 @@ def rules_in_force(connection: Connection) -> Mapping[str, Rule]:
     return in_force(connection).rules
 
 
-def apply(connection: Connection, found: Read, *, author: str, source: str, dry_run: bool) -> Applied:
+def apply(connection: Connection, found: Read, *, author: str, source: str, dry_run: bool) -> ConfigurationApplied:
     """Bring a configuration into force, in the caller's transaction.
 
     Args:
@@ -130,7 +130,7 @@ def apply(connection: Connection, found: Read, *, author: str, source: str, dry_
         )  # fmt: skip
         _keep_budgets(connection, configuration)
         connection.execute(text("SELECT pg_notify('gigawatch_alerts', '')"))
-    return Applied(
+    return ConfigurationApplied(
         dry_run=dry_run,
         targets=len(configuration.targets),
         rules=sum(it.enabled for it in rules.values()),

@@ -12,7 +12,7 @@ from starlette.responses import Response
 
 from api.access import holder_name, require
 from api.alerts import configured
-from api.alerts.configured import Applied
+from api.alerts.configured import ConfigurationApplied
 from api.declared.nodes import MOST_BYTES
 from api.declared.values import Unfit
 from api.documents import Problem, answers, documented
@@ -198,7 +198,7 @@ def configuration(request: Request) -> Response:
 
 @router.put(
     "/configuration",
-    responses=answers(Applied, 413),
+    responses=answers(ConfigurationApplied, 413),
     dependencies=[Depends(require("admin"))],
     openapi_extra={
         "requestBody": {

@@ -11,15 +11,19 @@ import jsonschema
 import pytest
 from click.testing import CliRunner
 from openapi_spec_validator import validate
-from sqlalchemy import Engine, text
+from sqlalchemy import Connection, Engine, text
 
+from api.alerts import configured
 from api.factors import files, store
 from api.reports.commands import report as report_command
 from api.reports.formats import FORMATS
 from api.topology import files as topology_files
 from api.topology import store as topology_store
 from gigawatch import database
-from gigawatch.tokens import Role
+from gigawatch.alerts import actions, sending
+from gigawatch.alerts.matchers import parse
+from gigawatch.tokens import ROLES
+from tests.agents import wait_for
 from tests.browser import seed, serving_seed
 from tests.facility import HOUR, fold, hourly, place, send
 from tests.servers import Api, running_api
@@ -35,9 +39,18 @@ NEEDED = {
 """Parameters without which a path answers nothing."""
 PLAIN = {"/metrics"}
 """Paths that answer text."""
-SENDERS = {"/api/v1/batches": {"agent", "admin"}, "/api/v1/hello": {"agent", "viewer", "admin"}}
+READERS = {"viewer", "operator", "admin"}
+SENDERS = {"/api/v1/batches": {"agent", "admin"}, "/api/v1/hello": {"agent", *READERS}}
+ADMINS_OWN = "/api/v1/alerts/configuration"
+"""Of alerts, what operators may not change."""
 CHANGES = ("post", "put", "patch", "delete")
-"""Methods that are for admins alone, but for SENDERS."""
+"""Methods that are for admins alone, but for SENDERS, and of alerts for operators too."""
+ALERTS = b"""
+targets: {hook: {kind: alertmanager, url: "http://127.0.0.1:9/"}}
+route: {target: hook}
+rules:
+  always: {about: It is so, summary: "It is so at {site}", labels: [site], sql: "SELECT 'oslo' AS site, 1 AS value"}
+"""
 
 
 @pytest.fixture(scope="module")
@@ -60,11 +73,26 @@ def api(embedded_server: Any, tmp_path_factory: pytest.TempPathFactory) -> Itera
             store.take(connection, "oslo", kind, found, version="1", source="test", replace=False, dry_run=False)
         topology = topology_files.read(b"sites: {oslo: {meters: {grid: {role: utility}}}}")
         topology_store.apply(connection, topology, source="test", dry_run=False)
+        _alert(connection)
     _measure(engine)
     engine.dispose()
     with running_api(url, tmp_path_factory.mktemp("api") / "log") as api:
         yield api
     embedded_server.drop(url)
+
+
+def _alert(connection: Connection) -> None:
+    """Something of each kind that there is of alerts; the first alert has ended."""
+    configured.apply(connection, configured.read(ALERTS), author="ada", source="test", dry_run=False)
+    for statement in (
+        "INSERT INTO gigawatch.alert_target (name, kind, address) VALUES ('hook', 'alertmanager', 'http://127.0.0.1:9')",
+        """INSERT INTO gigawatch.alert (rule, fingerprint, labels, severity, state, summary, details, started, held, fired,
+           resolved) VALUES ('always', 'x', '{}', 'info', 'resolved', 'was so', '{}', now(), now(), now(), now())""",
+    ):
+        connection.execute(text(statement))
+    now = datetime.now(UTC)
+    actions.silence(connection, [parse("site=nowhere")], starts=now, ends=now + HOUR, author="ada", reason="a test")
+    sending.send_test(connection, "hook", "ada")
 
 
 def _measure(engine: Engine) -> None:
@@ -89,7 +117,10 @@ def document(api: Api) -> dict[str, Any]:
 
 def paths(document: dict[str, Any]) -> list[tuple[str, str, str]]:
     """Each route as (path in the document, method, a path to ask for)."""
-    named = {"{node_id}": "1", "{gpu_uuid}": seed.THROTTLED, "{import_id}": "999"}
+    named = {
+        "{node_id}": "1", "{gpu_uuid}": seed.THROTTLED, "{import_id}": "999", "{alert_id}": "1", "{silence_id}": "999",
+        "{delivery_id}": "999", "{name}": "nobody",
+    }  # fmt: skip
     found = []
     for path, operations in document["paths"].items():
         asked = path
@@ -112,9 +143,10 @@ def test_every_route_needs_a_token_of_its_role(api: Api, document: dict[str, Any
         for headers in ({}, {"Authorization": "Bearer gw_admin_wrong"}, {"Authorization": "Basic eDp5"}):
             answer = httpx.request(method, api.url + asked, headers=headers)
             assert (answer.status_code, answer.headers["WWW-Authenticate"]) == (401, "Bearer"), path
-        allowed = SENDERS.get(path, {"admin"} if method in CHANGES else {"viewer", "admin"})
-        roles: tuple[Role, ...] = ("agent", "viewer", "admin")
-        for role in roles:
+        allowed = SENDERS.get(path, {"admin"} if method in CHANGES else READERS)
+        if path.startswith("/api/v1/alerts") and method in CHANGES and path != ADMINS_OWN:
+            allowed = {"operator", "admin"}
+        for role in ROLES:
             with api.client(role) as client:
                 status = client.request(method, asked).status_code
             assert (status != 403) == (role in allowed), (path, role, status)
@@ -149,6 +181,7 @@ def test_what_would_fill_the_memory_is_refused_with_what_to_ask_for(embedded_ser
 
 def test_answers_are_what_the_document_says(api: Api, document: dict[str, Any]) -> None:
     with api.client("viewer") as client:
+        wait_for("an alert", lambda: client.get("/api/v1/alerts").json())
         for path, method, asked in paths(document):
             if method != "get" or path in OPEN | PLAIN:
                 continue

@@ -39,6 +39,7 @@ def check(kind: str, told: Notification) -> None:
         (attachment,) = content["attachments"]
         assert content.keys() == {"text", "attachments"} and attachment.keys() == {"color", "blocks"}
         assert 0 < len(attachment["blocks"]) <= 50 and 0 < len(content["text"]) <= 3_000
+        assert sum(len(it["text"]["text"]) for it in attachment["blocks"] if "text" in it) <= 12_500
         for block in Block.parse_all(attachment["blocks"]):
             block.validate_json()
         assert [it.to_dict() for it in Block.parse_all(attachment["blocks"])] == attachment["blocks"]
