@@ -87,7 +87,8 @@ def _alert(connection: Connection) -> None:
     for statement in (
         "INSERT INTO gigawatch.alert_target (name, kind, address) VALUES ('hook', 'alertmanager', 'http://127.0.0.1:9')",
         """INSERT INTO gigawatch.alert (rule, fingerprint, labels, severity, state, summary, details, started, held,
-           fired, resolved) VALUES ('always', 'x', '{}', 'info', 'resolved', 'was so', '{}', now(), now(), now(), now())""",
+           fired, resolved)
+           VALUES ('always', 'x', '{}', 'info', 'resolved', 'was so', '{}', now(), now(), now(), now())""",
     ):
         connection.execute(text(statement))
     now = datetime.now(UTC)
