@@ -25,7 +25,7 @@ from tests.receivers import Receiver, answers
 
 WEBHOOK = Path(__file__).parents[1] / "alerts/schemas/alertmanager_webhook.json"
 CONFIGURATION = """
-route: {receiver: pager, group_by: [alertname, site], group_wait: 10ms, group_interval: 100ms}
+route: {receiver: pager, group_by: [alertname, site], group_wait: 500ms, group_interval: 500ms}
 receivers: [{name: pager, webhook_configs: [{url: "%s"}]}]
 """
 NOW = datetime.now(UTC).replace(microsecond=0)
