@@ -16,8 +16,15 @@ CHUNK_BYTES = 2 * 1024**3
 CHUNKED = {"gpu_window": (10, 600), "node_window": (10, 180), "gpu_1m": (60, 700), "node_1m": (60, 200)}
 """Seconds between two rows of a node, and their bytes."""
 SHORTEST_CHUNK, LONGEST_CHUNK = timedelta(hours=1), timedelta(days=7)
-ALERTS = (("alert", "resolved < :before"), ("alert_delivery", "created < :before AND state <> 'waiting'"))
+ALERTS = (
+    ("alert", "resolved < :before"),
+    ("alert_delivery", "created < :before AND state <> 'waiting'"),
+    ("alert_silence", "ends < :before"),
+)
 """What of alerts is old; what became of an alert goes with it."""
+REPEATED = "created < :before AND state = 'sent' AND why = 'repeat'"
+REPEATED_D = 7.0
+"""An Alertmanager is told of all that fires every five minutes: that it was is of no use for longer."""
 MOST_ROWS = 20_000
 """Rows deleted in one transaction, so that it is short and the table can be cleaned between."""
 
@@ -85,8 +92,9 @@ def retain(engine: Engine, kept: Retention, now: datetime, alerts_d: float | Non
             if rows:
                 removed.append(f"removed {rows} rows of {table}")
     if alerts_d is not None:
-        for table, old in ALERTS:
-            rows = _delete(engine, table, old, now - timedelta(days=alerts_d))
+        of_alerts = [(*it, alerts_d) for it in ALERTS] + [("alert_delivery", REPEATED, min(REPEATED_D, alerts_d))]
+        for table, old, kept_d in of_alerts:
+            rows = _delete(engine, table, old, now - timedelta(days=kept_d))
             if rows:
                 removed.append(f"removed {rows} rows of {table}")
     return ", ".join(removed) if removed else "nothing to remove"

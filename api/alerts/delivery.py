@@ -226,6 +226,10 @@ class Deliverer:
             except (psycopg.Error, sqlalchemy.exc.SQLAlchemyError) as error:
                 log.warning("target %s is served when the database answers: %s", name, _first_line(error))
                 wait_s = self._pace.look_every_s
+            except Exception as error:  # noqa: BLE001 # whatever it is, the target is served on
+                # Its words may hold what is secret.
+                log.error("target %s is served again soon: %s", name, type(error).__name__)
+                wait_s = self._pace.look_every_s
             await _pass(wake, min(wait_s, self._pace.look_every_s))
 
     async def _attempt(self, name: str, target: Target, waiting: Waiting) -> None:

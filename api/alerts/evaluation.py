@@ -22,8 +22,9 @@ MOST_SUMMARY = 1_000
 MOST_RACKS = 10_000
 _PARAMETER = re.compile(r"(?<![:\w\\]):(\w+)")
 # The session is the owner's, who took the report role: what sets it back, and what runs SQL made of text, would get
-# round it; a lock of the session would outlive the rule. An identifier may be spelt in escapes.
-_REFUSED = re.compile(r'set_config|query_to_xml|ts_stat|ts_rewrite|advisory|u&"', re.IGNORECASE)
+# round it; a lock of the session would outlive the rule, and messages fill the log. An identifier may be spelt in
+# escapes.
+_REFUSED = re.compile(r'set_config|query_to_xml|ts_stat|ts_rewrite|advisory|logical_emit|u&"', re.IGNORECASE)
 _NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
 _WIDE = re.compile(r"\d{4}")
 _INTEGERS = {20, 21, 23}

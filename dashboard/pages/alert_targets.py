@@ -63,10 +63,7 @@ def _targets(targets: Sequence[TargetNow], now: datetime) -> html.Div:
                 html.Code(it.address),
                 state(it),
                 since(it.succeeded, now),
-                [
-                    since(it.failed, now),
-                    html.Span(it.error, className="note failure") if it.failures and it.error else None,
-                ],
+                failed(it),
                 quantities.count(it.waiting),
                 quantities.count(it.dead),
                 button("send_test", it.name, "Send a test", f"to {it.name}"),
@@ -111,9 +108,7 @@ def deliveries(found: Sequence[DeliveryLine], now: datetime, empty: str = "Nothi
                 since(it.created, now),
                 quantities.count(it.attempts),
                 answer(it),
-                button("resend", it.delivery_id, "Send again", f"notification {it.delivery_id}")
-                if it.state == "dead"
-                else None,
+                act(it),
             ]
             for it in found
         ],

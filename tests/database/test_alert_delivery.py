@@ -19,6 +19,7 @@ import msgspec
 import pytest
 from sqlalchemy import Engine, Row, text
 
+from api.alerts import delivery
 from api.alerts.configuration import Configuration, Target
 from api.alerts.delivery import UNKNOWN_ADDRESS, Deliverer, Pace
 from gigawatch.alerts.sending import resend, send_test
@@ -375,6 +376,21 @@ def test_a_notification_that_cannot_be_read_keeps_nothing_back(engine: Engine) -
         with delivering(engine, configured(pager=receiver.url)):
             until(lambda: [it.state for it in deliveries(engine, "pager")] == ["dead", "sent"])
     assert deliveries(engine, "pager")[0].answer == "no alertmanager payload could be made: ValidationError"
+
+
+def test_whatever_goes_wrong_a_target_is_served_on(engine: Engine, monkeypatch: pytest.MonkeyPatch) -> None:
+    judge, wrong = delivery._judge, iter([RuntimeError("nobody thought of it")])
+
+    def judged(*answered: Any) -> Any:
+        for error in wrong:
+            raise error
+        return judge(*answered)
+
+    monkeypatch.setattr(delivery, "_judge", judged)
+    with Receiver(OK) as receiver, delivering(engine, configured(pager=receiver.url)):
+        (key,) = put_out(engine, "pager")
+        until(settled(engine, "pager"))
+        assert [it.key for it in receiver.received] == [key, key]
 
 
 def test_targets_are_kept_in_step_with_the_configuration(engine: Engine) -> None:

@@ -121,6 +121,7 @@ def test_thresholds_are_values_by_site_rack_and_model(report_engine: Engine) -> 
         ("SELECT Set_Config('role', 'none', true) AS host, 1 AS value", "may not have"),
         ("SELECT U&\"set\\005fconfig\"('role', 'none', true) AS host, 1 AS value", "may not have"),
         ("SELECT pg_advisory_lock(1)::text AS host, 1 AS value", "may not have"),
+        ("SELECT pg_logical_emit_message(false, 'a', 'b')::text AS host, 1 AS value", "may not have"),
         ("COPY gigawatch.node TO STDOUT", "syntax error"),
         ("WITH it AS (DELETE FROM report.nodes RETURNING 1) SELECT 'a' AS host, 1 AS value", "data-modifying"),
         ("SELECT pg_sleep(30)::text AS host, 1 AS value", "longer than 1 s"),
@@ -228,6 +229,37 @@ def test_rules_that_are_gone_or_off_end_their_alerts(engine: Engine) -> None:
     assert len(rows(engine, "SELECT FROM gigawatch.alert")) == 3
     assert "removed 2 rows of alert" in retain(engine, Retention(), NOW + timedelta(days=11), 10)
     assert rows(engine, "SELECT count(*) FROM gigawatch.alert_change") == [(1,)]
+
+
+def test_repetitions_and_silences_that_are_over_are_removed_too(engine: Engine) -> None:
+    with engine.begin() as connection:
+        connection.execute(
+            text(
+                "INSERT INTO gigawatch.alert_delivery (key, target, group_key, why, state, created, notification)"
+                " SELECT gen_random_uuid(), 'chat', '', why, state, :now, '{}'"
+                " FROM (VALUES ('repeat', 'sent'), ('repeat', 'waiting'), ('new', 'sent')) AS it (why, state)"
+            ),
+            {"now": NOW},
+        )
+        connection.execute(
+            text(
+                "INSERT INTO gigawatch.alert_silence (kind, matchers, starts, ends, author, reason)"
+                " VALUES ('silence', '[]', :now, :now, 'ada', 'fans')"
+            ),
+            {"now": NOW},
+        )
+
+    def kept(days: int) -> list[tuple[Any, ...]]:
+        retain(engine, Retention(), NOW + timedelta(days=days), 10)
+        return rows(
+            engine,
+            "SELECT (SELECT count(*) FROM gigawatch.alert_silence), array_agg(why || ' ' || state ORDER BY why, state)"
+            " FROM gigawatch.alert_delivery",
+        )
+
+    assert kept(6) == [(1, ["new sent", "repeat sent", "repeat waiting"])]
+    assert kept(8) == [(1, ["new sent", "repeat waiting"])]
+    assert kept(11) == [(0, ["repeat waiting"])]
 
 
 # The keeper.
