@@ -201,8 +201,8 @@ class Alerts(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     give_up_after_h: Annotated[float, Meta(gt=0, le=720)] = 24.0
     """When a notification that could not be delivered is put aside as dead."""
     resolved_d: Annotated[float, Meta(ge=1, le=36_525)] | None = 365.0
-    """How long ended alerts, their notifications and silences are kept, days (repeated notifications: 7 at most);
-    without a number for ever."""
+    """How long ended alerts, their notifications and silences are kept, days (repetitions 7 at most); without a number
+    for ever."""
 
 
 class Retention(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
