@@ -1,7 +1,8 @@
 """From alerts to notifications: whom what fires, and what ended, is told to, through the outbox."""
 
-from collections.abc import Iterable, Mapping, Sequence
-from datetime import datetime
+from collections import defaultdict
+from collections.abc import Iterable, Mapping, Sequence, Set
+from datetime import datetime, timedelta
 from typing import Any
 from uuid import uuid4
 
@@ -61,7 +62,8 @@ def route(
     first = ways.first(configuration)
     planned = []
     if first is not None:
-        planned = grouping.plan((_open(row, silenced.get(row.alert_id)) for row in rows), groups, first, rules, now)
+        quiet = silenced.keys() | _awaiting(connection, rows, rules, now)
+        planned = grouping.plan((_open(row, quiet) for row in rows), groups, first, rules, now)
     by_id = {row.alert_id: row for row in rows}
     told = [
         _notification(it.group, it.news, by_id, configuration, rules, external_url)
@@ -134,14 +136,35 @@ def _silence(connection: Connection, rows: Sequence[Row[Any]], now: datetime) ->
     return found
 
 
-def _open(row: Row[Any], silenced_by: int | None) -> Open:
+def _awaiting(connection: Connection, rows: Sequence[Row[Any]], rules: Mapping[str, Rule], now: datetime) -> set[int]:
+    """Alerts that a rule may explain that was not evaluated since they fired: a lost feed is told before its racks.
+
+    A rule that is not evaluated, as one that fails for long, is waited for twice its interval.
+    """
+    found = connection.execute(text("SELECT name, evaluated FROM gigawatch.alert_rule WHERE enabled"))
+    evaluated: dict[str, datetime | None] = {row.name: row.evaluated for row in found}
+    explaining: dict[str, list[Rule]] = defaultdict(list)
+    for rule in rules.values():
+        for child in rule.inhibits if rule.name in evaluated else ():
+            explaining[child].append(rule)
+    return {
+        row.alert_id
+        for row in rows
+        if row.state == "firing"
+        for rule in explaining[row.rule]
+        if now < row.fired + timedelta(seconds=2 * rule.interval_s)
+        and ((at := evaluated[rule.name]) is None or at < row.fired)
+    }
+
+
+def _open(row: Row[Any], quiet: Set[int]) -> Open:
     return Open(
         alert_id=row.alert_id,
         rule=row.rule,
         labels=row.labels,
         severity=row.severity,
         is_firing=row.state == "firing",
-        is_quiet=silenced_by is not None or row.inhibited_by is not None,
+        is_quiet=row.alert_id in quiet or row.inhibited_by is not None,
         has_ceased=row.ceased is not None,
         is_acknowledged=row.acknowledged_by is not None,
     )

@@ -170,6 +170,33 @@ def test_a_site_that_is_summed_up_takes_the_place_of_its_gpus_in_one_notificatio
     assert route(connection, 200) == []
 
 
+def test_what_a_rule_may_explain_waits_for_its_evaluation_but_not_for_ever(connection: Connection) -> None:
+    connection.execute(
+        text(
+            "INSERT INTO gigawatch.alert_rule (name, origin, enabled, severity, about, summary, sql, thresholds, for_s,"
+            " keep_firing_for_s, interval_s, evaluated)"
+            " VALUES ('feed_lost', 'own', true, 'critical', '', '', '', '{}', 0, 0, 30, :before)"
+        ),
+        {"before": NOW - timedelta(seconds=5)},
+    )
+    number = fire(connection, "agent_silent", rack="r1", hostname="n1")
+    connection.execute(
+        text("UPDATE gigawatch.alert SET started = :then WHERE alert_id = :number"),
+        {"then": NOW - timedelta(seconds=60), "number": number},
+    )
+    assert route(connection, 0) == [] == route(connection, 20)
+    with connection.begin_nested() as attempt:
+        connection.execute(
+            text("UPDATE gigawatch.alert_rule SET evaluated = :now"), {"now": NOW + timedelta(seconds=8)}
+        )
+        assert route(connection, 21) == []
+        assert [it.rule for one in route(connection, 22) for it in one.alerts] == ["agent_silent"]
+        attempt.rollback()
+    # It is not evaluated, for whatever reason.
+    assert route(connection, 59) == [] == route(connection, 60)
+    assert [it.rule for one in route(connection, 61) for it in one.alerts] == ["agent_silent"]
+
+
 def test_a_silence_keeps_quiet_and_ends(connection: Connection) -> None:
     number = fire(connection, hostname="n1")
     silence = actions.silence(
