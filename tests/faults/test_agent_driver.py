@@ -184,7 +184,8 @@ def test_a_driver_reload_is_survived_and_begins_a_new_epoch(tmp_path: Path) -> N
     assert {row["energy_method"] for row in found.gpu_windows if row["start"] >= last_ms - 1_000} == {1}
     # 300 W all the time: no spike, no hole, whatever the counter did.
     for row in found.gpu_windows:
-        assert row["energy_mj"] * 1000 / row["covered_ms"] <= 1.1 * (300_000 + 10_000)
+        # Of a window of some milliseconds the readings' times are not known well enough to divide by.
+        assert row["energy_mj"] * 1000 <= 1.1 * (300_000 + 10_000) * (row["covered_ms"] + 20)
 
 
 def test_a_mig_reconfiguration_is_told_and_energy_stays_the_physical_gpus(tmp_path: Path) -> None:
