@@ -414,7 +414,8 @@ def rule_cost(reader: Engine, rule: Rule, times: int) -> tuple[Took, list[Observ
         try:
             found = evaluate(reader, rule, datetime.now(UTC), SETTINGS)
         except EvaluationError as error:
-            return Took(name=rule.name, all_ms=[], gives=str(error), limit_ms=limit_ms), []
+            cpu_ms = (used_s + cpu_s(pids)) * 1_000
+            return Took(name=rule.name, all_ms=[], cpu_ms=cpu_ms, gives=str(error), limit_ms=limit_ms), []
         all_ms.append((time.perf_counter() - began_s) * 1_000)
     used_s += cpu_s(pids)
     cpu_ms = used_s * 1_000 / times
