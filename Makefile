@@ -53,6 +53,7 @@ bench: $(VENV)/.dev ## Measure against limits and peers; an hour and a half, 40 
 	$(BIN)/python -m bench.queries
 	$(BIN)/python -m bench.gigawatt
 	$(BIN)/python -m bench.facility
+	$(BIN)/python -m bench.alerts
 
 clean: ## Remove the virtual environment and caches
 	rm -rf $(VENV) .mypy_cache .pytest_cache .ruff_cache .hypothesis build dist

@@ -9,6 +9,7 @@ assignments are not made.
 """
 
 import argparse
+from collections.abc import Mapping, Sequence
 from datetime import datetime, timedelta
 from pathlib import Path
 from typing import Any
@@ -29,8 +30,22 @@ BOUNDS = 22
 DEPTHS = {"1m": (MINUTE, 1_440), "1h": (HOUR, 720), "1d": (DAY, 30)}
 
 
-def deploy(connection: "psycopg.Connection[Any]", count: int, end: datetime) -> None:
-    """Make the rollups of so many deployments, that end at a full minute."""
+def deploy(
+    connection: "psycopg.Connection[Any]",
+    count: int,
+    end: datetime,
+    depths: Mapping[str, tuple[timedelta, int]] = DEPTHS,
+    latencies: Sequence[str] = LATENCIES,
+) -> None:
+    """Make the rollups of so many deployments, that end at a full minute.
+
+    Args:
+        connection: of the store's owner, in autocommit.
+        count: how many deployments.
+        end: where the minutes end.
+        depths: by level, the width of its buckets and how many there are to be.
+        latencies: those of which there are histograms.
+    """
     run = connection.execute
     for group in ("deployment", "serving", "latency"):
         for level in DEPTHS:
@@ -61,9 +76,9 @@ def deploy(connection: "psycopg.Connection[Any]", count: int, end: datetime) -> 
         " SELECT 1, array_agg(round(1000 * 1.6 ^ n)::bigint ORDER BY n) FROM generate_series(1, %s) AS n",
         [BOUNDS],
     )
-    for level, (width, buckets) in DEPTHS.items():
+    for level, (width, buckets) in depths.items():
         stop = end if level == "1m" else end.replace(minute=0) if level == "1h" else end.replace(hour=0, minute=0)
-        _fill(connection, level, width, buckets, stop)
+        _fill(connection, level, width, buckets, stop, latencies)
         run(
             "INSERT INTO gigawatch.rollup (level, closed, folded, node_id) VALUES (%(level)s, %(at)s, %(at)s, 0)"
             " ON CONFLICT (level) DO UPDATE SET closed = excluded.closed, folded = excluded.folded",
@@ -74,7 +89,14 @@ def deploy(connection: "psycopg.Connection[Any]", count: int, end: datetime) -> 
     run("VACUUM (ANALYZE) gigawatch.tariff, gigawatch.grid_intensity, gigawatch.configured_pue")
 
 
-def _fill(connection: "psycopg.Connection[Any]", level: str, width: timedelta, buckets: int, stop: datetime) -> None:
+def _fill(
+    connection: "psycopg.Connection[Any]",
+    level: str,
+    width: timedelta,
+    buckets: int,
+    stop: datetime,
+    latencies: Sequence[str],
+) -> None:
     minutes = width // MINUTE
     gpu_ms, engine_ms = 60_000 * minutes * GPUS, 60_000 * minutes * ENGINES
     energy = f"(500 + d + back %% 7)::bigint * {gpu_ms}"
@@ -95,7 +117,7 @@ def _fill(connection: "psycopg.Connection[Any]", level: str, width: timedelta, b
     of_deployment = "%(stop)s - (back + 1) * %(width)s, deployment_id, site_id, gpu_model"
     source = "generate_series(%(buckets)s - 1, 0, -1) AS back CROSS JOIN pg_temp.member"
     whole = "NOT (d %% 9 = 0 AND back %% 11 = 0)"
-    values = {"stop": stop, "width": width, "buckets": buckets, "latencies": list(LATENCIES)}
+    values = {"stop": stop, "width": width, "buckets": buckets, "latencies": list(latencies)}
     key = "time, deployment_id, site_id, gpu_model"
     connection.execute(
         f"INSERT INTO gigawatch.deployment_{level} ({key}, whole, gpus, gpus_silent, {', '.join(used)})"

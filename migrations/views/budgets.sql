@@ -5,8 +5,40 @@
 -- them. known is the part of the energy that has a price or an intensity: nothing is scaled up. Unit: kWh, the currency, kgCO2e.
 -- Missing data: without any energy used is 0; without any price or intensity it is NULL.
 -- needs: cost, carbon
+-- What deployments or sites used by the day at a boundary, as report.carbon() or, where in_read is cost, report.cost() has it; energy J.
+CREATE FUNCTION expanded.budget_days(
+    start timestamptz, stop timestamptz, in_read text, in_grouping text, in_site text, in_boundary text
+) RETURNS TABLE (
+    "time" timestamptz, label text, currency text, energy_j double precision, known_j double precision, amount double precision, boundary_coverage double precision
+)
+LANGUAGE plpgsql STABLE PARALLEL SAFE SET plan_cache_mode = force_custom_plan
+AS $$
+#variable_conflict use_column
+BEGIN
+    IF in_read = 'cost' THEN
+        RETURN QUERY
+        SELECT c.time, c.label, c.currency, c.energy_j, c.priced_energy_j, c.cost::double precision, c.boundary_coverage
+        FROM report.cost(start, stop, interval '1 day', in_grouping, in_site, NULL, in_boundary, NULL, in_grouping = 'deployment') AS c;
+    ELSE
+        RETURN QUERY
+        SELECT c.time, c.label, NULL::text, c.energy_j, c.accounted_energy_j, c.carbon_kg::double precision, c.boundary_coverage
+        FROM report.carbon(start, stop, interval '1 day', in_grouping, in_site, NULL, in_boundary, NULL, in_grouping = 'deployment', 'location') AS c;
+    END IF;
+END
+$$;
+
+-- Whether a deployment is one of a budget's, whose names may end in *; a budget without deployments is of all.
+CREATE FUNCTION expanded.is_of_budget(deployment text, deployments text[]) RETURNS boolean LANGUAGE sql IMMUTABLE PARALLEL SAFE
+BEGIN ATOMIC
+    SELECT deployments IS NULL OR EXISTS (
+        SELECT FROM unnest(deployments) AS of (pattern)
+        WHERE CASE WHEN right(of.pattern, 1) = '*' THEN starts_with(deployment, left(of.pattern, -1)) ELSE deployment = of.pattern END
+    );
+END;
+
 CREATE FUNCTION report.budgets(
-    at timestamptz DEFAULT now()
+    at timestamptz DEFAULT now(),
+    in_quantity text DEFAULT NULL
 ) RETURNS TABLE (
     budget text, site text, deployments text[], quantity text, unit text, boundary text, month timestamptz, month_ends timestamptz,
     limit_value double precision, used double precision, used_share double precision, rate_per_day double precision, forecast double precision,
@@ -22,51 +54,42 @@ DECLARE
     since constant timestamptz := least(first, week);
 BEGIN
     RETURN QUERY
-    WITH wanted AS MATERIALIZED (
-        SELECT DISTINCT b.site, CASE WHEN b.deployments IS NULL THEN 'site' ELSE 'deployment' END AS grouping FROM gigawatch.alert_budget AS b
-    ), days AS MATERIALIZED (
-        SELECT w.site, w.grouping, of.boundary, 'carbon' AS quantity, c.time, c.label, NULL::text AS currency, c.energy_j, c.accounted_energy_j AS known_j,
-            c.carbon_kg::double precision AS amount, c.boundary_coverage
-        FROM wanted AS w
-        CROSS JOIN (VALUES ('facility'), ('gpu')) AS of (boundary)
-        CROSS JOIN LATERAL report.carbon(since, at, interval '1 day', w.grouping, w.site, NULL, of.boundary, NULL, w.grouping = 'deployment', 'location') AS c
-        UNION ALL
-        SELECT w.site, w.grouping, of.boundary, 'cost', c.time, c.label, c.currency, c.energy_j, c.priced_energy_j, c.cost::double precision, c.boundary_coverage
-        FROM wanted AS w
-        CROSS JOIN (VALUES ('facility'), ('gpu')) AS of (boundary)
-        CROSS JOIN LATERAL report.cost(since, at, interval '1 day', w.grouping, w.site, NULL, of.boundary, NULL, w.grouping = 'deployment') AS c
-        WHERE EXISTS (SELECT FROM gigawatch.alert_budget AS b WHERE b.cost IS NOT NULL)
-    ), mine AS MATERIALIZED (
-        SELECT b.name, d.*
+    WITH limits AS MATERIALIZED (
+        SELECT b.name, b.site, b.deployments, CASE WHEN b.deployments IS NULL THEN 'site' ELSE 'deployment' END AS grouping, its.*
         FROM gigawatch.alert_budget AS b
-        JOIN days AS d ON d.site IS NOT DISTINCT FROM b.site AND d.grouping = CASE WHEN b.deployments IS NULL THEN 'site' ELSE 'deployment' END
-        WHERE b.deployments IS NULL OR EXISTS (
-            SELECT FROM unnest(b.deployments) AS of (pattern)
-            WHERE CASE WHEN right(of.pattern, 1) = '*' THEN starts_with(d.label, left(of.pattern, -1)) ELSE d.label = of.pattern END
-        )
-    ), boundaries AS (
-        -- Rows of one quantity have each energy once.
-        SELECT m.name, CASE WHEN bool_and(coalesce(m.boundary_coverage, 0) >= 0.99) THEN 'facility' ELSE 'gpu' END AS boundary
-        FROM mine AS m WHERE m.quantity = 'carbon' AND m.boundary = 'facility' GROUP BY 1
-    ), limits AS (
-        SELECT b.name, b.site, b.deployments, its.*, coalesce(boundaries.boundary, 'gpu') AS boundary
-        FROM gigawatch.alert_budget AS b
-        LEFT JOIN boundaries USING (name)
         CROSS JOIN LATERAL (
             VALUES ('energy', 'kWh', b.energy_mj / 3.6e9::double precision, 'carbon'), ('cost', b.currency, b.cost::double precision, 'cost'),
                 ('carbon', 'kgCO2e', b.co2e_g / 1e3::double precision, 'carbon')
         ) AS its (quantity, unit, limit_value, read_from)
-        WHERE its.limit_value IS NOT NULL
+        WHERE its.limit_value IS NOT NULL AND (in_quantity IS NULL OR its.quantity = in_quantity)
+    ), facility AS MATERIALIZED (
+        SELECT w.*, d.*
+        FROM (SELECT DISTINCT l.site, l.grouping, l.read_from FROM limits AS l) AS w
+        CROSS JOIN LATERAL expanded.budget_days(since, at, w.read_from, w.grouping, w.site, 'facility') AS d
+    ), boundaries AS MATERIALIZED (
+        SELECT l.*, CASE WHEN bool_and(coalesce(f.boundary_coverage, 0) >= 0.99) THEN 'facility' ELSE 'gpu' END AS boundary
+        FROM limits AS l
+        LEFT JOIN facility AS f ON f.site IS NOT DISTINCT FROM l.site AND f.grouping = l.grouping AND f.read_from = l.read_from
+            AND expanded.is_of_budget(f.label, l.deployments)
+        GROUP BY l.name, l.site, l.deployments, l.grouping, l.quantity, l.unit, l.limit_value, l.read_from
+    ), days AS MATERIALIZED (
+        SELECT 'facility' AS boundary, f.* FROM facility AS f
+        UNION ALL
+        -- Each boundary takes seconds in a large fleet: this one is read for budgets that need it.
+        SELECT 'gpu', w.*, d.*
+        FROM (SELECT DISTINCT b.site, b.grouping, b.read_from FROM boundaries AS b WHERE b.boundary = 'gpu') AS w
+        CROSS JOIN LATERAL expanded.budget_days(since, at, w.read_from, w.grouping, w.site, 'gpu') AS d
     ), sums AS (
         SELECT l.*, its.*
-        FROM limits AS l
+        FROM boundaries AS l
         CROSS JOIN LATERAL (
-            SELECT sum(amount.value) FILTER (WHERE m.time >= first) AS used, sum(amount.value) FILTER (WHERE m.time >= week) AS of_week,
-                min(m.time) FILTER (WHERE m.time >= week) AS week_first,
-                CASE WHEN l.quantity = 'energy' THEN 1 ELSE sum(m.known_j) FILTER (WHERE m.time >= first) / nullif(sum(m.energy_j) FILTER (WHERE m.time >= first), 0) END AS known
-            FROM mine AS m
-            CROSS JOIN LATERAL (SELECT CASE WHEN l.quantity = 'energy' THEN m.energy_j / 3.6e6 ELSE m.amount END AS value) AS amount
-            WHERE m.name = l.name AND m.boundary = l.boundary AND m.quantity = l.read_from AND (l.quantity <> 'cost' OR m.currency = l.unit OR m.currency IS NULL)
+            SELECT sum(amount.value) FILTER (WHERE d.time >= first) AS used, sum(amount.value) FILTER (WHERE d.time >= week) AS of_week,
+                min(d.time) FILTER (WHERE d.time >= week) AS week_first,
+                CASE WHEN l.quantity = 'energy' THEN 1 ELSE sum(d.known_j) FILTER (WHERE d.time >= first) / nullif(sum(d.energy_j) FILTER (WHERE d.time >= first), 0) END AS known
+            FROM days AS d
+            CROSS JOIN LATERAL (SELECT CASE WHEN l.quantity = 'energy' THEN d.energy_j / 3.6e6 ELSE d.amount END AS value) AS amount
+            WHERE d.boundary = l.boundary AND d.site IS NOT DISTINCT FROM l.site AND d.grouping = l.grouping AND d.read_from = l.read_from
+                AND expanded.is_of_budget(d.label, l.deployments) AND (l.quantity <> 'cost' OR d.currency = l.unit OR d.currency IS NULL)
         ) AS its
     )
     SELECT s.name, s.site, s.deployments, s.quantity, s.unit, s.boundary, first, beyond, s.limit_value, of.used, of.used / s.limit_value, of.rate, ahead.forecast,
@@ -81,5 +104,5 @@ BEGIN
 END
 $$;
 COMMENT ON FUNCTION report.budgets IS
-    'Of each limit of each budget (energy kWh, cost in its currency, carbon kgCO2e): what is used from the month''s beginning to a moment, at which boundary, the rate by day of the last 7 days, '
+    'Of each limit of each budget (energy kWh, cost in its currency, carbon kgCO2e; with in_quantity of that alone): what is used from the month''s beginning to a moment, at which boundary, the rate by day of the last 7 days, '
     'the forecast to the month''s end by it, both over the limit (1), and the part of the energy that has a price or an intensity';

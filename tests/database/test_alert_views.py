@@ -439,6 +439,9 @@ def its_budgets(report_engine: Engine, said: Said, since: datetime, now: datetim
     """Of 4 kW since then."""
     with report_engine.connect() as connection:
         found = {(it.budget, it.quantity): it for it in connection.execute(text("SELECT * FROM report.budgets()"))}
+        for quantity in ("energy", "cost", "carbon"):
+            alone = connection.execute(text("SELECT * FROM report.budgets(now(), :quantity)"), {"quantity": quantity})
+            assert list(alone) == [it for it in found.values() if it.quantity == quantity]
     kwh, eur, kg = (found["money", it] for it in ("energy", "cost", "carbon"))
     assert (kwh.unit, eur.unit, kg.unit) == ("kWh", "EUR", "kgCO2e")
     assert (eur.used, kg.used) == (pytest.approx(2 * kwh.used), pytest.approx(0.1 * kwh.used))
