@@ -63,8 +63,9 @@ LIVE: dict[str, tuple[Kind, str]] = {
 }  # fmt: skip
 """From 20 min before the agent begins, and on; and the state that they have then."""
 LIVE_S = 40
-EXACT = 0.003
-"""A step of the meter of the photovoltaics, 0.1 kWh, in an hour of the site."""
+EXACT = 0.005
+"""What a register counted while it stood still is spread evenly, over the edge of an hour too, while load moves; and a
+step of the meter of the photovoltaics, 0.1 kWh, in an hour of the site."""
 
 
 def load(time_s: int) -> dict[str, int]:
@@ -191,8 +192,8 @@ def test_each_fault_of_a_meter_that_a_pue_rests_on_has_its_flag_and_no_pue_is_wr
         came_mj, it_mj = site.true_mj[hour_s]
         assert measured == pytest.approx(came_mj / it_mj, rel=EXACT), at(hour_s)
     sums = [sum(site.true_mj[it][side] for it in right) for side in (0, 1)]
-    assert whole["pue"] == pytest.approx(sums[0] / sums[1], rel=EXACT / 3)
-    assert whole["facility_energy_j"] * 1_000 == pytest.approx(sums[0], rel=EXACT / 3)
+    assert whole["pue"] == pytest.approx(sums[0] / sums[1], rel=EXACT / 5)
+    assert whole["facility_energy_j"] * 1_000 == pytest.approx(sums[0], rel=EXACT / 5)
     assert whole["coverage"] == pytest.approx(len(right) / len(hours))
     # What stood still, hung, was garbled, wrapped or replaced is known by registers; what flowed backwards is not.
     backwards = [(name, number) for number, (name, (kind, *_)) in enumerate(site.cases) if kind == "swapped"]
