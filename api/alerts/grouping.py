@@ -77,9 +77,9 @@ class Planned(Struct, frozen=True, kw_only=True):
     """To be told now; None: nothing is due."""
 
 
-def labels_of(alert: Open) -> dict[str, str]:
-    """The labels by which it is routed: its own, its rule and its severity."""
-    return {**alert.labels, "rule": alert.rule, "severity": alert.severity}
+def labels_of(labels: Mapping[str, str], rule: str, severity: Severity) -> dict[str, str]:
+    """What matchers see of an alert: its own labels, its rule and its severity."""
+    return {**labels, "rule": rule, "severity": severity}
 
 
 def plan(
@@ -101,7 +101,7 @@ def plan(
     begun: dict[str, int] = {}
     # The worst have groups of their own first.
     for alert in sorted(by_id.values(), key=lambda it: (-_level(it.severity), it.alert_id)):
-        labels = labels_of(alert)
+        labels = labels_of(alert.labels, alert.rule, alert.severity)
         for taker in first.takers(labels) if alert.is_firing else ():
             group, rest = _group(taker, alert, labels, rules), _rest(taker)
             if rest.key in kept and alert.alert_id in kept[rest.key].told_alerts:

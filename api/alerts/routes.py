@@ -16,6 +16,7 @@ from api.alerts.configured import ConfigurationApplied
 from api.declared.nodes import MOST_BYTES
 from api.declared.values import Unfit
 from api.documents import Problem, answers, documented
+from api.received import received
 from gigawatch.alerts import actions, readings, sending
 from gigawatch.alerts.actions import Wrong
 from gigawatch.alerts.matchers import Matcher
@@ -25,6 +26,7 @@ from gigawatch.alerts.readings import Alert, Change, Delivery, DeliveryState, Ru
 router = APIRouter(prefix="/api/v1/alerts", tags=["alerts"])
 READ = [Depends(require("viewer", "operator"))]
 ACT = [Depends(require("operator"))]
+SHORTER = "leave out what is as it is shipped"
 Author = Annotated[str, Depends(holder_name)]
 Limit = Annotated[int, Query(ge=1, le=10_000, description="Most rows to answer")]
 
@@ -215,7 +217,7 @@ async def apply(
     dry_run: Annotated[bool, Query(description="Check everything; change nothing")] = False,
 ) -> Response:
     """Bring rules, targets, routes, tenants and budgets into force, as YAML or JSON: all of it or nothing."""
-    body = await _received(request)
+    body = await received(request, MOST_BYTES, SHORTER)
 
     def act() -> Response:
         try:
@@ -245,18 +247,9 @@ def alert(request: Request, alert_id: int) -> Response:
         )
 
 
-async def _received(request: Request) -> bytes:
-    body = bytearray()
-    async for part in request.stream():
-        body += part
-        if len(body) > MOST_BYTES:
-            raise HTTPException(413, f"The body is larger than {MOST_BYTES} bytes: leave out what is as it is shipped")
-    return bytes(body)
-
-
 async def _read(request: Request, kind: type[Any]) -> Any:
     try:
-        return msgspec.json.decode(await _received(request), type=kind)
+        return msgspec.json.decode(await received(request, MOST_BYTES, SHORTER), type=kind)
     except (msgspec.DecodeError, UnicodeDecodeError) as error:
         raise HTTPException(422, f"{error}: /docs says what is expected") from error
 

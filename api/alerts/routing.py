@@ -119,7 +119,7 @@ def _silence(connection: Connection, rows: Sequence[Row[Any]], now: datetime) ->
     ]
     found: dict[int, int] = {}
     for row in rows:
-        labels = {**row.labels, "rule": row.rule, "severity": row.severity}
+        labels = grouping.labels_of(row.labels, row.rule, row.severity)
         by = next((number for number, matchers in silences if all_match(matchers, labels)), None)
         if by is not None:
             found[row.alert_id] = by
@@ -184,7 +184,7 @@ def _notification(
     declared = configuration.targets.get(group.target)
     most = MOST_ALERTS_KEPT_ALIVE if declared and declared.kind == "alertmanager_api" else MOST_ALERTS
     told = tuple(_told(row, rules.get(row.rule), external_url) for row in listed[:most])
-    everything = [{**row.labels, "rule": row.rule, "severity": row.severity} for row in listed]
+    everything = [grouping.labels_of(row.labels, row.rule, row.severity) for row in listed]
     common = dict(set(everything[0].items()).intersection(*(it.items() for it in everything))) if everything else {}
     of_severity = firing or ended
     return Notification(

@@ -17,6 +17,7 @@ from api.factors import files, store
 from api.factors.intervals import Factors
 from api.factors.layouts import Emissions
 from api.factors.store import Conflict, FactorTable, Kind, Method, Removed, Taken, Unknown
+from api.received import received
 from gigawatch.errors import GigawatchError
 from gigawatch.units import BYTES_PER_MIB
 
@@ -119,7 +120,8 @@ def remove_pue(request: Request, import_id: int) -> Response:
 
 
 async def _take(request: Request, read: Callable[[bytes], tuple[Kind, Factors]], given: Given) -> Response:
-    body = await _received(request)
+    most_bytes = request.app.state.settings.server.max_body_mib * BYTES_PER_MIB
+    body = await received(request, most_bytes, "split the file by year")
 
     def take(connection: Connection) -> Taken:
         kind, factors = read(body)
@@ -145,13 +147,3 @@ def _answer(request: Request, work: Callable[[Connection], Struct]) -> Response:
         status = 409 if isinstance(error, Conflict) else 404 if isinstance(error, Unknown) else 422
         raise HTTPException(status, f"{error.problem}. {error.remedy}") from error
     return Response(msgspec.json.encode(done), media_type="application/json")
-
-
-async def _received(request: Request) -> bytes:
-    most_bytes = request.app.state.settings.server.max_body_mib * BYTES_PER_MIB
-    body = bytearray()
-    async for part in request.stream():
-        body += part
-        if len(body) > most_bytes:
-            raise HTTPException(413, f"The body is larger than {most_bytes} bytes: split the file by year")
-    return bytes(body)

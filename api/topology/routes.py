@@ -5,13 +5,13 @@ from typing import Annotated, Any
 import msgspec
 from fastapi import APIRouter, Depends, Query, Request
 from starlette.concurrency import run_in_threadpool
-from starlette.exceptions import HTTPException
 from starlette.responses import Response
 
 from api.access import require
 from api.declared.nodes import MOST_BYTES
 from api.declared.values import Unfit
 from api.documents import Problem, answers, documented
+from api.received import received
 from api.topology import files, store
 from api.topology.store import Applied
 from gigawatch.topology.document import Topology
@@ -38,14 +38,8 @@ async def apply_topology(
     ] = False,
 ) -> Response:
     """Bring the topology of one or more sites into force, as YAML or JSON: all of it or nothing."""
-    body = bytearray()
-    async for part in request.stream():
-        body += part
-        if len(body) > MOST_BYTES:
-            raise HTTPException(
-                413, f"The body is larger than {MOST_BYTES} bytes: use ranges, or send sites one by one"
-            )
-    return await run_in_threadpool(_apply, request, bytes(body), source, dry_run)
+    body = await received(request, MOST_BYTES, "use ranges, or send sites one by one")
+    return await run_in_threadpool(_apply, request, body, source, dry_run)
 
 
 def _apply(request: Request, body: bytes, source: str, dry_run: bool) -> Response:
