@@ -28,8 +28,16 @@ CONFIGURATION = """
 route: {receiver: pager, group_by: [alertname, site], group_wait: 500ms, group_interval: 500ms}
 receivers: [{name: pager, webhook_configs: [{url: "%s"}]}]
 """
-NOW = datetime.now(UTC).replace(microsecond=0)
-FIRED = {"started": NOW - timedelta(minutes=2), "fired": NOW - timedelta(minutes=1)}
+
+
+@pytest.fixture
+def now() -> datetime:
+    """Of each test: Alertmanager forgets what ended, and a run of all tests lasts longer than what we push."""
+    return datetime.now(UTC).replace(microsecond=0)
+
+
+def fired(now: datetime) -> dict[str, Any]:
+    return {"started": now - timedelta(minutes=2), "fired": now - timedelta(minutes=1)}
 
 
 @contextmanager
@@ -54,9 +62,9 @@ def alertmanager(folder: Path, webhook: str) -> Iterator[httpx.Client]:
             process.kill()
 
 
-def push(client: httpx.Client, told: Notification) -> None:
+def push(client: httpx.Client, told: Notification, now: datetime) -> None:
     request = KINDS["alertmanager_api"](
-        msgspec.structs.replace(telling("alertmanager_api", told), url=str(client.base_url), now=NOW)
+        msgspec.structs.replace(telling("alertmanager_api", told), url=str(client.base_url), now=now)
     )
     answer = client.post(request.url, content=request.body, headers={"Content-Type": request.content_type})
     assert answer.status_code == 200, answer.text
@@ -77,11 +85,13 @@ def shape(content: object) -> object:
 
 
 @pytest.mark.parametrize("bare", [False, True])
-def test_pushes_are_listed_and_passed_on_as_our_own_webhook_tells_them(tmp_path: Path, bare: bool) -> None:
+def test_pushes_are_listed_and_passed_on_as_our_own_webhook_tells_them(
+    tmp_path: Path, now: datetime, bare: bool
+) -> None:
     less: dict[str, Any] = {"url": None, "runbook": None, "value": None, "details": {}} if bare else {}
-    firing = notification(alert(1, **FIRED, **less), alert(2, severity="warning", **FIRED, **less))
+    firing = notification(alert(1, **fired(now), **less), alert(2, severity="warning", **fired(now), **less))
     with Receiver(answers(200)) as receiver, alertmanager(tmp_path, receiver.url) as client:
-        push(client, firing)
+        push(client, firing, now)
         first, second = listed(client)
         assert first["labels"] == {
             "alertname": "xid_fatal",
@@ -93,7 +103,7 @@ def test_pushes_are_listed_and_passed_on_as_our_own_webhook_tells_them(tmp_path:
         assert first["annotations"]["summary"] == "node-1: XID 79, the GPU has fallen off the bus"
         assert second["labels"]["severity"] == "warning" and first["status"]["state"] in {"active", "unprocessed"}
         # By our word, and not by its resolve_timeout of 5 minutes.
-        assert datetime.fromisoformat(first["endsAt"]) == NOW + LASTS
+        assert datetime.fromisoformat(first["endsAt"]) == now + LASTS
         wait_for("notification", lambda: receiver.received)
         theirs = json.loads(receiver.received[0].body)
         ours = json.loads(KINDS["alertmanager"](telling("alertmanager", firing)).body)
@@ -111,29 +121,37 @@ def test_pushes_are_listed_and_passed_on_as_our_own_webhook_tells_them(tmp_path:
             assert datetime.fromisoformat(alert_told["startsAt"]) == datetime.fromisoformat(same["startsAt"])
 
         # The end of one, and then of all.
-        over = {"status": "resolved", "resolved": NOW - timedelta(seconds=1)}
-        push(client, notification(alert(1, **FIRED, **less, **over), alert(2, severity="warning", **FIRED, **less)))
+        over = {"status": "resolved", "resolved": now - timedelta(seconds=1)}
+        push(
+            client,
+            notification(alert(1, **fired(now), **less, **over), alert(2, severity="warning", **fired(now), **less)),
+            now,
+        )
         assert [it["labels"]["hostname"] for it in listed(client)] == ["node-2"]
-        push(client, notification(alert(2, severity="warning", **FIRED, **less, **over)))
+        push(client, notification(alert(2, severity="warning", **fired(now), **less, **over)), now)
         assert listed(client) == []
         wait_for("end", lambda: json.loads(receiver.received[-1].body)["status"] == "resolved")
         theirs = json.loads(receiver.received[-1].body)
         validator.validate(theirs)
         # Theirs may still have the other one, which ended before.
-        ended = notification(alert(2, severity="warning", **FIRED, **less, **over))
+        ended = notification(alert(2, severity="warning", **fired(now), **less, **over))
         (told,) = json.loads(KINDS["alertmanager"](telling("alertmanager", ended)).body)["alerts"]
         (same,) = (it for it in theirs["alerts"] if it["labels"]["hostname"] == "node-2")
         assert (told["status"], told["endsAt"]) == (same["status"], same["endsAt"]) and shape(told) == shape(same)
 
 
-def test_a_test_and_words_of_any_kind_are_taken(tmp_path: Path) -> None:
+def test_a_test_and_words_of_any_kind_are_taken(tmp_path: Path, now: datetime) -> None:
     words = "a&<>|*_`[]()\"'\\\n\té漢🔥" * 20
     odd = alert(
-        1, summary=words, labels={"hostname": words, "9 lives-é": "x", "empty": ""}, details={"x y": words}, **FIRED
+        1,
+        summary=words,
+        labels={"hostname": words, "9 lives-é": "x", "empty": ""},
+        details={"x y": words},
+        **fired(now),
     )
     with Receiver(answers(200)) as receiver, alertmanager(tmp_path, receiver.url) as client:
-        push(client, notification(odd))
-        push(client, notification_of_test("pager", "ada", uuid4(), NOW))
+        push(client, notification(odd), now)
+        push(client, notification_of_test("pager", "ada", uuid4(), now), now)
         found = client.get("/api/v2/alerts").json()
         assert {it["labels"]["alertname"] for it in found} == {"test", "xid_fatal"}
         (kept,) = (it for it in found if it["labels"]["alertname"] == "xid_fatal")
