@@ -158,7 +158,7 @@ BEGIN ATOMIC
     LEFT JOIN expanded.host_power(host_spans) AS hosts ON hosts.gpu_model = b.gpu_model
     LEFT JOIN expanded.measured_pue(host_spans) AS measured ON boundary = 'facility' AND measured.site_id = b.site_id
         AND measured.day = date_bin('1 day', b.time, '2000-01-01Z')
-    LEFT JOIN expanded.factor AS pue ON boundary = 'facility' AND pue.kind = 'pue' AND pue.site_id = b.site_id
+    LEFT JOIN expanded.configured_pue AS pue ON boundary = 'facility' AND pue.site_id = b.site_id
         AND b.time >= pue.first AND b.time < pue.beyond
     CROSS JOIN LATERAL (
         SELECT CASE WHEN b.energy_ms <= b.host_ms THEN 0 ELSE ((b.energy_ms - b.host_ms) * hosts.mw / 1000)::bigint END

@@ -219,7 +219,7 @@ BEGIN
         ) AS host
         CROSS JOIN LATERAL (SELECT p.energy_mj + p.host_mj + host.modelled_mj AS mj) AS it
         -- The PUE is that of the beginning of the hour.
-        LEFT JOIN expanded.factor AS pue ON in_boundary = 'facility' AND pue.kind = 'pue' AND pue.site_id = p.site_id
+        LEFT JOIN expanded.configured_pue AS pue ON in_boundary = 'facility' AND pue.site_id = p.site_id
             AND p.hour >= pue.first AND p.hour < pue.beyond
         LEFT JOIN expanded.measured_pue(whole_spans) AS measured ON in_boundary = 'facility'
             AND measured.site_id = p.site_id AND measured.day = date_bin('1 day', p.hour, '2000-01-01Z')
