@@ -40,6 +40,18 @@ class Advice(Struct, frozen=True, kw_only=True):
     """Why it may want a password."""
 
 
+class Locked(GigawatchError):
+    """An endpoint that does not let us in.
+
+    Args:
+        unknown: whether user and password are what it does not take (401); else they may not read this (403).
+    """
+
+    def __init__(self, problem: str, remedy: str, *, unknown: bool) -> None:
+        super().__init__(problem, remedy, ExitCode.CONFIGURATION)
+        self.unknown = unknown
+
+
 class Answer(Struct, frozen=True):
     """What an endpoint answered."""
 
@@ -78,6 +90,7 @@ def fetch(pool: urllib3.PoolManager, url: str, limit_s: float, advice: Advice) -
         advice: for errors.
 
     Raises:
+        Locked: it does not let us in.
         GigawatchError: no answer in time, or one that cannot be metrics.
     """
     deadline_s = time.monotonic() + limit_s
@@ -176,7 +189,7 @@ def _check(url: str, response: urllib3.BaseHTTPResponse, advice: Advice) -> None
             ExitCode.CONFIGURATION,
         )
     if status in {401, 403}:
-        raise GigawatchError(problem, advice.locked, ExitCode.CONFIGURATION)
+        raise Locked(problem, advice.locked, unknown=status == 401)
     if status in {404, 405}:
         raise GigawatchError(problem, advice.path, ExitCode.CONFIGURATION)
     raise GigawatchError(problem, "See the log of what serves them; a retry may help.", ExitCode.UNREACHABLE)

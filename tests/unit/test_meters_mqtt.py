@@ -17,7 +17,8 @@ from paho.mqtt.enums import CallbackAPIVersion
 
 from collector.meters.maps import load
 from collector.meters.mqtt import MqttDriver
-from collector.meters.reading import MeterProblem, Reading
+from collector.meters.reader import Reader
+from collector.meters.reading import Denied, MeterProblem, Reading
 from gigawatch.errors import ExitCode, GigawatchError
 from gigawatch.settings import Meter
 from tests.processes import free_port
@@ -255,12 +256,19 @@ def test_user_and_password(tmp_path: Path, driver: Make) -> None:
     try:
         known = {"index": {"topic": "hall/m"}, "user": "gateway"}
         silent(driver(broker.address, "mqtt-json", secret_file=str(tmp_path / "right"), **known), "no message came")
-        problem = silent(
-            driver(broker.address, "mqtt-json", secret_file=str(tmp_path / "wrong"), **known), "not let us in"
-        )
+        wrong = driver(broker.address, "mqtt-json", secret_file=str(tmp_path / "wrong"), **known)
+        problem = silent(wrong, "not let us in")
         assert problem.exit_code == ExitCode.CONFIGURATION
         assert "horse" not in str(problem)
-        silent(driver(broker.address, "mqtt-json", index={"topic": "hall/m"}), "does not let us in: Not authorized")
+        # Left alone: the next reading does not ask, although the password is right by now.
+        its = Reader(broker.address, [(wrong._settings, wrong)])
+        told = its._read(wrong._settings, wrong).problem
+        assert re.search(r"Check user and secret_file\. Lest the account be locked .* before \d\d:\d\d UTC", told)
+        (tmp_path / "wrong").write_text("battery staple\n")
+        assert its._read(wrong._settings, wrong).problem == told
+        nobody = silent(driver(broker.address, "mqtt-json", index={"topic": "hall/m"}), "not let us in: Not authorized")
+        assert not isinstance(nobody, Denied), "without a password there is no account to lock"
+        assert nobody.remedy == "Set user and secret_file."
     finally:
         broker.stop()
 
