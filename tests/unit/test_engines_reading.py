@@ -41,6 +41,14 @@ EXPECTED: dict[str, dict[str | None, Expected]] = {
             "end_to_end_latency": None,
         }
     },
+    "vllm_triton": {
+        "vllm_model": {
+            "prompt_tokens": 10, "generated_tokens": 16, "requests_finished": None, "running_requests": None,
+            "time_to_first_token": {1_000: 0, ABOVE_ALL_US: 1}, "inter_token_latency": {10_000: 14, ABOVE_ALL_US: 1},
+            "end_to_end_latency": {1_000_000: 1, ABOVE_ALL_US: 0},
+        },
+        "second": {"prompt_tokens": 3, "generated_tokens": 4, "time_to_first_token": None},
+    },
     "sglang": {
         QWEN: {
             "prompt_tokens": 140_000, "cached_tokens": 40_000, "generated_tokens": 52_234, "requests_finished": 77,
@@ -100,6 +108,12 @@ EXPECTED: dict[str, dict[str | None, Expected]] = {
             "inter_token_latency": None, "end_to_end_latency": None,
         }
     },
+    "llamacpp_2026": {
+        None: {
+            "prompt_tokens": 7_915_720, "cached_tokens": 87_719_700, "generated_tokens": 135_300,
+            "running_requests": 4, "waiting_requests": 2, "kv_cache_use": None,
+        }
+    },
     "ollama": {
         "gemma3:27b": {
             "prompt_tokens": 700, "cached_tokens": None, "generated_tokens": 1_400, "requests_finished": 7,
@@ -112,6 +126,13 @@ EXPECTED: dict[str, dict[str | None, Expected]] = {
             "prompt_tokens": 70, "generated_tokens": 140, "requests_finished": 2,
             "inter_token_latency": {100_000: 2, ABOVE_ALL_US: 0},
             "end_to_end_latency": {10_000_000: 1, ABOVE_ALL_US: 1},
+        }
+    },
+    "ollama_proxy_2026": {
+        "llama3.2:latest": {
+            "prompt_tokens": 110, "generated_tokens": 170, "requests_finished": 5,
+            "time_to_first_token": {500_000: 2, ABOVE_ALL_US: 1}, "inter_token_latency": {25_000: 3, ABOVE_ALL_US: 1},
+            "end_to_end_latency": {10_000_000: 3, ABOVE_ALL_US: 2},
         }
     },
 }  # fmt: skip
@@ -400,7 +421,7 @@ def test_an_engine_that_is_not_known_is_refused_with_one_that_is() -> None:
 
 def test_no_label_is_both_repeated_and_split() -> None:
     for engine in catalogue.engines().values():
-        labels = [*engine.repeated_by, *engine.split_by, engine.model_label]
+        labels = [*engine.repeated_by, *engine.split_by, *engine.model_labels]
         assert len(set(labels)) == len(labels), engine.name
         for _, sources in engine.figures.each():
             for source in sources:
