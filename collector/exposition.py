@@ -19,6 +19,8 @@ from gigawatch.errors import ExitCode, GigawatchError
 from gigawatch.units import BYTES_PER_MIB
 
 MOST_BYTES = 16 * BYTES_PER_MIB
+LONGEST_LINE = 32_768
+"""The parsers take a time that grows with the square of a line's length: minutes for one of many MiB."""
 # It has no types.
 _parse_openmetrics: Callable[[str], Iterable[Metric]] = openmetrics_parser.text_string_to_metric_families
 # Asked for OpenMetrics, prometheus_client serves vllm:… as vllm_….
@@ -135,10 +137,17 @@ def parse(url: str, answer: Answer, advice: Advice, only: Iterable[str] = ()) ->
     """
     families, samples = [], dict[str, list[Sample]]()
     openmetrics = "openmetrics" in answer.content_type
-    text = answer.text
+    lines = answer.text.split("\n")
+    if any(len(line) > LONGEST_LINE for line in lines):
+        raise GigawatchError(
+            f"{url} answers a line of more than {LONGEST_LINE} characters; it begins {answer.text[:60]!r}",
+            advice.path,
+            ExitCode.DATA,
+        )
     if only and not openmetrics:
         beginnings = (START_TIME, *only)
-        text = "\n".join(line for line in text.splitlines() if line.startswith(beginnings))
+        lines = [line for line in lines if line.startswith(beginnings)]
+    text = "\n".join(lines)
     try:
         for family in _parse_openmetrics(text) if openmetrics else text_string_to_metric_families(text):
             families.append(family.name)

@@ -1,5 +1,6 @@
 """Expositions of every engine are read right: what is repeated counts once, what is split is added up."""
 
+import time
 from pathlib import Path
 
 import pytest
@@ -314,6 +315,17 @@ def test_what_is_malformed_is_refused_with_its_beginning(text: str) -> None:
         exposition(text)
     assert caught.value.exit_code == ExitCode.DATA
     assert repr(text[:60]) in caught.value.problem
+
+
+@pytest.mark.parametrize("content_type", [TEXT, "application/openmetrics-text; version=1.0.0"])
+def test_a_line_without_end_costs_no_minutes(content_type: str) -> None:
+    """What each label costs the parsers grows with the rest of its line."""
+    labels = ",".join(f'l{number}=""' for number in range(400_000))
+    began_s = time.process_time()
+    with pytest.raises(GigawatchError, match="answers a line of more than 32768 characters") as caught:
+        exposition(f"# TYPE vllm:generation_tokens counter\nvllm:generation_tokens_total{{{labels}}} 1\n", content_type)
+    assert time.process_time() - began_s < 1
+    assert caught.value.exit_code == ExitCode.DATA
 
 
 texts = st.sampled_from([path.read_text(encoding="utf-8") for path in sorted(EXPOSITIONS.glob("*.prom"))])
