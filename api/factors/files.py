@@ -182,7 +182,7 @@ def _of_csv(text: str, recognise: Callable[[list[str]], Layout | None], time_zon
 def _main_sequence(table: Table, layout: Layout) -> Table:
     """The rows of each hour's first auction: those without a sequence, else with the least number.
 
-    By the hour, since zones got a second auction in the middle of a year, and auctions may differ in the length of steps.
+    By the hour, since zones got a second auction in the middle of a year, and auctions differ in the length of steps.
     """
     if layout.sequence_at is None:
         return table
