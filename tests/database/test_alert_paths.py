@@ -464,6 +464,32 @@ def test_air_and_liquid(watched: Watched) -> None:
     assert watched.alerts("inlet_air").keys() == {"above A2"}
 
 
+def test_what_is_read_each_quarter_of_an_hour(watched: Watched) -> None:
+    """Its newest window began too long ago to be of now, and is all that there is."""
+    facility.place(watched.engine, {"slow": {"role": "temperature", "hall": "H1"}, "pdu": {"role": "pdu"}})
+    watched.run("INSERT INTO gigawatch.rack (site_id, name) SELECT site_id, 'A1' FROM gigawatch.site")
+    watched.run("INSERT INTO gigawatch.meter_rack SELECT meter_id, rack_id FROM gigawatch.meter, gigawatch.rack"
+                " WHERE meter.name = 'pdu'")  # fmt: skip
+    watched.run("INSERT INTO gigawatch.power_budget (site_id, scope, name, budget_mw)"
+                " SELECT site_id, 'rack', 'A1', 10000000 FROM gigawatch.site")  # fmt: skip
+    rules = ("inlet_air", "rack_budget")
+    well = {"slow": {"temp_mean_mc": 27_000}, "pdu": {"power_mean_mw": 9_000_000}}
+    gateway = Gateway(watched, dict(well), length=15 * MINUTE)
+    watched.go(START + 15 * MINUTE, *rules, tell=gateway.report)
+    gateway.meters = {"slow": {"temp_mean_mc": 28_000}, "pdu": {"power_mean_mw": 9_100_000}}
+    watched.go(START + 30 * MINUTE - SECOND, *rules, tell=gateway.report)
+    assert [watched.alerts(rule) | watched.alerts(rule, "pending") for rule in rules] == [{}, {}]
+    watched.go(START + 30 * MINUTE, *rules, tell=gateway.report)
+    assert watched.alerts("inlet_air").keys() == {"slow"}
+    watched.go(START + 31 * MINUTE, *rules, tell=gateway.report)
+    assert watched.alerts("rack_budget").keys() == {"A1"}
+    gateway.meters = well
+    watched.go(START + 45 * MINUTE, *rules, tell=gateway.report)
+    assert [watched.alerts(rule).keys() for rule in rules] == [{"slow"}, {"A1"}]
+    watched.go(START + 50 * MINUTE, *rules, tell=gateway.report)
+    assert [watched.alerts(rule) for rule in rules] == [{}, {}]
+
+
 def test_rack_budgets(watched: Watched) -> None:
     racks = ("A-at", "A-above", "A-over", "A-two", "A-gpus")
     facility.place(
