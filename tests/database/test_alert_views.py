@@ -164,7 +164,7 @@ def test_above_so_many_gpus_a_site_is_told_of_and_above_twice_as_many_alone(
         other = Floor(connection, "bergen")
         hot = other.node("n9", has=1, time=newest, gpus=1, gpus_throttled=1, clock_event_reasons=224, gpu_temp_max_c=85)
         other.window(hot, newest, slots=1, clock_event_reasons=[224], gpu_temp_max_c=[85], energy_mj=[1])
-    where, closest = "on 2 nodes in 1 racks", "the closest is 2 K below it"
+    where, closest = "on 2 nodes in 1 racks", "the least margin is 2 K"
     sums = {
         "hw_thermal_slowdown": (224, f"oslo: hardware thermal slowdown of up to 3 GPUs, {where}"),
         "sw_thermal_slowdown": (224, f"oslo: software thermal slowdown of up to 3 GPUs, {where}"),
