@@ -8,7 +8,7 @@ from uuid import uuid4
 
 import msgspec
 from msgspec import Struct
-from sqlalchemy import Connection, text
+from sqlalchemy import Connection, Engine, text
 
 from api.alerts import files
 from api.alerts.configuration import Budget, Configuration, Route, Target
@@ -105,18 +105,29 @@ def rules_in_force(connection: Connection) -> Mapping[str, Rule]:
     return in_force(connection).rules
 
 
-def apply(connection: Connection, found: Read, *, author: str, source: str, dry_run: bool) -> ConfigurationApplied:
+def apply(
+    connection: Connection,
+    rules_engine: Engine,
+    settings: Alerts,
+    found: Read,
+    *,
+    author: str,
+    source: str,
+    dry_run: bool,
+) -> ConfigurationApplied:
     """Bring a configuration into force, in the caller's transaction.
 
     Args:
         connection: of the store's owner.
+        rules_engine: of the login for rules, as whom those that are changed are tried.
+        settings: bounds of rules.
         found: the file.
         author: who applies it.
         source: its name.
         dry_run: change nothing.
     """
     configuration, rules = found.configured.configuration, found.configured.rules
-    failing = _failing([rules[name] for name in configuration.rules if rules[name].enabled], connection)
+    failing = _failing([rules[name] for name in configuration.rules if rules[name].enabled], rules_engine, settings)
     if not dry_run:
         connection.execute(
             text(
@@ -140,10 +151,10 @@ def apply(connection: Connection, found: Read, *, author: str, source: str, dry_
     )
 
 
-def _failing(rules: Iterable[Rule], connection: Connection) -> list[Finding]:
+def _failing(rules: Iterable[Rule], rules_engine: Engine, settings: Alerts) -> list[Finding]:
     """Rules that would fail now. It may be that what they read is yet to come: they are taken."""
     now = datetime.now(UTC)
-    problems = {it.name: problem_of(connection, it, now, Alerts()) for it in rules}
+    problems = {it.name: problem_of(rules_engine, it, now, settings) for it in rules}
     return [
         Finding(
             severity="warning", line=None, place=f"rules.{name}", problem=f"{name} fails at present: {problem}",

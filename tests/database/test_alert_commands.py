@@ -213,12 +213,12 @@ def test_a_configuration_is_checked_applied_and_shown(run: Run, engine: Engine) 
 
 
 def test_rules_that_fail_at_present_are_taken_and_said(run: Run, engine: Engine, tmp_path: Path) -> None:
-    """Broken SQL, a table of the owner's alone, and what would set the report role back: none runs as the owner."""
+    """Broken SQL, a table of the owner's alone, and what would be the owner: none is."""
     path = tmp_path / "own.yaml"
     sql = {
         "broken": "SELECT nothing AS value",
         "peeping": "SELECT name AS site, 1 AS value FROM gigawatch.api_token",
-        "rising": "SELECT 'x' AS site, length(set_config('role', 'none', false)) AS value",
+        "rising": "SELECT 'x' AS site, length(set_config('role', 'gigawatch', true)) AS value",
         "good": "SELECT 'x' AS site, 1 AS value",
     }
     rules = {name: {"about": "x", "summary": "x", "labels": ["site"], "sql": it} for name, it in sql.items()}
@@ -227,7 +227,7 @@ def test_rules_that_fail_at_present_are_taken_and_said(run: Run, engine: Engine,
     assert done.exit_code == 0, done.output
     said = [line for line in done.output.splitlines() if "fails at present" in line]
     assert [line.split()[1] for line in said] == ["broken", "peeping", "rising"]
-    assert "permission denied" in said[1] and "set_config" in said[2]
+    assert "permission denied" in said[1] and "permission denied to set role" in said[2]
     with engine.connect() as connection:
         assert connection.scalar(text("SELECT count(*) FROM gigawatch.alert_configuration")) == 0
         assert connection.scalar(text("SELECT current_user = session_user")) is True
