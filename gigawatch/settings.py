@@ -192,6 +192,8 @@ class Alerts(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     allow_targets: tuple[str, ...] = ()
     """Networks (10.0.0.0/8) and host names that targets may have although they are loopback, link-local or otherwise
     special addresses, which else are refused."""
+    secrets_dir: Annotated[str, Meta(min_length=1)] = "/etc/gigawatch/alerts"
+    """Folder of the files that targets name: their keys, URLs and certificates. Of no other is any read."""
     rule_timeout_s: Annotated[float, Meta(ge=0.1, le=600)] = 10.0
     """How long the evaluation of one rule may take."""
     rule_database_url: str | None = None

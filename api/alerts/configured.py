@@ -1,7 +1,7 @@
 """The configuration of alerts: a file comes into force whole or not at all, over the rules that ship."""
 
 import hashlib
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from datetime import UTC, datetime
 from typing import Any
 from uuid import uuid4
@@ -12,6 +12,7 @@ from sqlalchemy import Connection, Engine, text
 
 from api.alerts import files
 from api.alerts.configuration import Budget, Configuration, Route, Target
+from api.alerts.delivery import Undeliverable, place_of
 from api.alerts.durations import LONGEST_S, seconds
 from api.alerts.evaluation import problem_of
 from api.alerts.network import Place as Address
@@ -120,7 +121,7 @@ def apply(
     Args:
         connection: of the store's owner.
         rules_engine: of the login for rules, as whom those that are changed are tried.
-        settings: bounds of rules.
+        settings: bounds of rules, and where files of targets are.
         found: the file.
         author: who applies it.
         source: its name.
@@ -147,8 +148,24 @@ def apply(
         rules=sum(it.enabled for it in rules.values()),
         changed_rules=sorted(configuration.rules),
         budgets=len(configuration.budgets),
-        warnings=[*found.warnings, *failing],
+        warnings=[*found.warnings, *_astray(configuration.targets, settings), *failing],
     )
+
+
+def _astray(targets: Mapping[str, Target], settings: Alerts) -> Iterator[Finding]:
+    """Files of targets that are not where such are read."""
+    for name, target in targets.items():
+        for field in ("url_file", "secret_file", "bearer_file", "ca_file"):
+            path = getattr(target, field)
+            if path is None:
+                continue
+            try:
+                place_of(field, path, settings.secrets_dir)
+            except Undeliverable as error:
+                yield Finding(
+                    severity="warning", line=None, place=f"targets.{name}.{field}", problem=f"of {name}, {error}",
+                    remedy="Until then it is told nothing: docs/alerts.md.",
+                )  # fmt: skip
 
 
 def _failing(rules: Iterable[Rule], rules_engine: Engine, settings: Alerts) -> list[Finding]:

@@ -208,6 +208,9 @@ def test_a_configuration_is_checked_applied_and_shown(run: Run, engine: Engine) 
     again = json.loads(run("apply", "FILE", "--json", body="{}").output)
     assert (again["targets"], again["budgets"], again["changed_rules"]) == (0, 0, [])
     assert rows(engine, "SELECT FROM gigawatch.alert_budget") == []
+    elsewhere = "targets: {chat: {kind: slack, url_file: /etc/passwd}, ours: {kind: slack, url_file: ours}}"
+    warned = run("apply", "FILE", "--dry-run", body=elsewhere + "\nroute: {target: chat}").output
+    assert warned.count("warning: ") == 1 and "url_file /etc/passwd is not in /etc/gigawatch/alerts" in warned, warned
     assert run("targets").output.startswith("No targets")
     assert run("deliveries").output == "No notifications.\n"
 

@@ -5,6 +5,8 @@ import hashlib
 import hmac
 import json
 import logging
+import os
+import re
 import socket
 import subprocess
 import sys
@@ -34,6 +36,11 @@ QUICK = Pace(look_every_s=0.2, backoff_s=0.01, longest_backoff_s=0.05, breaker_f
 ALLOWED = Alerts(allow_targets=("127.0.0.0/8",), delivery_timeout_s=1.0)
 log = logging.getLogger(__name__)
 OK = answers(200, b"ok")
+
+
+def reading(folder: Path) -> Alerts:
+    """Where targets' files are in a folder."""
+    return msgspec.structs.replace(ALLOWED, secrets_dir=str(folder))
 
 
 def put_out(engine: Engine, target: str, count: int = 1, **more: Any) -> list[str]:
@@ -107,7 +114,7 @@ def test_notifications_arrive_once_in_order_signed_and_are_noted(engine: Engine,
         keys = put_out(engine, "pager", 5)
         secret, bearer = str(tmp_path / "secret"), str(tmp_path / "token")
         pager = Target(kind="alertmanager", url=receiver.url, secret_file=secret, bearer_file=bearer)
-        with delivering(engine, Configuration(targets={"pager": pager})) as deliverer:
+        with delivering(engine, Configuration(targets={"pager": pager}), alerts=reading(tmp_path)) as deliverer:
             until(settled(engine, "pager"))
             # What comes later, too, and without anybody's waiting for the next look.
             keys += put_out(engine, "pager")
@@ -204,7 +211,7 @@ def test_certificates_that_are_named_are_trusted(engine: Engine, tmp_path: Path)
     with Receiver(OK, certificate) as receiver:
         pager = Target(kind="alertmanager", url=receiver.url, ca_file=str(certificate))
         put_out(engine, "pager")
-        with delivering(engine, Configuration(targets={"pager": pager})):
+        with delivering(engine, Configuration(targets={"pager": pager}), alerts=reading(tmp_path)):
             until(settled(engine, "pager"))
 
 
@@ -319,11 +326,12 @@ def test_secrets_stand_in_no_row_and_no_log(engine: Engine, tmp_path: Path, capl
             "no_url": Target(kind="slack"),
             "no_urls": Target(kind="slack", url_file=files["key"]),
             "no_ca": Target(kind="slack", url="https://127.0.0.1/", ca_file=str(tmp_path / "gone")),
+            "bad_ca": Target(kind="slack", url="https://127.0.0.1/", ca_file="key"),
         }
         (tmp_path / "binary").write_bytes(b"\xff\xfe\n\x00")
         for name in targets:
             put_out(engine, name)
-        with delivering(engine, Configuration(targets=targets)) as deliverer:
+        with delivering(engine, Configuration(targets=targets), alerts=reading(tmp_path)) as deliverer:
             until(lambda: all(tried(engine, name)() for name in targets))
             assert target(engine, "slack").address == base and target(engine, "gone").address == UNKNOWN_ADDRESS
             told = {name: deliveries(engine, name)[0].answer for name in targets}
@@ -345,7 +353,58 @@ def test_secrets_stand_in_no_row_and_no_log(engine: Engine, tmp_path: Path, capl
     assert "needs its key: name the file that holds it as secret_file" in told["no_key"]
     assert "give it url or url_file" in told["no_url"]
     assert told["no_urls"] == f"the URL must begin with http:// or https:// (file {tmp_path / 'key'})"
-    assert "must hold certificates as PEM" in told["no_ca"]
+    assert told["no_ca"].startswith(f"ca_file {tmp_path / 'gone'} cannot be read: No such file")
+    assert "must hold certificates as PEM" in told["bad_ca"]
+
+
+def test_files_elsewhere_are_not_read_whatever_leads_there(engine: Engine, tmp_path: Path) -> None:
+    folder, elsewhere = tmp_path / "alerts", tmp_path / "alerts-of-others"
+    for it in (folder, elsewhere):
+        it.mkdir()
+    (elsewhere / "key").write_text("0THERS")
+    (folder / "inside").write_text("0URS")
+    (folder / "good").symlink_to("inside")
+    (folder / "out").symlink_to(elsewhere / "key")
+    (folder / "folder").symlink_to(elsewhere)
+    (folder / "round").symlink_to("round")
+    os.mkfifo(folder / "pipe")
+    (folder / "great").write_bytes(b"x" * (17 << 10))
+    refused = f"is not in {folder}, the folder of targets' files (alerts.secrets_dir)"
+    wrong = {
+        str(elsewhere / "key"): refused,
+        f"{folder}/../alerts-of-others/key": refused,
+        "../alerts-of-others/key": refused,
+        "out": refused,
+        "folder/key": refused,
+        "/etc/passwd": refused,
+        "/proc/self/environ": refused,
+        "/nowhere": refused,
+        "round": "cannot be read",
+        "pipe": "is no file",
+        "": "cannot be read|is no file",
+        "great": "has more than 16,384 bytes",
+    }
+    with Receiver(OK) as receiver:
+        targets = {
+            f"{field} {path}": Target(**{"kind": "alertmanager", "url": receiver.url, field: path})
+            for path in wrong
+            for field in ("secret_file", "bearer_file")
+        }
+        targets["url"] = Target(kind="slack", url_file=str(elsewhere / "key"))
+        targets["certificates"] = Target(kind="alertmanager", url=receiver.url, ca_file="out")
+        targets["good"] = Target(kind="alertmanager", url=receiver.url, bearer_file="good")
+        targets["whole"] = Target(kind="alertmanager", url=receiver.url, bearer_file=str(folder / "inside"))
+        for name in targets:
+            put_out(engine, name)
+        with delivering(engine, Configuration(targets=targets), alerts=reading(folder)):
+            until(lambda: all(tried(engine, name)() for name in targets))
+        answered = {name: deliveries(engine, name)[0].answer for name in targets}
+        assert [it.headers["authorization"] for it in receiver.received] == ["Bearer 0URS"] * 2
+    for name in targets.keys() - {"url", "certificates", "good", "whole"}:
+        field, _, path = name.partition(" ")
+        assert answered[name].startswith(f"{field} {path} ")
+        assert wrong[path] in answered[name] or re.search(wrong[path], answered[name]), (name, answered[name])
+    assert refused in answered["url"] and refused in answered["certificates"]
 
 
 def test_a_template_that_fails_is_put_aside_with_its_reason(engine: Engine) -> None:
