@@ -37,6 +37,8 @@ from gigawatch.settings import Alerts
 ANSWER_BYTES = 64 << 10
 ANSWER_SHOWN = 500
 """Characters of an answer that are kept."""
+MOST_SHOWN = 1_000
+"""Characters of all that is said of an attempt."""
 LONGEST_RETRY_AFTER_S = 3_600
 SECRET_BYTES = 16 << 10
 CERTIFICATES_BYTES = 1 << 20
@@ -243,9 +245,10 @@ class Deliverer:
         # If we are killed from here on, the next attempt has the same key, and no haste.
         await asyncio.to_thread(_begin, self._engine, waiting.delivery_id, backoff_s)
         outcome = await self._send(target, waiting)
+        outcome = msgspec.structs.replace(outcome, answer=_line(outcome.answer))
         duration_ms = round((time.monotonic() - began_s) * 1000)
         if outcome.state != "sent":
-            log.warning("target %s: %s", name, " ".join(outcome.answer.split()))
+            log.warning("target %s: %s", name, outcome.answer)
         wait_s = backoff_s if outcome.retry_after_s is None else outcome.retry_after_s
         await asyncio.to_thread(
             _end, self._engine, name, waiting.delivery_id, outcome, duration_ms, wait_s, self._pace, self._alerts
@@ -303,8 +306,7 @@ class Deliverer:
                 words = credentials.hide(_in_words(error, credentials.place, timeout_s))
                 return Outcome(state="waiting", answer=words)
         assert status is not None
-        # The store cannot hold a NUL.
-        words = credentials.hide(answer.decode(errors="replace").replace("\0", ""))
+        words = credentials.hide(_line(answer.decode(errors="replace"), ANSWER_BYTES))
         return _judge(status, headers, words[:ANSWER_SHOWN])
 
 
@@ -365,10 +367,13 @@ def _content(field: str, path: str, secrets_dir: str, most_bytes: int) -> bytes:
     place = place_of(field, path, secrets_dir)
     try:
         # What is no file could keep us waiting for ever.
-        with os.fdopen(os.open(place, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC), "rb") as file:
-            if not stat.S_ISREG(os.fstat(file.fileno()).st_mode):
+        file = os.open(place, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
+        try:
+            if not stat.S_ISREG(os.fstat(file).st_mode):
                 raise Undeliverable(f"{field} {path} is no file")
-            content = file.read(most_bytes + 1)
+            content = os.read(file, most_bytes + 1)
+        finally:
+            os.close(file)
     except OSError as error:
         raise Undeliverable(
             f"{field} {path} cannot be read: {error.strerror}; the user that the server runs as must be able to"
@@ -461,6 +466,11 @@ def _in_words(error: Exception, place: Place, timeout_s: float) -> str:
     if any(isinstance(it, ssl.SSLError) for it in (error, *error.args)):
         return f"no TLS with {place.host}: {error}; ca_file names certificates to trust"
     return f"{place.host} could not be asked: {str(error) or type(error).__name__}"
+
+
+def _line(words: str, length: int = MOST_SHOWN) -> str:
+    """What may stand in the store, which takes no NUL, in a log and in a terminal, which obeys what it is sent."""
+    return "".join(it for it in " ".join(words.split()) if it.isprintable())[:length]
 
 
 def _first_line(error: Exception) -> str:
