@@ -7,6 +7,7 @@ import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from datetime import UTC, datetime, timedelta
+from pathlib import Path
 from typing import Any
 
 import msgspec
@@ -29,10 +30,12 @@ from api.retention import retain
 from api.rollups import CLOSE_LOCK, Folder
 from api.scheduler import Scheduler
 from api.store import Store
-from gigawatch import database
+from gigawatch import database, embedded
+from gigawatch.embedded import EmbeddedServer, installations
 from gigawatch.records import Event, Inventory, Severity
 from gigawatch.settings import Alerts, Retention
 from gigawatch.wire import MSGPACK, Batch, encode
+from migrations.run import migrate
 
 NOW = datetime(2026, 1, 1, tzinfo=UTC)
 SETTINGS = Alerts(rule_timeout_s=1, rule_max_rows=1_000)
@@ -292,6 +295,24 @@ def test_a_login_that_may_do_more_or_is_none_is_refused_in_words(engine: Engine,
         connection.execute(text(f"REVOKE pg_read_all_data FROM {role}"))
         connection.execute(text("DELETE FROM gigawatch.rule_login"))
     assert "there is no login for rules: run `gigawatch migrate`" in refusal()
+
+
+def test_a_rule_that_wants_the_machine_s_memory_fails_and_ends_nobody(
+    public_dir: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(embedded, "MOST_PROCESS_MIB", 1_024)
+    greedy = ", ".join(f"repeat('x', 400000000) AS c{column}" for column in range(20))
+    with EmbeddedServer(public_dir / "store", next(it for it in installations() if not it.timescaledb)) as server:
+        owner = database.engine(server.url)
+        migrate(owner)
+        rules = login.rules_engine(owner, Alerts())
+        with owner.connect() as other:
+            began = other.scalar(text("SELECT pg_postmaster_start_time()"))
+            with pytest.raises(EvaluationError, match="out of memory"):
+                evaluate(rules, rule(f"SELECT 'a' AS host, 1 AS value, {greedy}"), NOW, Alerts(rule_timeout_s=60))
+            assert other.scalar(text("SELECT pg_postmaster_start_time()")) == began
+        for engine in (owner, rules):
+            engine.dispose()
 
 
 def test_a_database_that_is_away_says_nothing_of_the_rule() -> None:
