@@ -91,7 +91,7 @@ def evaluate(engine: Engine, rule: Rule, now: datetime, settings: Alerts) -> lis
 
     Raises:
         EvaluationError: the rule is wrong, takes too long or gives too much, or there is no login for it.
-        sqlalchemy.exc.DBAPIError, psycopg.Error: the database is out of reach: this says nothing of the rule.
+        sqlalchemy.exc.DBAPIError: the database is out of reach: this says nothing of the rule.
     """
     with engine.connect() as connection:
         driver = connection.connection.driver_connection
@@ -102,7 +102,9 @@ def evaluate(engine: Engine, rule: Rule, now: datetime, settings: Alerts) -> lis
             return _observed(driver, rule, now, settings)
         except psycopg.Error as error:
             if driver.closed or error.sqlstate is None:
-                raise
+                # Where the database answers, the rule has ended its own connection.
+                engine.connect().close()
+                raise EvaluationError(f"its connection ended amid it: {_in_words(error, settings)}") from error
             raise EvaluationError(_in_words(error, settings)) from error
         finally:
             watch.cancel()
@@ -174,7 +176,7 @@ def _described(driver: "psycopg.Connection[Any]", query: str) -> list[tuple[str,
 def _in_words(error: psycopg.Error, settings: Alerts) -> str:
     if error.sqlstate == QUERY_CANCELED:
         return f"it took longer than {settings.rule_timeout_s:g} s (alerts.rule_timeout_s)"
-    return (error.diag.message_primary or str(error))[:MOST_SUMMARY]
+    return (error.diag.message_primary or str(error)).partition("\n")[0][:MOST_SUMMARY]
 
 
 def _bound(rule: Rule) -> tuple[str, list[float], list[str]]:

@@ -192,6 +192,8 @@ SECRET = "query_to_xml('%s', true, true, '') AS host, 1 AS value"
         ("SELECT pg_logical_emit_message(false, 'a', 'b')::text AS host, 1 AS value", "permission denied"),
         ("SELECT pg_reload_conf()::text AS host, 1 AS value", "permission denied"),
         ("SELECT pg_switch_wal()::text AS host, 1 AS value", "permission denied"),
+        ("SELECT left(set_config('search_path', repeat('a,', 100000) || 'a', true), 9) AS host, 1 AS value",
+         "connection ended amid it: lost synchronization"),
         # To have more time and room than a rule has.
         ("SELECT concat(set_config('statement_timeout', '0', true), pg_sleep(30)) AS host, 1 AS value", "than 1 s"),
         ("SELECT concat(set_config('temp_file_limit', '-1', true)) AS host, 1 AS value", "permission denied"),
