@@ -17,6 +17,7 @@ from starlette.exceptions import HTTPException
 from starlette.responses import PlainTextResponse, Response
 
 from api.access import Access, require
+from api.alerts import login
 from api.alerts import routes as alert_routes
 from api.alerts.configured import rules_in_force
 from api.alerts.keeper import EVALUATORS, HURRIED, SLOW, Keeper
@@ -86,13 +87,7 @@ def build(loaded: Settings) -> FastAPI:
             taken(loaded.retention.hours_d, HOURS_MARGIN),
             counts,
         )
-        rules_engine = database.engine(
-            url,
-            pool_size=EVALUATORS + HURRIED + SLOW,
-            statement_timeout_s=loaded.alerts.rule_timeout_s,
-            role=database.REPORT_ROLE,
-            application="gigawatch serve, rules",
-        )
+        rules_engine = login.rules_engine(engine, loaded.alerts, pool_size=EVALUATORS + HURRIED + SLOW)
 
         def keeper() -> Keeper:
             telling = Telling(engine, loaded.alerts)
@@ -114,6 +109,7 @@ def build(loaded: Settings) -> FastAPI:
         app.state.metrics = Metrics(report_engine, counts)
         app.state.engine = engine
         app.state.report_engine = report_engine
+        app.state.rules_engine = rules_engine
         yield
         if scheduler is not None:
             await run_in_threadpool(scheduler.stop)

@@ -28,6 +28,7 @@ from api.alerts import configured, files, inhibition, routing, states
 from api.alerts.configuration import Configuration, Route, Target
 from api.alerts.evaluation import EvaluationError, Observation, evaluate
 from api.alerts.keeper import EVENTS, Keeper, bring_into_force
+from api.alerts.login import rules_engine
 from api.alerts.rule import Rule
 from api.alerts.telling import Telling
 from api.meter_rollups import topology_changed
@@ -363,8 +364,10 @@ def _apply_budgets(engine: Engine) -> None:
     }
     # JSON is YAML.
     found = configured.read(msgspec.json.encode(document))
+    rules = rules_engine(engine, SETTINGS)
     with engine.begin() as connection:
-        configured.apply(connection, found, author="bench", source="bench", dry_run=False)
+        configured.apply(connection, rules, SETTINGS, found, author="bench", source="bench", dry_run=False)
+    rules.dispose()
 
 
 def keep_coming(engine: Engine, *, silent: str = "false", dark: int = 0) -> None:
@@ -588,7 +591,7 @@ def main() -> None:
             if is_new:
                 with owned(owner) as connection:
                     fill(owner, connection, given.nodes, datetime.now(UTC))
-            reader = database.engine(server.url, role=database.REPORT_ROLE)
+            reader = rules_engine(owner, SETTINGS)
             rules = dict(files.shipped())
             print(f"Load {os.getloadavg()[0]:.1f}\n\n{HEAD}", flush=True)
             found = measure_rules(

@@ -13,8 +13,10 @@ import psycopg
 import pytest
 from sqlalchemy import Engine
 
+from api.alerts import login
 from gigawatch import database
 from gigawatch.embedded import SUPERUSER, EmbeddedServer, installations
+from gigawatch.settings import Alerts
 from migrations.run import migrate
 
 # A shell's background job ignores Ctrl-C, and so would all that the tests start and interrupt.
@@ -134,3 +136,11 @@ def report_engine(database_url: str) -> Iterator[Engine]:
     engine = database.engine(database_url, role=database.REPORT_ROLE, statement_timeout_s=30)
     yield engine
     engine.dispose()
+
+
+@pytest.fixture
+def rules_engine(engine: Engine) -> Iterator[Engine]:
+    """An engine on database_url as rules of alerts have it."""
+    rules = login.rules_engine(engine, Alerts())
+    yield rules
+    rules.dispose()

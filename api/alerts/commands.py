@@ -14,9 +14,11 @@ import yaml
 from api.alerts import configured, trial
 from api.alerts.configuration import Duration
 from api.alerts.durations import seconds
+from api.alerts.login import rules_engine
 from api.commands import store_of
 from api.declared import values
 from api.declared.nodes import MOST_BYTES
+from gigawatch import settings
 from gigawatch.alerts import actions, matchers, readings, sending
 from gigawatch.alerts.actions import Wrong
 from gigawatch.errors import ExitCode, GigawatchError
@@ -373,8 +375,13 @@ def apply(config: Path | None, /, file: BinaryIO, dry_run: bool, author: str, as
     It takes the place of what was applied before. A running server takes it up at once.
     """
     found = configured.read(file.read(MOST_BYTES + 1))
+    alerts = settings.load(config).alerts
     with store_of(config, **of_store) as engine, engine.begin() as connection:
-        done = configured.apply(connection, found, author=author, source=Path(file.name).name, dry_run=dry_run)
+        rules = rules_engine(engine, alerts)
+        done = configured.apply(
+            connection, rules, alerts, found, author=author, source=Path(file.name).name, dry_run=dry_run
+        )
+        rules.dispose()
     if as_json:
         _print(done)
         return

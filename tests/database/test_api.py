@@ -14,6 +14,7 @@ from openapi_spec_validator import validate
 from sqlalchemy import Connection, Engine, text
 
 from api.alerts import configured
+from api.alerts.login import rules_engine
 from api.factors import files, store
 from api.reports.commands import report as report_command
 from api.reports.formats import FORMATS
@@ -22,6 +23,7 @@ from api.topology import store as topology_store
 from gigawatch import database
 from gigawatch.alerts import actions, sending
 from gigawatch.alerts.matchers import parse
+from gigawatch.settings import Alerts
 from gigawatch.tokens import ROLES
 from tests.agents import wait_for
 from tests.browser import seed, serving_seed
@@ -73,7 +75,7 @@ def api(embedded_server: Any, tmp_path_factory: pytest.TempPathFactory) -> Itera
             store.take(connection, "oslo", kind, found, version="1", source="test", replace=False, dry_run=False)
         topology = topology_files.read(b"sites: {oslo: {meters: {grid: {role: utility}}}}")
         topology_store.apply(connection, topology, source="test", dry_run=False)
-        _alert(connection)
+        _alert(engine, connection)
     _measure(engine)
     engine.dispose()
     with running_api(url, tmp_path_factory.mktemp("api") / "log") as api:
@@ -81,9 +83,11 @@ def api(embedded_server: Any, tmp_path_factory: pytest.TempPathFactory) -> Itera
     embedded_server.drop(url)
 
 
-def _alert(connection: Connection) -> None:
+def _alert(engine: Engine, connection: Connection) -> None:
     """Something of each kind that there is of alerts; the first alert has ended."""
-    configured.apply(connection, configured.read(ALERTS), author="ada", source="test", dry_run=False)
+    rules = rules_engine(engine, Alerts())
+    configured.apply(connection, rules, Alerts(), configured.read(ALERTS), author="ada", source="test", dry_run=False)
+    rules.dispose()
     for statement in (
         "INSERT INTO gigawatch.alert_target (name, kind, address) VALUES ('hook', 'alertmanager', 'http://127.0.0.1:9')",
         """INSERT INTO gigawatch.alert (rule, fingerprint, labels, severity, state, summary, details, started, held,
