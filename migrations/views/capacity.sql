@@ -1,6 +1,6 @@
 -- report.capacity(): limits of feeds, racks, rows, halls and sites, what is drawn, and what is left.
 -- Definition: a row for each limit: of a meter (scope feed) its breaker (A), contract and rating (W), and each budget of the topology (W). usable is
--- the limit, of a breaker 80 % of its rating: what a load that lasts may draw (NFPA 70, 210.20). present is of the newest windows of the last 5 minutes; peak the
+-- the limit, of a breaker 80 % of its rating: what a load that lasts may draw (NFPA 70, 210.20). present is of the newest windows, which ended no longer ago than 5 minutes or three of their length, and of GPUs' of the last 5 minutes; peak the
 -- greatest from start to stop: of a meter the greatest reading, or where it tells energy alone the greatest hour's mean, as of a sum of meters. headroom = usable −
 -- present; stranded = usable − peak: what was never drawn. trend_per_day is the slope of the daily peaks over up to 30 days before stop, by least squares
 -- over 7 days at least; days_to_limit = (usable − the line at stop) / slope, where it rises. A budget is compared with the meters that feed its racks and nothing else, of a
@@ -95,15 +95,10 @@ BEGIN
     ), counts AS (
         SELECT m.part, count(*) AS meters FROM members AS m GROUP BY 1
     ), now_of AS (
-        SELECT m.part, sum(w.power_mw) / 1000.0 AS power_w, max(w.current_ma) / 1000.0 AS current_a,
+        SELECT m.part, sum(w.power_mw) / 1000.0 AS power_w, max(w.current_max_ma) / 1000.0 AS current_a,
             count(w.power_mw) AS known
         FROM members AS m
-        CROSS JOIN LATERAL (
-            SELECT coalesce(it.power_mean_mw, it.energy_mj * 1000 / it.covered_ms) AS power_mw, it.current_max_ma AS current_ma
-            FROM gigawatch.meter_window AS it
-            WHERE it.meter_id = m.meter_id AND it.time > now() - interval '5 minutes'
-            ORDER BY it.time DESC LIMIT 1
-        ) AS w
+        JOIN expanded.meter_tells_now AS w ON w.meter_id = m.meter_id
         GROUP BY 1
     ), racks AS (
         SELECT l.part, l.site_id, rack.rack_id

@@ -1,5 +1,5 @@
 -- report.feeds: meters that feed racks, with what flows through them now and what flowed before.
--- Definition: one row per meter of electricity that feeds racks, directly or through others, and is no sum of others; generation, which comes and goes, is none. power_w is of its newest window of the last 3 minutes, as
+-- Definition: one row per meter of electricity that feeds racks, directly or through others, and is no sum of others; generation, which comes and goes, is none. power_w is of its newest window, which ended no longer ago than 3 minutes or three of its length, and else as
 -- report.meters_now has it. power_before_w is the greatest of the mean over the 10 minutes before that window (looked at where power_w is below half of the rest) and
 -- the greatest hour's mean of the last 24 h. above names the meters that feed it. Unit: W.
 -- Missing data: while nothing is heard of a meter power_w is NULL; power_before_w is NULL where nothing was heard before.
@@ -41,11 +41,9 @@ JOIN racks USING (meter_id)
 LEFT JOIN uppers USING (meter_id)
 LEFT JOIN hours USING (meter_id)
 LEFT JOIN LATERAL (
-    SELECT w.time, coalesce(w.power_mean_mw, w.energy_mj * 1000 / w.covered_ms) / 1000.0::double precision AS power_w
-    FROM gigawatch.meter_window AS w
-    WHERE w.meter_id = m.meter_id AND w.time > now() - interval '3 minutes'
-    ORDER BY w.time DESC
-    LIMIT 1
+    SELECT it.time, it.power_mw / 1000.0::double precision AS power_w
+    FROM expanded.meter_tells_now AS it
+    WHERE it.meter_id = m.meter_id AND it.ended >= now() - greatest(interval '3 minutes', 3 * it.length)
 ) AS newest ON true
 LEFT JOIN LATERAL (
     SELECT sum(coalesce(w.power_mean_mw, w.energy_mj * 1000 / w.covered_ms)::double precision * w.covered_ms) / sum(w.covered_ms) / 1000 AS power_w
@@ -64,7 +62,7 @@ COMMENT ON COLUMN report.feeds.feed IS 'Of redundant feeds, which: A or B';
 COMMENT ON COLUMN report.feeds.simulated IS 'Whether its data are simulated';
 COMMENT ON COLUMN report.feeds.racks IS 'Racks that it feeds, directly or through others';
 COMMENT ON COLUMN report.feeds.above IS 'Meters that feed it, directly or through others';
-COMMENT ON COLUMN report.feeds.time IS 'Start of its newest window of the last 3 minutes, UTC';
+COMMENT ON COLUMN report.feeds.time IS 'Start of that window, UTC';
 COMMENT ON COLUMN report.feeds.power_w IS 'Mean power in it; absent while nothing is heard of it, W';
 COMMENT ON COLUMN report.feeds.power_before_w IS 'The greatest of the mean of the 10 minutes before and of the means of the hours of the last day, W';
 COMMENT ON COLUMN report.feeds.last_seen IS 'When the server last stored a window of it, UTC';

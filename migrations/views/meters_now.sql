@@ -4,6 +4,7 @@
 -- temperature is of: outside air where it is of no hall, node and rack; else by its name: return (return, outlet, exhaust, hot), liquid supply (liquid, water, coolant,
 -- cdu, fws, tcs, chw), or inlet air. temp_min_5m_c and temp_min_15m_c are the least of its windows of the last 5 and 15 minutes. Unit: W, A, °C.
 -- Missing data: while nothing is heard of a meter its measurements are NULL; the least of a time that its windows do not span is NULL.
+-- needs: facility_parts
 CREATE VIEW report.meters_now AS
 SELECT
     site.name AS site,
@@ -24,7 +25,7 @@ SELECT
     CASE
         WHEN m.role IS DISTINCT FROM 'temperature' THEN NULL
         WHEN m.hall_id IS NULL AND m.node IS NULL AND racks.names = '{}' THEN 'outside air'
-        WHEN m.name ~* '(return|outlet|exhaust|hot)' THEN 'return'
+        WHEN m.name ~* '(return|outlet|exhaust|hot(aisle|[^a-z]|$))' THEN 'return'
         WHEN m.name ~* '(liquid|water|coolant|cdu|fws|tcs|chw)' THEN 'liquid supply'
         ELSE 'inlet air'
     END AS medium,
@@ -38,17 +39,7 @@ CROSS JOIN LATERAL (
         SELECT rack.name FROM gigawatch.meter_rack AS r JOIN gigawatch.rack USING (rack_id) WHERE r.meter_id = m.meter_id ORDER BY 1
     ) AS names
 ) AS racks
-LEFT JOIN LATERAL (
-    SELECT w.time, w.length, coalesce(w.power_mean_mw, w.energy_mj * 1000 / w.covered_ms) AS power_mw, w.current_max_ma, w.temp_mean_mc
-    FROM (
-        SELECT it.*, it.covered_ms * interval '1 ms' AS length
-        FROM gigawatch.meter_window AS it
-        WHERE it.meter_id = m.meter_id AND it.time > now() - interval '1 day'
-        ORDER BY it.time DESC
-        LIMIT 1
-    ) AS w
-    WHERE w.time + w.length >= now() - greatest(interval '5 minutes', 3 * w.length)
-) AS newest ON true
+LEFT JOIN expanded.meter_tells_now AS newest ON newest.meter_id = m.meter_id
 LEFT JOIN LATERAL (
     -- A window counts for the time that it lies in, and one must reach back to the beginning.
     SELECT CASE WHEN min(w.time) <= now() - interval '5 minutes' THEN min(w.temp_mean_mc) FILTER (WHERE w.ended > now() - interval '5 minutes') END AS min_5m,

@@ -1,6 +1,6 @@
 -- report.power_ratio_now: power of each site's sources over that of its IT equipment, at this moment; indicative.
--- Definition: power_ratio = Σ power of the sources / Σ power of the meters of the category, each by its newest window of the last
--- 5 minutes: the polled mean, without one energy over time (a register's steps may be longer than a window). A moment's power ratio is no PUE, which is of energies over time
+-- Definition: power_ratio = Σ power of the sources / Σ power of the meters of the category, each by its newest window, which
+-- ended no longer ago than 5 minutes or three of its length: the polled mean, without one energy over time (a register's steps may be longer than a window). A moment's power ratio is no PUE, which is of energies over time
 -- (ISO/IEC 30134-2): it is shown to see whether things are as usual. Meters count as in report.pue(). Unit: W, 1.
 -- Missing data: where one of the meters has no such window, or one whose agent does not believe it (it stands still, or its power flows backwards), or one of the sums is no power above 0, there is no ratio: meters_silent says how many
 -- are missing. Virtual meters have no windows, and their terms stand for them. Fuel has no power of its own; while it flows the ratio is without it.
@@ -27,18 +27,14 @@ WITH RECURSIVE chain AS (
     FROM gigawatch.site
     JOIN gigawatch.meter AS m USING (site_id)
     CROSS JOIN LATERAL (
-        SELECT sum(own.sign * newest.power_mw) AS power_mw, bool_and(newest.power_mw IS NOT NULL) AS known, min(newest.time) AS time
+        SELECT sum(own.sign * newest.power_mw) FILTER (WHERE newest.doubt IS NULL) AS power_mw,
+            bool_and(newest.power_mw IS NOT NULL AND newest.doubt IS NULL) AS known, min(newest.time) AS time
         FROM (
             SELECT m.meter_id, 1 AS sign WHERE NOT m.virtual
             UNION ALL
             SELECT t.meter_id, t.sign FROM terms AS t WHERE m.virtual AND t.top_id = m.meter_id
         ) AS own
-        LEFT JOIN LATERAL (
-            SELECT w.time, CASE WHEN w.doubt IS NULL THEN coalesce(w.power_mean_mw, w.energy_mj * 1000 / w.covered_ms) END AS power_mw
-            FROM gigawatch.meter_window AS w
-            WHERE w.meter_id = own.meter_id AND w.time > now() - interval '5 minutes'
-            ORDER BY w.time DESC LIMIT 1
-        ) AS newest ON true
+        LEFT JOIN expanded.meter_tells_now AS newest ON newest.meter_id = own.meter_id
     ) AS p
     WHERE (m.since IS NULL OR m.since <= now()) AND (m.until IS NULL OR m.until > now())
         AND m.role IN ('utility', 'generation', 'ups_out', 'pdu', 'it')
@@ -70,6 +66,6 @@ COMMENT ON COLUMN report.power_ratio_now.category IS 'Where IT is metered: 1 UPS
 COMMENT ON COLUMN report.power_ratio_now.power_ratio IS 'Power of the sources over that of IT, 1; below 1 a meter is wrong';
 COMMENT ON COLUMN report.power_ratio_now.facility_power_w IS 'Power of all sources, W; NULL where a meter is not known now';
 COMMENT ON COLUMN report.power_ratio_now.it_power_w IS 'Power of IT, W; NULL where a meter is not known now';
-COMMENT ON COLUMN report.power_ratio_now.meters_silent IS 'Meters of both without a window of the last 5 minutes that is believed';
+COMMENT ON COLUMN report.power_ratio_now.meters_silent IS 'Meters of both that tell nothing now that is believed';
 COMMENT ON COLUMN report.power_ratio_now.time IS 'Start of the oldest of the windows, UTC';
 COMMENT ON COLUMN report.power_ratio_now.simulated IS 'Whether a meter of it is simulated';

@@ -702,6 +702,15 @@ def test_the_power_ratio_now_is_of_the_last_minutes_and_of_all_meters(engine: En
     send(engine, [window("b", energy_mj=1_500_000, **recent)])
     (found,) = report(asked)
     assert (found["power_ratio"], found["it_power_w"], found["meters_silent"]) == (1.2, 250, 0)
+    # One that is read each quarter of an hour tells what is now until three of these are over.
+    for ended_min, silent in ((46, 1), (44, 0)):
+        with engine.begin() as connection:
+            connection.execute(text("DELETE FROM gigawatch.meter_window WHERE meter_id = (SELECT meter_id FROM"
+                                    " gigawatch.meter WHERE name = 'a')"))  # fmt: skip
+        begun = datetime.now(START.tzinfo) - timedelta(minutes=ended_min + 15)
+        send(engine, [window("a", begun, covered_ms=900_000, energy_mj=90_000_000)])
+        (found,) = report(asked)
+        assert (found["power_ratio"], found["meters_silent"]) == (None if silent else 1.2, silent)
 
 
 def test_pue_beside_load_and_the_air_outside_also_says_which_hours_are_in_no_sum(
