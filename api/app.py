@@ -20,7 +20,7 @@ from api.access import Access, require
 from api.alerts import login
 from api.alerts import routes as alert_routes
 from api.alerts.configured import rules_in_force
-from api.alerts.keeper import EVALUATORS, HURRIED, SLOW, Keeper
+from api.alerts.keeper import Keeper
 from api.alerts.telling import Telling
 from api.counts import Counts
 from api.documents import Greeting, Problem, answers, describe, known_parameters
@@ -87,7 +87,7 @@ def build(loaded: Settings) -> FastAPI:
             taken(loaded.retention.hours_d, HOURS_MARGIN),
             counts,
         )
-        rules_engine = login.rules_engine(engine, loaded.alerts, pool_size=EVALUATORS + HURRIED + SLOW)
+        rules_engine = login.rules_engine(engine, loaded.alerts)
 
         def keeper() -> Keeper:
             telling = Telling(engine, loaded.alerts)

@@ -22,7 +22,7 @@ _MORE = f"""
 """A role beyond the report role whose rights the login has, itself first where it is a superuser or makes roles."""
 
 
-def rules_engine(owner: Engine, settings: Alerts, *, pool_size: int = 1) -> Engine:
+def rules_engine(owner: Engine, settings: Alerts) -> Engine:
     """An engine on which any SQL may run: it can read schema report, and do nothing else.
 
     Connecting raises EvaluationError where there is no login, it is refused, or it may do more.
@@ -30,11 +30,9 @@ def rules_engine(owner: Engine, settings: Alerts, *, pool_size: int = 1) -> Engi
     Args:
         owner: of the store's owner, who knows the login that the migration made.
         settings: another login, and how long a statement may take.
-        pool_size: connections kept.
     """
     engine = database.engine(
         settings.rule_database_url or owner.url.render_as_string(hide_password=False),
-        pool_size=pool_size,
         statement_timeout_s=settings.rule_timeout_s,
         role=REPORT_ROLE,
         application="gigawatch, rules",
