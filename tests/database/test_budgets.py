@@ -13,8 +13,10 @@ from api.alerts import configured
 from api.decode import Parcel, decode
 from api.factors import store as factors
 from api.factors.intervals import Factors, Interval
+from api.retention import retain
 from api.store import Store
 from gigawatch.records import Assignment, EnergyMethod, Gpu, GpuWindow, Inventory, NodeWindow
+from gigawatch.settings import Retention
 from gigawatch.wire import MSGPACK, Batch, Receipt, encode
 from tests import facility
 from tests.factory import rows
@@ -172,7 +174,7 @@ def check(report_engine: Engine, at: datetime = AT) -> dict[tuple[str, str], dic
 def test_budgets_are_what_the_reports_say_whatever_comes_afterwards(engine: Engine, report_engine: Engine) -> None:
     late = span(TURN + HOUR, TURN + 2 * HOUR)
     for node in NODES:
-        send(engine, node, [it for it in span(BEGIN, END) if node != "b" or it not in late])
+        send(engine, node, [it for it in span(BEGIN, END) if node not in "bd" or it not in late])
     facility.place(engine, {"u": {"role": "utility"}, "i": {"role": "it"}})
     facility.send(engine, [*facility.hourly("u", TURN, 3, kwh=120), *facility.hourly("i", TURN, 3, kwh=100)], keep=KEEP)
     give(engine, factors.price("EUR"), BEGIN, END, HOUR / 4, "0.1")
@@ -196,10 +198,12 @@ def test_budgets_are_what_the_reports_say_whatever_comes_afterwards(engine: Engi
     # What is kept is what would be summed without it.
     kept = "SELECT min(time) AS first, max(time) AS last FROM gigawatch.weighed_1h"
     assert rows(engine, kept) == [{"first": BEGIN, "last": TURN + 3 * HOUR}]
-    for removed in ("DELETE FROM gigawatch.weighed_1h WHERE time < :turn", "DELETE FROM gigawatch.weighed_1h"):
-        with engine.begin() as connection:
-            connection.execute(text(removed), {"turn": TURN})
-        assert check(report_engine) == found
+    assert "rows of weighed_1h" in retain(engine, Retention(), TURN + 40 * DAY)
+    assert rows(engine, kept)[0]["first"] == TURN
+    assert check(report_engine) == found
+    with engine.begin() as connection:
+        connection.execute(text("TRUNCATE gigawatch.weighed_1h"))
+    assert check(report_engine) == found
 
 
 def its_first_figures(found: dict[tuple[str, str], dict[str, Any]]) -> None:
@@ -235,6 +239,25 @@ def what_comes_afterwards(engine: Engine, report_engine: Engine, late: list[date
         known.update(after)
 
     send(engine, "b", late)
+    changes(quantities)
+    # Of a GPU that serves nobody; and of a deployment alone, as of a node that is at another site now.
+    send(engine, "d", late)
+    changes(quantities, "oslo")
+    with engine.begin() as connection:
+        connection.execute(
+            text(
+                "UPDATE gigawatch.deployment_1m SET energy_mj = energy_mj + 1000000"
+                " WHERE time >= :turn AND time < :hour"
+            ),
+            {"hour": TURN + HOUR, "turn": TURN},
+        )
+        connection.execute(
+            text(
+                "INSERT INTO gigawatch.rollup_dirty"
+                " SELECT 'deployment_1h', CAST(:turn AS timestamptz), deployment_id FROM gigawatch.deployment"
+            ),
+            {"turn": TURN},
+        )
     changes(quantities)
     dear = give(engine, factors.price("EUR"), TURN + HOUR / 2, TURN + 110 * MINUTE, 10 * MINUTE, "2")
     changes({"cost"})
