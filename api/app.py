@@ -17,12 +17,13 @@ from starlette.exceptions import HTTPException
 from starlette.responses import PlainTextResponse, Response
 
 from api.access import Access, require
+from api.alerts import login
 from api.alerts import routes as alert_routes
 from api.alerts.configured import rules_in_force
 from api.alerts.keeper import EVALUATORS, HURRIED, SLOW, Keeper
 from api.alerts.telling import Telling
 from api.counts import Counts
-from api.documents import Greeting, Problem, answers, describe
+from api.documents import Greeting, Problem, answers, describe, known_parameters
 from api.factors import routes as factor_routes
 from api.ingest import RETRY_SOON, Ingest
 from api.metrics import CONTENT_TYPE, Metrics
@@ -86,13 +87,7 @@ def build(loaded: Settings) -> FastAPI:
             taken(loaded.retention.hours_d, HOURS_MARGIN),
             counts,
         )
-        rules_engine = database.engine(
-            url,
-            pool_size=EVALUATORS + HURRIED + SLOW,
-            statement_timeout_s=loaded.alerts.rule_timeout_s,
-            role=database.REPORT_ROLE,
-            application="gigawatch serve, rules",
-        )
+        rules_engine = login.rules_engine(engine, loaded.alerts, pool_size=EVALUATORS + HURRIED + SLOW)
 
         def keeper() -> Keeper:
             telling = Telling(engine, loaded.alerts)
@@ -114,6 +109,7 @@ def build(loaded: Settings) -> FastAPI:
         app.state.metrics = Metrics(report_engine, counts)
         app.state.engine = engine
         app.state.report_engine = report_engine
+        app.state.rules_engine = rules_engine
         yield
         if scheduler is not None:
             await run_in_threadpool(scheduler.stop)
@@ -123,11 +119,8 @@ def build(loaded: Settings) -> FastAPI:
         rules_engine.dispose()
 
     app = FastAPI(title="Gigawatch", version=__version__, description=DESCRIPTION, lifespan=life, redoc_url=None)
-    app.include_router(router)
-    app.include_router(factor_routes.router)
-    app.include_router(topology_routes.router)
-    app.include_router(report_routes.router)
-    app.include_router(alert_routes.router)
+    for it in (router, factor_routes.router, topology_routes.router, report_routes.router, alert_routes.router):
+        app.include_router(it, dependencies=[Depends(known_parameters)])
     app.openapi = lambda: describe(app)  # type: ignore[method-assign] # FastAPI's own way to extend it
     _add_hello(app)
     _add_health(app)

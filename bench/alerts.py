@@ -28,6 +28,7 @@ from api.alerts import configured, files, inhibition, routing, states
 from api.alerts.configuration import Configuration, Route, Target
 from api.alerts.evaluation import EvaluationError, Observation, evaluate
 from api.alerts.keeper import EVENTS, Keeper, bring_into_force
+from api.alerts.login import rules_engine
 from api.alerts.rule import Rule
 from api.alerts.telling import Telling
 from api.meter_rollups import topology_changed
@@ -114,12 +115,6 @@ NOW = f"""
     SELECT n.node_id, now(), 0, n.site_id, n.rack_id, true, 8, gpu.model, 87, {{mark}} - interval '10 s',
         {GPUS}, sign({BITS}), 4800000, 5600000, 7200, 8, {HOTTEST_C}, 690000, 900, {BITS}, 70
     FROM gigawatch.node AS n JOIN gigawatch.gpu ON gpu.node_id = n.node_id AND gpu.index = 0"""
-HOURS_OF_NODES = f"""
-    INSERT INTO gigawatch.node_1h (time, node_id, covered_ms, tick_power_mw, ticks_summed, tick_power_min_mw,
-        tick_power_max_mw, ticks_taken, ticks_expected, rejected_readings)
-    SELECT {{hour}} - interval '1 hour', n.node_id, 3600000, 3600 * 600000::bigint * {GPUS}, 3600, 4400000,
-        5500000, 3600, 3600, 0
-    FROM gigawatch.node AS n"""
 GROUPS = """
     INSERT INTO gigawatch.site_{level} (time, site_id, gpu_model, gpus, gpus_known, power_mw, covered_ms, energy_mj,
         energy_ms, energy_interpolated_mj, energy_integrated_mj, energy_estimated_mj, gpu_util_pm_ms, gpu_util_ms,
@@ -277,7 +272,9 @@ def fill(engine: Engine, connection: "psycopg.Connection[Any]", nodes: int, now:
     for start, last, step, where in (
         # In as many chunks as there are of a week.
         (mark - 7 * DAY, mark - 2 * HOUR, "1 hour", "n.node_id = 1"),
-        (hour - HOUR, hour - timedelta(seconds=10), "10 s", APART),
+        # The hour that is over: its quarters, and all of it where they show a difference.
+        (hour - HOUR, hour - timedelta(minutes=15), "15 min", f"NOT ({APART})"),
+        (hour - HOUR, hour - timedelta(seconds=20), "10 s", APART),
         (mark - timedelta(seconds=10), mark - timedelta(seconds=10), "10 s", "true"),
     ):
         run(WINDOWS, start=_said(start), last=_said(last), step=step, where=where)
@@ -287,7 +284,6 @@ def fill(engine: Engine, connection: "psycopg.Connection[Any]", nodes: int, now:
     ):
         last = hour - timedelta(milliseconds=ms)
         run(ROLLUP, level=level, ms=ms, start=_said(start), last=_said(last), step=step, where=where)
-    run(HOURS_OF_NODES)
     for level, ms, start, stop, step in (
         ("1h", 3_600_000, hour - 30 * DAY, hour, "1 hour"),
         ("1d", 86_400_000, midnight - 30 * DAY, midnight, "1 day"),
@@ -376,8 +372,10 @@ def _apply_budgets(engine: Engine) -> None:
     }
     # JSON is YAML.
     found = configured.read(msgspec.json.encode(document))
+    rules = rules_engine(engine, SETTINGS)
     with engine.begin() as connection:
-        configured.apply(connection, found, author="bench", source="bench", dry_run=False)
+        configured.apply(connection, rules, SETTINGS, found, author="bench", source="bench", dry_run=False)
+    rules.dispose()
 
 
 def keep_coming(engine: Engine, *, silent: str = "false", dark: int = 0) -> None:
@@ -601,7 +599,7 @@ def main() -> None:
             if is_new:
                 with owned(owner) as connection:
                     fill(owner, connection, given.nodes, datetime.now(UTC))
-            reader = database.engine(server.url, role=database.REPORT_ROLE)
+            reader = rules_engine(owner, SETTINGS)
             rules = dict(files.shipped())
             print(f"Load {os.getloadavg()[0]:.1f}\n\n{HEAD}", flush=True)
             found = measure_rules(

@@ -37,10 +37,14 @@ REPEATS = 5
 PAGE_REPEATS = 20
 PAGE_MS = 300
 """Limit of a page, at 95 %."""
-PAGES = {
+AHEAD = {
     "all sites, 24 h": "?range=24h", "all sites, 7 d": "", "all sites, 30 d": "?range=30d",
-    "all sites, 12 months": "?range=365d", "a site, 7 d": "?site=site-1", "a site, 30 d": "?site=site-1&range=30d",
-    "a site, 12 months": "?site=site-1&range=365d", "all sites, meters found": "?find=pdu-1&meters=-power",
+    "all sites, 12 months": "?range=365d", "all sites, meters found": "?find=pdu-1&meters=-power",
+}  # fmt: skip
+"""What the dashboard reads ahead: who asks waits for what is of now alone."""
+PAGES = AHEAD | {
+    "a site, 24 h": "?site=site-1&range=24h", "a site, 7 d": "?site=site-1", "a site, 30 d": "?site=site-1&range=30d",
+    "a site, 12 months": "?site=site-1&range=365d",
 }  # fmt: skip
 
 
@@ -173,7 +177,10 @@ def page_ms(engine: Engine, query: str, now: datetime) -> tuple[list[float], flo
 
 
 def measure_pages(engine: Engine, now: datetime) -> None:
-    """Print what each page took: cold the median, the 95th percentile and processor time; warm the latter two."""
+    """Print what each page took, cold and again: the median, the 95th percentile and the processor time.
+
+    Within its limit is what the dashboard reads ahead where it is so again, all else where it is cold.
+    """
     kept = recent.KEPT_S, recent.FOLDED_KEPT_S, recent.HOURLY_KEPT_S
     recent.KEPT_S = recent.FOLDED_KEPT_S = recent.HOURLY_KEPT_S = 0.0
     colds = {name: page_ms(engine, query, now) for name, query in PAGES.items()}
@@ -182,11 +189,10 @@ def measure_pages(engine: Engine, now: datetime) -> None:
         cold, cold_cpu_ms = colds[name]
         page_ms(engine, query, now)
         warm, warm_cpu_ms = page_ms(engine, query, now)
-        cold_ms, warm_ms = quantile(cold, 0.95), quantile(warm, 0.95)
-        limit = "within" if cold_ms <= PAGE_MS else "above"
+        shown = [f"{quantile(it, 0.5):.0f} | {quantile(it, 0.95):.0f}" for it in (cold, warm)]
+        limit = "within" if quantile(warm if name in AHEAD else cold, 0.95) <= PAGE_MS else "above"
         print(
-            f"| {name} | {quantile(cold, 0.5):.0f} | {cold_ms:.0f} | {cold_cpu_ms:.0f} | {warm_ms:.0f} |"
-            f" {warm_cpu_ms:.0f} | {limit} |",
+            f"| {name} | {shown[0]} | {cold_cpu_ms:.0f} | {shown[1]} | {warm_cpu_ms:.0f} | {limit} |",
             flush=True,
         )
 

@@ -19,6 +19,8 @@ from gigawatch.errors import ExitCode, GigawatchError
 from gigawatch.units import BYTES_PER_MIB
 
 MOST_BYTES = 16 * BYTES_PER_MIB
+LONGEST_LINE = 32_768
+"""The parsers take a time that grows with the square of a line's length: minutes for one of many MiB."""
 # It has no types.
 _parse_openmetrics: Callable[[str], Iterable[Metric]] = openmetrics_parser.text_string_to_metric_families
 # Asked for OpenMetrics, prometheus_client serves vllm:… as vllm_….
@@ -38,6 +40,18 @@ class Advice(Struct, frozen=True, kw_only=True):
     """Why an answer may take long."""
     locked: str
     """Why it may want a password."""
+
+
+class Locked(GigawatchError):
+    """An endpoint that does not let us in.
+
+    Args:
+        unknown: whether user and password are what it does not take (401); else they may not read this (403).
+    """
+
+    def __init__(self, problem: str, remedy: str, *, unknown: bool) -> None:
+        super().__init__(problem, remedy, ExitCode.CONFIGURATION)
+        self.unknown = unknown
 
 
 class Answer(Struct, frozen=True):
@@ -78,6 +92,7 @@ def fetch(pool: urllib3.PoolManager, url: str, limit_s: float, advice: Advice) -
         advice: for errors.
 
     Raises:
+        Locked: it does not let us in.
         GigawatchError: no answer in time, or one that cannot be metrics.
     """
     deadline_s = time.monotonic() + limit_s
@@ -122,10 +137,17 @@ def parse(url: str, answer: Answer, advice: Advice, only: Iterable[str] = ()) ->
     """
     families, samples = [], dict[str, list[Sample]]()
     openmetrics = "openmetrics" in answer.content_type
-    text = answer.text
+    lines = answer.text.split("\n")
+    if any(len(line) > LONGEST_LINE for line in lines):
+        raise GigawatchError(
+            f"{url} answers a line of more than {LONGEST_LINE} characters; it begins {answer.text[:60]!r}",
+            advice.path,
+            ExitCode.DATA,
+        )
     if only and not openmetrics:
         beginnings = (START_TIME, *only)
-        text = "\n".join(line for line in text.splitlines() if line.startswith(beginnings))
+        lines = [line for line in lines if line.startswith(beginnings)]
+    text = "\n".join(lines)
     try:
         for family in _parse_openmetrics(text) if openmetrics else text_string_to_metric_families(text):
             families.append(family.name)
@@ -176,7 +198,7 @@ def _check(url: str, response: urllib3.BaseHTTPResponse, advice: Advice) -> None
             ExitCode.CONFIGURATION,
         )
     if status in {401, 403}:
-        raise GigawatchError(problem, advice.locked, ExitCode.CONFIGURATION)
+        raise Locked(problem, advice.locked, unknown=status == 401)
     if status in {404, 405}:
         raise GigawatchError(problem, advice.path, ExitCode.CONFIGURATION)
     raise GigawatchError(problem, "See the log of what serves them; a retry may help.", ExitCode.UNREACHABLE)

@@ -39,6 +39,8 @@ REOPEN_S = 2.0
 LOST_REOPEN_S = 30.0
 """How often NVML is started anew while a GPU is lost: only then one that came back can be seen."""
 HEALTH_REPEAT_S = 3_600.0
+RESET_REPEAT_S = 1_800.0
+"""Half of the time for which the alert stays after such an event."""
 EVENT_WAIT_MS = 500
 EVENT_PAUSE_S = 1.0
 log = logging.getLogger(__name__)
@@ -107,6 +109,7 @@ class Node:
         self._reopen_due_s = self._inventory_due_s = 0.0
         self._health_due_s: dict[str, float] = {}
         self._health_sent: dict[str, tuple[GpuHealth, float]] = {}
+        self._resets_told: dict[str, tuple[str | None, float]] = {}
         self._inventory: Inventory | None = None
         # What take() hands out. Lists are appended to by the listener's thread too, which is safe.
         self._new_inventory: Inventory | None = None
@@ -314,6 +317,7 @@ class Node:
     def _read_health(self, device: Device, at_ms: int) -> None:
         try:
             health = self._nvml.health(device, from_ms(at_ms))
+            needed = device.reset_needed()
         except GpuLost:
             device.lost = True
             self._lose_gpu(at_ms, device.uuid)
@@ -326,6 +330,11 @@ class Node:
         if changed or time.monotonic() - sent_s > HEALTH_REPEAT_S:
             self._health_sent[device.uuid] = (health, time.monotonic())
             self._health.append(health)
+        told, told_s = self._resets_told.get(device.uuid, (None, 0.0))
+        if needed is not None and (needed != told or time.monotonic() - told_s > RESET_REPEAT_S):
+            told_s = time.monotonic()
+            self.add_event(at_ms, "gpu_recovery_action", Severity.CRITICAL, f"The GPU asks for {needed}", device.uuid)
+        self._resets_told[device.uuid] = (needed, told_s)
 
     def _describe(self, at_ms: int) -> None:
         """Look at what the node is, and keep it for take() if it changed."""

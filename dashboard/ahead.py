@@ -59,8 +59,8 @@ class Ahead(threading.Thread):
         self._looked_s = self._read_s = 0.0
 
     def run(self) -> None:
-        """Look for what is newer until told to stop."""
-        while not self._ending.wait(LOOK_EVERY_S):
+        """Look for what is newer, at once and from then on, until told to stop."""
+        while not self._ending.is_set():
             try:
                 self._look()
             except sqlalchemy.exc.SQLAlchemyError as error:
@@ -68,6 +68,7 @@ class Ahead(threading.Thread):
                 log.debug("reading ahead: %s", error)
                 with self._guard:
                     self._until = None
+            self._ending.wait(LOOK_EVERY_S)
 
     def stop(self) -> None:
         """End soon."""

@@ -97,9 +97,10 @@ def amiss(overview: Overview, now: datetime, *, enabled: bool) -> list[tuple[str
     if overview.failing:
         link = dcc.Link(counted(overview.failing, "rule"), href="/alerts/rules")
         found.append(("bad", [link, " cannot be evaluated, and fires nothing meanwhile."]))
-    if not overview.targets:
+    if not overview.routed_targets:
+        lacks = "no route leads to a target" if overview.targets else "no target is configured"
         found.append(
-            ("warn", ["Nobody is told of alerts: no target is configured. Write a file with targets and a route, and ",
+            ("warn", [f"Nobody is told of alerts: {lacks}. Write a file with targets and a route, and ",
                       code("gigawatch alert apply FILE"), "."])
         )  # fmt: skip
     silent = [f"{counted(overview.open_targets, 'target')} cannot be reached"] if overview.open_targets else []
@@ -194,9 +195,12 @@ def value(number: float | None, unit: str | None) -> str:
     if unit == "°C":
         return quantities.with_unit(round(number, 1), unit)
     plain = f"{number:,.0f}".replace(",", "\u202f") if abs(number) >= 1_000 else f"{number:.4g}"
-    if unit in {None, "1"}:
+    if unit is None or unit == "1":
         return plain
-    return f"XID{quantities.SPACE}{plain}" if unit == "XID" else f"{plain}{quantities.SPACE}{unit}"
+    # Of units only things that are counted are longer than three letters.
+    one = number == 1 and len(unit) > 3 and unit.endswith("s")
+    words = (unit, plain) if unit == "XID" else (plain, unit[:-1] if one else unit)
+    return quantities.SPACE.join(words)
 
 
 _UNITS = {"w": "W", "c": "°C", "s": "s", "k": "K", "j": "J", "a": "A", "pct": "%", "min": "min", "h": "h"}

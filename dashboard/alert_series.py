@@ -1,7 +1,10 @@
-"""The series around an alert: of what its labels name, from half an hour before it began, with its moments marked."""
+"""The series around an alert: of what its labels name, from half an hour before it began, with its moments marked.
+
+Where it tells of an event that came late, it begins before that.
+"""
 
 from collections.abc import Sequence
-from datetime import datetime, timedelta
+from datetime import UTC, datetime, timedelta
 from typing import Any
 
 from dash import html
@@ -29,7 +32,7 @@ def around(connection: Connection, alert: Alert, theme: Theme, now: datetime) ->
     """The parts of the page that show them."""
     its = alert.labels
     stop = now if alert.resolved is None else min(now, alert.resolved + AFTER)
-    start = max(alert.started - BEFORE, stop - LONGEST)
+    start = max(min(alert.started, _happened(alert) or alert.started) - BEFORE, stop - LONGEST)
     if "deployment" in its:
         return _deployment(connection, alert, theme, start)
     node = _node(connection, alert)
@@ -50,6 +53,15 @@ def around(connection: Connection, alert: Alert, theme: Theme, now: datetime) ->
             *([] if node is None else [_events(connection, period, Where(node_id=node))]),
         ]  # fmt: skip
     return []
+
+
+def _happened(alert: Alert) -> datetime | None:
+    """When the first event was that it tells of."""
+    try:
+        return datetime.fromisoformat(alert.details["first_event"]).astimezone(UTC)
+    except (KeyError, TypeError, ValueError):
+        # Most rules tell of no event, and somebody's own may tell anything by this name.
+        return None
 
 
 def _node(connection: Connection, alert: Alert) -> int | None:
@@ -127,7 +139,9 @@ def _panel(
 
 def moments(alert: Alert, period: Period) -> Sequence[tuple[datetime, str]]:
     """When what became of it, those of the period; what happened at nearly the same time is one."""
-    known = (("began", alert.started), ("fired", alert.fired), ("resolved", alert.resolved))
+    known = (
+        ("event", _happened(alert)), ("began", alert.started), ("fired", alert.fired), ("resolved", alert.resolved),
+    )  # fmt: skip
     found: list[tuple[datetime, str]] = []
     for words, time in known:
         if time is None or not period.start <= time <= period.stop:

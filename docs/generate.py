@@ -149,7 +149,7 @@ def engines() -> str:
     """The generated part of docs/engines.md."""
     lines = [MARK]
     for name, engine in catalogue.engines().items():
-        model = f"label `{engine.model_label}`" if engine.model_label else "not named"
+        model = f"label {' or '.join(f'`{it}`' for it in engine.model_labels)}" if engine.model_labels else "not named"
         lines += [
             f"### {name}: {engine.title}",
             "",

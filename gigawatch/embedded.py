@@ -25,12 +25,15 @@ import psycopg
 from msgspec import Struct
 
 from gigawatch.errors import ExitCode, GigawatchError
-from gigawatch.units import BYTES_PER_MIB
+from gigawatch.units import BYTES_PER_KIB, BYTES_PER_MIB
 
 DATABASE = "gigawatch"
 SUPERUSER = "gigawatch"
 START_TIMEOUT_S = 60
 LONGEST_SOCKET_DIR = 107 - len("/.s.PGSQL.5432")
+MOST_PROCESS_MIB = 4_096
+"""Memory that a process of the server may hold for itself: one statement that wants more fails, where the kernel would
+end the process, upon which all others start anew."""
 SYSTEM_PREFIXES = ("/usr/lib/postgresql/*", "/usr/pgsql-*")
 SETTINGS = {
     "listen_addresses": "",
@@ -145,7 +148,9 @@ class EmbeddedServer:
                 "timescaledb.telemetry_level": "off",
             }
         options = [word for key, value in settings.items() for word in ("-c", f"{key}={value}")]
-        self._command = [prefix / "bin" / "postgres", "-D", self.cluster, *options]
+        most_kib = MOST_PROCESS_MIB * BYTES_PER_MIB // BYTES_PER_KIB
+        limited = ["/bin/sh", "-c", f'ulimit -d {most_kib}; exec "$@"', "sh"]
+        self._command = [*limited, prefix / "bin" / "postgres", "-D", self.cluster, *options]
         self.launch()
         self._wait_until_ready()
 

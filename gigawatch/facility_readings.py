@@ -412,6 +412,11 @@ def facility(
     return _grouped(connection, FacilityEnergy, "report.facility", start, stop, step, group_by, site)
 
 
+def metered_sites(connection: Connection) -> list[str]:
+    """The sites that have meters, by name."""
+    return list(connection.scalars(text("SELECT DISTINCT site FROM report.meters ORDER BY site")))
+
+
 def meter_health(
     connection: Connection, site: str | None = None, state: HealthState | None = None
 ) -> list[MeterHealth]:

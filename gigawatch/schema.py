@@ -1311,6 +1311,14 @@ alert_budget = Table(
     comment="What tenants, deployments and sites may use in a month, from the configuration in force",
 )
 
+rule_login = Table(
+    "rule_login",
+    metadata,
+    Column("role", Text, primary_key=True, comment="Name of the role, which may do what reports may"),
+    Column("password", Text, nullable=False, comment="Its password"),
+    comment="What rules of alerts log in as: one row, or none where it could not be made",
+)
+
 alert_group = Table(
     "alert_group",
     metadata,

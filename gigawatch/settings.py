@@ -192,8 +192,13 @@ class Alerts(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     allow_targets: tuple[str, ...] = ()
     """Networks (10.0.0.0/8) and host names that targets may have although they are loopback, link-local or otherwise
     special addresses, which else are refused."""
+    secrets_dir: Annotated[str, Meta(min_length=1)] = "/etc/gigawatch/alerts"
+    """Folder of the files that targets name: their keys, URLs and certificates. Of no other is any read."""
     rule_timeout_s: Annotated[float, Meta(ge=0.1, le=600)] = 10.0
     """How long the evaluation of one rule may take."""
+    rule_database_url: str | None = None
+    """Where rules are run, as postgresql://user:password@host:port/database: a login of role gigawatch_report alone; by
+    default that which `gigawatch migrate` made."""
     rule_max_rows: Annotated[int, Meta(ge=1, le=1_000_000)] = 10_000
     """A rule that gives more rows than this fails: none of them becomes an alert."""
     delivery_timeout_s: Annotated[float, Meta(ge=0.5, le=120)] = 10.0
@@ -305,7 +310,7 @@ def _check(section: str, content: Any, source: str) -> None:
         try:
             msgspec.convert({key: value}, sections[section], strict=False)
         except msgspec.ValidationError as error:
-            shown = "(hidden)" if key in {"token", "database_url"} else repr(value)
+            shown = "(hidden)" if key in {"token", "database_url", "rule_database_url"} else repr(value)
             raise GigawatchError(
                 f"{source}: {section}.{key} = {shown}: {str(error).partition(' - at ')[0]}",
                 "docs/configuration.md lists the keys with their ranges.",

@@ -15,6 +15,7 @@ from sqlalchemy import Connection, Engine, text
 from gigawatch import schema
 from gigawatch.database import REPORT_ROLE, border, capabilities
 from gigawatch.errors import ExitCode, GigawatchError
+from migrations import rules
 
 HERE = Path(__file__).parent
 LOCK = 0x6769_6761  # "giga"; the same for every process that migrates
@@ -46,6 +47,7 @@ def migrate(engine: Engine) -> None:
                 command.upgrade(config, "head")
                 _make_hypertables(connection)
                 _make_views(connection)
+                rules.prepare(connection)
         except sqlalchemy.exc.OperationalError as error:
             if "lock timeout" in str(error):
                 raise GigawatchError(

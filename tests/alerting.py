@@ -1,10 +1,12 @@
 """Notifications for the tests of what targets are sent."""
 
+import json
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
 from api.alerts.configuration import Target
-from api.alerts.payloads.request import Telling
+from api.alerts.payloads import KINDS
+from api.alerts.payloads.request import Request, Telling
 from gigawatch.alerts.notification import AlertTold, Notification
 
 NOW = datetime(2026, 3, 1, 12, 0, tzinfo=UTC)
@@ -62,3 +64,9 @@ def telling(kind: str, told: Notification, **more: Any) -> Telling:
     """It on its way to a target of some kind."""
     target = Target(kind=kind, template=more.pop("template", None), **more)
     return Telling(notification=told, target=target, url="https://example.com/hook", secret="k3y", now=NOW)
+
+
+def made(kind: str, told: Notification) -> tuple[Request, Any]:
+    """The request that a target of some kind is sent, and its body's content."""
+    request = KINDS[kind](telling(kind, told))
+    return request, json.loads(request.body)

@@ -13,14 +13,18 @@ import psycopg
 import pytest
 from sqlalchemy import Engine
 
+from api.alerts import login
 from gigawatch import database
 from gigawatch.embedded import SUPERUSER, EmbeddedServer, installations
+from gigawatch.settings import Alerts
 from migrations.run import migrate
 
 # A shell's background job ignores Ctrl-C, and so would all that the tests start and interrupt.
 signal.signal(signal.SIGINT, signal.default_int_handler)
 
 LEVELS = ("embedded", "timescaledb")
+MEMORY = Path("/dev/shm")  # noqa: S108 # of our own name below it
+MEMORY_NEEDED_BYTES = 4 << 30
 _numbers = itertools.count()
 
 
@@ -32,7 +36,8 @@ class Server:
         self.admin = f"user={SUPERUSER} host={embedded.data_dir / 'socket'} dbname=postgres"
         with psycopg.connect(self.admin, autocommit=True) as connection:
             # A database that goes away with its test need not outlive a power cut: dropping it took 3 s of writing out.
-            for setting in ("fsync", "full_page_writes"):
+            # Nor is a query of a few rows worth compiling (0.2 s instead of 0.01 s): who only reads never does.
+            for setting in ("fsync", "full_page_writes", "jit"):
                 connection.execute(f"ALTER SYSTEM SET {setting} = off")
             connection.execute("SELECT pg_reload_conf()")
             connection.execute("CREATE DATABASE template_gigawatch")
@@ -54,7 +59,8 @@ class Server:
         """A new database's URL."""
         name = f"test_{os.getpid()}_{next(_numbers)}"
         with psycopg.connect(self.admin, autocommit=True) as connection:
-            connection.execute(f"CREATE DATABASE {name} TEMPLATE {template}")
+            # With the checkpoint that it makes, no test leaves the log of another's writing behind.
+            connection.execute(f"CREATE DATABASE {name} TEMPLATE {template} STRATEGY file_copy")
         return self.url(name)
 
     def drop(self, url: str) -> None:
@@ -66,11 +72,17 @@ class Server:
 
 @contextmanager
 def public_folder() -> Iterator[Path]:
-    """A temporary folder that the database's user can enter where the tests run as root."""
-    path = Path(tempfile.mkdtemp(prefix="gigawatch-"))
+    """A temporary folder that the database's user can enter where the tests run as root; in memory if there is room.
+
+    A new database for each test is a thousand files, which take a tenth of the time there.
+    """
+    in_memory = MEMORY.is_dir() and shutil.disk_usage(MEMORY).free > MEMORY_NEEDED_BYTES
+    path = Path(tempfile.mkdtemp(prefix="gigawatch-", dir=MEMORY if in_memory else None))
     path.chmod(0o755)
-    yield path
-    shutil.rmtree(path, ignore_errors=True)
+    try:
+        yield path
+    finally:
+        shutil.rmtree(path, ignore_errors=True)
 
 
 @pytest.fixture
@@ -85,10 +97,8 @@ def _serve(level: str) -> Iterator[Server]:
     fitting = [found for found in installations() if found.timescaledb == timescaledb]
     if not fitting:
         pytest.fail(f"no PostgreSQL for level {level!r}: run tests/install-system-packages", pytrace=False)
-    path = Path(tempfile.mkdtemp(prefix="gigawatch-"))
-    with EmbeddedServer(path, fitting[0]) as embedded:
+    with public_folder() as path, EmbeddedServer(path, fitting[0]) as embedded:
         yield Server(embedded)
-    shutil.rmtree(path, ignore_errors=True)
 
 
 @pytest.fixture(scope="session")
@@ -126,3 +136,11 @@ def report_engine(database_url: str) -> Iterator[Engine]:
     engine = database.engine(database_url, role=database.REPORT_ROLE, statement_timeout_s=30)
     yield engine
     engine.dispose()
+
+
+@pytest.fixture
+def rules_engine(engine: Engine) -> Iterator[Engine]:
+    """An engine on database_url as rules of alerts have it."""
+    rules = login.rules_engine(engine, Alerts())
+    yield rules
+    rules.dispose()

@@ -126,6 +126,18 @@ def floods(handler: Handler) -> None:
         handler.server.sent_bytes += len(piece)
 
 
+def sends(raw: bytes, again: bytes = b"") -> Behaviour:
+    """It sends these bytes, and then others for as long as anybody takes them."""
+
+    def behave(handler: Handler) -> None:
+        handler.wfile.write(raw)
+        while again:
+            handler.wfile.write(again)
+            handler.server.sent_bytes += len(again)
+
+    return behave
+
+
 def breaks_off(handler: Handler) -> None:
     """It closes the connection amid its answer."""
     handler.wfile.write(b"HTTP/1.1 200 O")

@@ -14,9 +14,11 @@ import yaml
 from api.alerts import configured, trial
 from api.alerts.configuration import Duration
 from api.alerts.durations import seconds
+from api.alerts.login import rules_engine
 from api.commands import store_of
 from api.declared import values
 from api.declared.nodes import MOST_BYTES
+from gigawatch import settings
 from gigawatch.alerts import actions, matchers, readings, sending
 from gigawatch.alerts.actions import Wrong
 from gigawatch.errors import ExitCode, GigawatchError
@@ -106,13 +108,13 @@ def show(config: Path | None, /, number: int, as_json: bool, **of_store: Any) ->
     if as_json:
         _print({"alert": found, "changes": changes, "deliveries": told})
         return
-    value = "no data to tell" if found.value is None else f"{found.value:g} {found.unit or ''}".strip()
+    value = "no data to tell" if found.value is None else f"{_plain(found.value)} {found.unit or ''}".strip()
     click.echo(
         f"{found.severity} {found.rule}: {found.summary}\n{found.state}, {value}; began {_time(found.started)} UTC"
     )
     for name, text in {**found.labels, **found.details}.items():
         if text is not None:
-            click.echo(f"  {name}: {text}")
+            click.echo(f"  {name}: {_plain(text)}")
     if found.runbook:
         click.echo(f"What to do: {found.runbook}")
     for change in changes:
@@ -121,6 +123,11 @@ def show(config: Path | None, /, number: int, as_json: bool, **of_store: Any) ->
         )
     for it in told:
         click.echo(f"{_time(it.created)}  {it.why} to {it.target}: {it.state}")
+
+
+def _plain(found: object) -> object:
+    """Numbers without the .0 and the noise that JSON gives them."""
+    return f"{found:.12g}" if isinstance(found, float) else found
 
 
 @alert.command()
@@ -261,10 +268,10 @@ def targets(config: Path | None, /, as_json: bool, **of_store: Any) -> None:
         _print(found)
         return
     _table(
-        ("target", "kind", "address", "waiting", "dead", "last success", "last failure", "why"),
+        ("target", "kind", "address", "routed", "waiting", "dead", "last success", "last failure", "why"),
         (
-            (it.name, it.kind, it.address, str(it.waiting), str(it.dead), _time(it.succeeded), _time(it.failed),
-             it.error or "")
+            (it.name, it.kind, it.address, "yes" if it.routed else "no", str(it.waiting), str(it.dead),
+             _time(it.succeeded), _time(it.failed), it.error or "")
             for it in found
         ),
         "No targets: `gigawatch alert apply` brings them into force.",
@@ -368,8 +375,13 @@ def apply(config: Path | None, /, file: BinaryIO, dry_run: bool, author: str, as
     It takes the place of what was applied before. A running server takes it up at once.
     """
     found = configured.read(file.read(MOST_BYTES + 1))
+    alerts = settings.load(config).alerts
     with store_of(config, **of_store) as engine, engine.begin() as connection:
-        done = configured.apply(connection, found, author=author, source=Path(file.name).name, dry_run=dry_run)
+        rules = rules_engine(engine, alerts)
+        done = configured.apply(
+            connection, rules, alerts, found, author=author, source=Path(file.name).name, dry_run=dry_run
+        )
+        rules.dispose()
     if as_json:
         _print(done)
         return

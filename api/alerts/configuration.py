@@ -64,14 +64,15 @@ class Target(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, omit
     url: Annotated[str, Meta(max_length=2_000)] | None = None
     """Where it is sent; pagerduty and opsgenie have a usual one."""
     url_file: Annotated[str, Meta(max_length=1_000)] | None = None
-    """File on the server that holds the URL on its only line, where the URL is a secret."""
+    """File on the server, in the folder alerts.secrets_dir, that holds the URL on its only line, where the URL is a
+    secret."""
     secret_file: Annotated[str, Meta(max_length=1_000)] | None = None
-    """File on the server that holds, of pagerduty the routing key, of opsgenie the API key, else the key that signs
+    """File there that holds, of pagerduty the routing key, of opsgenie the API key, else the key that signs
     bodies by HMAC-SHA-256."""
     bearer_file: Annotated[str, Meta(max_length=1_000)] | None = None
-    """File on the server that holds a token for the header Authorization."""
+    """File there that holds a token for the header Authorization."""
     ca_file: Annotated[str, Meta(max_length=1_000)] | None = None
-    """Certificates to trust for https, where the system's are not enough."""
+    """File there with certificates to trust for https, where the system's are not enough."""
     template: Annotated[str, Meta(max_length=50_000)] | None = None
     """Of kind template, the body, in Jinja."""
     content_type: Annotated[str, Meta(pattern="^[!-~]+/[ -~]+$", max_length=100)] = "application/json"

@@ -1,17 +1,18 @@
 """The configuration of alerts: a file comes into force whole or not at all, over the rules that ship."""
 
 import hashlib
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from datetime import UTC, datetime
 from typing import Any
 from uuid import uuid4
 
 import msgspec
 from msgspec import Struct
-from sqlalchemy import Connection, text
+from sqlalchemy import Connection, Engine, text
 
 from api.alerts import files
 from api.alerts.configuration import Budget, Configuration, Route, Target
+from api.alerts.delivery import Undeliverable, place_of
 from api.alerts.durations import LONGEST_S, seconds
 from api.alerts.evaluation import problem_of
 from api.alerts.network import Place as Address
@@ -107,18 +108,29 @@ def rules_in_force(connection: Connection) -> Mapping[str, Rule]:
     return in_force(connection).rules
 
 
-def apply(connection: Connection, found: Read, *, author: str, source: str, dry_run: bool) -> ConfigurationApplied:
+def apply(
+    connection: Connection,
+    rules_engine: Engine,
+    settings: Alerts,
+    found: Read,
+    *,
+    author: str,
+    source: str,
+    dry_run: bool,
+) -> ConfigurationApplied:
     """Bring a configuration into force, in the caller's transaction.
 
     Args:
         connection: of the store's owner.
+        rules_engine: of the login for rules, as whom those that are changed are tried.
+        settings: bounds of rules, and where files of targets are.
         found: the file.
         author: who applies it.
         source: its name.
         dry_run: change nothing.
     """
     configuration, rules = found.configured.configuration, found.configured.rules
-    failing = _failing([rules[name] for name in configuration.rules if rules[name].enabled], connection)
+    failing = _failing([rules[name] for name in configuration.rules if rules[name].enabled], rules_engine, settings)
     if not dry_run:
         connection.execute(
             text(
@@ -138,14 +150,30 @@ def apply(connection: Connection, found: Read, *, author: str, source: str, dry_
         rules=sum(it.enabled for it in rules.values()),
         changed_rules=sorted(configuration.rules),
         budgets=len(configuration.budgets),
-        warnings=[*found.warnings, *failing],
+        warnings=[*found.warnings, *_astray(configuration.targets, settings), *failing],
     )
 
 
-def _failing(rules: Iterable[Rule], connection: Connection) -> list[Finding]:
+def _astray(targets: Mapping[str, Target], settings: Alerts) -> Iterator[Finding]:
+    """Files of targets that are not where such are read."""
+    for name, target in targets.items():
+        for field in ("url_file", "secret_file", "bearer_file", "ca_file"):
+            path = getattr(target, field)
+            if path is None:
+                continue
+            try:
+                place_of(field, path, settings.secrets_dir)
+            except Undeliverable as error:
+                yield Finding(
+                    severity="warning", line=None, place=f"targets.{name}.{field}", problem=f"of {name}, {error}",
+                    remedy="Until then it is told nothing: docs/alerts.md.",
+                )  # fmt: skip
+
+
+def _failing(rules: Iterable[Rule], rules_engine: Engine, settings: Alerts) -> list[Finding]:
     """Rules that would fail now. It may be that what they read is yet to come: they are taken."""
     now = datetime.now(UTC)
-    problems = {it.name: problem_of(connection, it, now, Alerts()) for it in rules}
+    problems = {it.name: problem_of(rules_engine, it, now, settings) for it in rules}
     return [
         Finding(
             severity="warning", line=None, place=f"rules.{name}", problem=f"{name} fails at present: {problem}",

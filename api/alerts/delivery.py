@@ -6,9 +6,11 @@ import email.utils
 import hashlib
 import hmac
 import logging
+import os
 import random
 import re
 import ssl
+import stat
 import threading
 import time
 import uuid
@@ -35,8 +37,11 @@ from gigawatch.settings import Alerts
 ANSWER_BYTES = 64 << 10
 ANSWER_SHOWN = 500
 """Characters of an answer that are kept."""
+MOST_SHOWN = 1_000
+"""Characters of all that is said of an attempt."""
 LONGEST_RETRY_AFTER_S = 3_600
 SECRET_BYTES = 16 << 10
+CERTIFICATES_BYTES = 1 << 20
 TRY_AGAIN = frozenset({408, 425, 429})
 """Of the statuses 4xx, those after which the same request may succeed."""
 UNKNOWN_ADDRESS = "unknown until its url_file can be read"
@@ -203,7 +208,7 @@ class Deliverer:
             task.cancel()
             await asyncio.gather(task, return_exceptions=True)
         try:
-            await asyncio.to_thread(_register, self._engine, targets, changed)
+            await asyncio.to_thread(_register, self._engine, targets, changed, self._alerts.secrets_dir)
         except (psycopg.Error, sqlalchemy.exc.SQLAlchemyError) as error:
             log.warning("targets are registered when the database answers: %s", _first_line(error))
             return
@@ -240,9 +245,10 @@ class Deliverer:
         # If we are killed from here on, the next attempt has the same key, and no haste.
         await asyncio.to_thread(_begin, self._engine, waiting.delivery_id, backoff_s)
         outcome = await self._send(target, waiting)
+        outcome = msgspec.structs.replace(outcome, answer=_line(outcome.answer))
         duration_ms = round((time.monotonic() - began_s) * 1000)
         if outcome.state != "sent":
-            log.warning("target %s: %s", name, " ".join(outcome.answer.split()))
+            log.warning("target %s: %s", name, outcome.answer)
         wait_s = backoff_s if outcome.retry_after_s is None else outcome.retry_after_s
         await asyncio.to_thread(
             _end, self._engine, name, waiting.delivery_id, outcome, duration_ms, wait_s, self._pace, self._alerts
@@ -251,7 +257,7 @@ class Deliverer:
     async def _send(self, target: Target, waiting: Waiting) -> Outcome:
         """Make one attempt, and see how it went."""
         try:
-            credentials = await asyncio.to_thread(read_credentials, target)
+            credentials = await asyncio.to_thread(read_credentials, target, self._alerts.secrets_dir)
             telling = Telling(
                 notification=msgspec.convert(waiting.notification, Notification),
                 target=target,
@@ -273,7 +279,7 @@ class Deliverer:
         status, answer, headers = None, b"", dict[str, str]()
         timeout_s = self._alerts.delivery_timeout_s
         try:
-            context = await asyncio.to_thread(_tls, target)
+            context = await asyncio.to_thread(_tls, target, self._alerts.secrets_dir)
             async with (
                 contextlib.aclosing(GuardedBackend(self._guard)) as backend,
                 asyncio.timeout(timeout_s),
@@ -300,8 +306,7 @@ class Deliverer:
                 words = credentials.hide(_in_words(error, credentials.place, timeout_s))
                 return Outcome(state="waiting", answer=words)
         assert status is not None
-        # The store cannot hold a NUL.
-        words = credentials.hide(answer.decode(errors="replace").replace("\0", ""))
+        words = credentials.hide(_line(answer.decode(errors="replace"), ANSWER_BYTES))
         return _judge(status, headers, words[:ANSWER_SHOWN])
 
 
@@ -311,15 +316,19 @@ async def _pass(event: asyncio.Event, wait_s: float) -> None:
         await asyncio.wait_for(event.wait(), wait_s)
 
 
-def read_credentials(target: Target) -> Credentials:
+def read_credentials(target: Target, secrets_dir: str) -> Credentials:
     """A target's URL and secrets, from its files where it has any.
+
+    Args:
+        target: whose.
+        secrets_dir: the folder of the files.
 
     Raises:
         Undeliverable: a file cannot be read or does not hold what it must, or there is no URL.
     """
     url = target.url or USUAL_URLS.get(target.kind)
     if target.url_file is not None:
-        url = _secret("url_file", target.url_file)
+        url = _secret("url_file", target.url_file, secrets_dir)
     if url is None:
         raise Undeliverable("the target has no URL: give it url or url_file")
     try:
@@ -331,36 +340,69 @@ def read_credentials(target: Target) -> Credentials:
     return Credentials(
         place=place,
         url=url,
-        secret=None if target.secret_file is None else _secret("secret_file", target.secret_file),
-        bearer=None if target.bearer_file is None else _secret("bearer_file", target.bearer_file),
+        secret=None if target.secret_file is None else _secret("secret_file", target.secret_file, secrets_dir),
+        bearer=None if target.bearer_file is None else _secret("bearer_file", target.bearer_file, secrets_dir),
     )
 
 
-def _secret(field: str, path: str) -> str:
+def place_of(field: str, path: str, secrets_dir: str) -> Path:
+    """Where a file of a target is. Who names it need not be who may read the server's files: in one folder alone.
+
+    Raises:
+        Undeliverable: it is elsewhere, or a link leads there.
+    """
     try:
-        with Path(path).open("rb") as file:
-            content = file.read(SECRET_BYTES + 1)
+        folder = Path(secrets_dir).resolve()
+        place = (folder / path).resolve()
+    except (OSError, RuntimeError, ValueError) as error:
+        raise Undeliverable(f"{field} {path} cannot be read: {error}") from error
+    if not place.is_relative_to(folder):
+        raise Undeliverable(
+            f"{field} {path} is not in {folder}, the folder of targets' files (alerts.secrets_dir): put it there"
+        )
+    return place
+
+
+def _content(field: str, path: str, secrets_dir: str, most_bytes: int) -> bytes:
+    place = place_of(field, path, secrets_dir)
+    try:
+        # What is no file could keep us waiting for ever.
+        file = os.open(place, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
+        try:
+            if not stat.S_ISREG(os.fstat(file).st_mode):
+                raise Undeliverable(f"{field} {path} is no file")
+            content = os.read(file, most_bytes + 1)
+        finally:
+            os.close(file)
     except OSError as error:
         raise Undeliverable(
             f"{field} {path} cannot be read: {error.strerror}; the user that the server runs as must be able to"
         ) from error
+    if len(content) > most_bytes:
+        raise Undeliverable(f"{field} {path} has more than {most_bytes:,} bytes")
+    return content
+
+
+def _secret(field: str, path: str, secrets_dir: str) -> str:
+    content = _content(field, path, secrets_dir, SECRET_BYTES)
     try:
         words = content.decode("ascii").strip()
     except UnicodeDecodeError:
         words = ""
-    if not words or not words.isprintable() or len(content) > SECRET_BYTES:
+    if not words or not words.isprintable():
         raise Undeliverable(f"{field} {path} must hold one line of printable ASCII, and nothing else")
     return words
 
 
-def _tls(target: Target) -> ssl.SSLContext:
+def _tls(target: Target, secrets_dir: str) -> ssl.SSLContext:
     context = ssl.create_default_context()
     if target.ca_file is not None:
+        content = _content("ca_file", target.ca_file, secrets_dir, CERTIFICATES_BYTES)
         try:
-            context.load_verify_locations(target.ca_file)
-        except OSError as error:
+            context.load_verify_locations(cadata=content.decode("ascii"))
+        except (ssl.SSLError, ValueError) as error:
             raise Undeliverable(
-                f"ca_file {target.ca_file} cannot be used ({error.strerror or error}): it must hold certificates as PEM"
+                f"ca_file {target.ca_file} cannot be used ({error}): it must hold certificates as PEM"
             ) from error
     return context
 
@@ -426,11 +468,16 @@ def _in_words(error: Exception, place: Place, timeout_s: float) -> str:
     return f"{place.host} could not be asked: {str(error) or type(error).__name__}"
 
 
+def _line(words: str, length: int = MOST_SHOWN) -> str:
+    """What may stand in the store, which takes no NUL, in a log and in a terminal, which obeys what it is sent."""
+    return "".join(it for it in " ".join(words.split()) if it.isprintable())[:length]
+
+
 def _first_line(error: Exception) -> str:
     return str(error).partition("\n")[0]
 
 
-def _register(engine: Engine, targets: dict[str, Target], changed: set[str]) -> None:
+def _register(engine: Engine, targets: dict[str, Target], changed: set[str], secrets_dir: str) -> None:
     """Keep alert_target in step; give up what waits for targets that are gone, and try at once what changed."""
     with engine.begin() as connection:
         names = {"names": list(targets), "changed": list(changed)}
@@ -453,7 +500,7 @@ def _register(engine: Engine, targets: dict[str, Target], changed: set[str]) -> 
             )
         for name, target in targets.items():
             try:
-                address = read_credentials(target).place.address
+                address = read_credentials(target, secrets_dir).place.address
             except Undeliverable:
                 address = UNKNOWN_ADDRESS
             connection.execute(

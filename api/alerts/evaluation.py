@@ -3,41 +3,59 @@
 import math
 import re
 import string
+import threading
 from collections.abc import Mapping, Sequence
 from datetime import date, datetime
 from typing import Any
 
-import sqlalchemy
+import psycopg
 from msgspec import Struct
-from sqlalchemy import Connection, Engine, text
+from psycopg import pq
+from sqlalchemy import Connection, Engine
 
 from api.alerts.rule import SPECIAL, Rule, Threshold
 from gigawatch.alerts.notification import SEVERITIES, Severity
-from gigawatch.database import REPORT_ROLE
 from gigawatch.settings import Alerts
+from gigawatch.units import MILLISECONDS_PER_SECOND
 
 MOST_CHARACTERS = 2_000
 """Of one column of one row; the rest is cut off by the database."""
 MOST_SUMMARY = 1_000
 MOST_RACKS = 10_000
+MOST_RACK_CHARACTERS = 255
+MOST_COLUMNS = 100
+MOST_BYTES = 32 << 20
+"""Of all rows, as the database holds them."""
+GRACE_S = 1.0
+"""How long after its time a rule is ended from here, where the database did not do so itself."""
 _PARAMETER = re.compile(r"(?<![:\w\\]):(\w+)")
-# The session is the owner's, who took the report role: what sets it back, and what runs SQL made of text, would get
-# round it; a lock of the session would outlive the rule, and messages fill the log. An identifier may be spelt in
-# escapes.
-_REFUSED = re.compile(r'set_config|query_to_xml|ts_stat|ts_rewrite|advisory|logical_emit|u&"', re.IGNORECASE)
+# Told in words, before the database refuses it (migrations/rules.py): locks that our processes agree by, ending those
+# that run other rules, and filling the log. Where the store's owner is no superuser the database does not refuse them.
+_REFUSED = re.compile(
+    r'advisory|pg_cancel_backend|pg_terminate_backend|logical_emit|query_to_xml|ts_stat|ts_rewrite|u&"', re.IGNORECASE
+)
 _NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
 _WIDE = re.compile(r"\d{4}")
-_INTEGERS = {20, 21, 23}
+_TEXT = "text"
+_TEXTS = "text[]"
+_NUMBER = "double precision"
+# By OIDs.
+_AS_THEY_ARE = {16: "boolean", 20: "bigint", 21: "smallint", 23: "integer", 1082: "date", 1184: "timestamptz"}
 _REALS = {700, 701, 1700}
-_AS_THEY_ARE = _INTEGERS | {16, 1082, 1184}
-"""Types, by their OIDs, whose values are small: integers, boolean, date and timestamptz."""
-_RACKS = f"(CAST({{name}} AS text[]))[1:{MOST_RACKS}]"
+_MOMENT, _NUMBERS, _WORDS = 1184, 1022, 1009
+"""Types of what a rule is given: $1, its time, $2, its numbers, and $3, its texts."""
 _SPECIAL = {
-    "value": "CAST({name} AS double precision)",
-    "severity": "CAST({name} AS text)",
-    "summary": f"left(CAST({{name}} AS text), {MOST_SUMMARY})",
-    "racks": _RACKS,
-    "simulated": "CAST({name} AS boolean)",
+    "value": (_NUMBER, "CAST({name} AS double precision)"),
+    "severity": (_TEXT, "left(CAST({name} AS text), 80)"),
+    "summary": (_TEXT, f"left(CAST({{name}} AS text), {MOST_SUMMARY})"),
+    "racks": (
+        _TEXTS,
+        (
+            f"CASE WHEN {{name}} IS NOT NULL THEN ARRAY(SELECT left(rack, {MOST_RACK_CHARACTERS})"
+            f" FROM unnest(CAST({{name}} AS text[])) AS rack LIMIT {MOST_RACKS}) END"
+        ),
+    ),
+    "simulated": ("boolean", "CAST({name} AS boolean)"),
 }
 QUERY_CANCELED = "57014"
 
@@ -63,48 +81,75 @@ class Observation(Struct, frozen=True, kw_only=True):
 
 
 def evaluate(engine: Engine, rule: Rule, now: datetime, settings: Alerts) -> list[Observation]:
-    """Run the rule, read-only, within the time and to the number of rows that a rule may have.
+    """Run the rule, read-only, within the time and to the number of rows and bytes that a rule may have.
 
     Args:
-        engine: of the report role.
+        engine: of the login for rules.
         rule: what to run.
         now: the time that it is evaluated for.
         settings: bounds of time and rows.
 
     Raises:
-        EvaluationError: the rule is wrong, takes too long or gives too much.
+        EvaluationError: the rule is wrong, takes too long or gives too much, or there is no login for it.
         sqlalchemy.exc.DBAPIError: the database is out of reach: this says nothing of the rule.
     """
     with engine.connect() as connection:
+        driver = connection.connection.driver_connection
+        assert isinstance(driver, psycopg.Connection)
+        watch = threading.Timer(settings.rule_timeout_s + GRACE_S, driver.cancel_safe)
+        watch.start()
         try:
-            return observe(connection, rule, now, settings)
-        except sqlalchemy.exc.DBAPIError as error:
-            if error.connection_invalidated or not getattr(error.orig, "sqlstate", None):
-                raise
+            return _observed(driver, rule, now, settings)
+        except psycopg.Error as error:
+            if driver.closed or error.sqlstate is None:
+                # Where the database answers, the rule has ended its own connection.
+                engine.connect().close()
+                raise EvaluationError(f"its connection ended amid it: {_in_words(error, settings)}") from error
             raise EvaluationError(_in_words(error, settings)) from error
         finally:
-            # Whatever the rule set goes with its transaction.
-            connection.rollback()
+            watch.cancel()
+            watch.join()
+            _forget(connection, driver)
 
 
-def observe(connection: Connection, rule: Rule, now: datetime, settings: Alerts) -> list[Observation]:
-    """As evaluate(), in the connection's transaction."""
-    connection.execute(
-        text("SELECT set_config('statement_timeout', :ms, true)"), {"ms": str(round(settings.rule_timeout_s * 1000))}
+def problem_of(engine: Engine, rule: Rule, now: datetime, settings: Alerts) -> str | None:
+    """Why a rule would fail now, in words; None: it would not. As evaluate() has it."""
+    try:
+        evaluate(engine, rule, now, settings)
+    except EvaluationError as error:
+        return str(error)
+    return None
+
+
+def _forget(connection: Connection, driver: "psycopg.Connection[Any]") -> None:
+    """Leave the session as it was: whatever a rule set goes with its transaction, and locks go after it."""
+    try:
+        driver.rollback()
+        driver.autocommit = True
+        driver.execute("DISCARD ALL")
+        driver.autocommit = False
+    except psycopg.Error:
+        connection.invalidate()
+
+
+def _observed(driver: "psycopg.Connection[Any]", rule: Rule, now: datetime, settings: Alerts) -> list[Observation]:
+    driver.execute(
+        "SELECT set_config('statement_timeout', %s, true)",
+        [str(round(settings.rule_timeout_s * MILLISECONDS_PER_SECOND))],
     )
-    inner, values = _bound(rule, now)
-    # What columns hold is known only when they are asked for, and one text could be of a gigabyte. Since a value is
-    # bound, the database takes no second statement.
-    nothing = connection.execute(
-        text(f"SELECT * FROM (\n{inner}\n) AS rule LIMIT :MOST_ROWS"), {**values, "MOST_ROWS": 0}
-    )
-    columns: Any = nothing.cursor.description
-    kinds = _kinds(rule, [(column.name, column.type_code) for column in columns])
-    taken = ", ".join(_taken(name, kind) for name, kind in kinds.items())
-    found = connection.execute(
-        text(f"SELECT {taken} FROM (\n{inner}\n) AS rule LIMIT :MOST_ROWS"),
-        {**values, "MOST_ROWS": settings.rule_max_rows + 1},
-    ).all()
+    inner, numbers, texts = _bound(rule)
+    kinds = _kinds(rule, _described(driver, f"SELECT * FROM (\n{inner}\n) AS rule"))
+    taken = {name: _taken(name, kind) for name, kind in kinds.items()}
+    columns = ", ".join(expression for _, expression in taken.values())
+    # psycopg has a % for itself in its statements; a column's name has none.
+    types = ", ".join(f'"{name}" {kind}' for name, (kind, _) in taken.items())
+    found = driver.execute(
+        f"SELECT * FROM rules.answer(%s, %s, %s, %s, %s) AS it ({types})",
+        [
+            f"SELECT {columns} FROM (\n{inner}\n) AS rule LIMIT {settings.rule_max_rows + 1}",
+            MOST_BYTES, now, numbers, texts,
+        ],
+    ).fetchall()  # fmt: skip
     if len(found) > settings.rule_max_rows:
         raise EvaluationError(
             f"it gives more than {settings.rule_max_rows:,} rows (alerts.rule_max_rows): let it sum up by rack or site"
@@ -114,81 +159,74 @@ def observe(connection: Connection, rule: Rule, now: datetime, settings: Alerts)
     return observations
 
 
-def problem_of(connection: Connection, rule: Rule, now: datetime, settings: Alerts) -> str | None:
-    """Why a rule would fail now, in words; None: it would not.
+def _described(driver: "psycopg.Connection[Any]", query: str) -> list[tuple[str, int]]:
+    """Name and type, as OID, of each column that a statement would give: it is parsed, and neither planned nor run.
 
-    Args:
-        connection: of the store's owner, whose transaction stays as it is.
-        rule: what to try, as the report role.
-        now: the time that it is evaluated for.
-        settings: bounds of time and rows.
+    So nothing of it is evaluated, and a second statement in it is refused.
     """
-    attempt = connection.begin_nested()
-    try:
-        connection.execute(text(f"SET LOCAL ROLE {REPORT_ROLE}"))
-        observe(connection, rule, now, settings)
-    except EvaluationError as error:
-        return str(error)
-    except sqlalchemy.exc.DBAPIError as error:
-        if error.connection_invalidated:
-            raise
-        return _in_words(error, settings)
-    finally:
-        if attempt.is_active:
-            attempt.rollback()
-    return None
+    for result in (
+        driver.pgconn.prepare(b"", query.encode(), [_MOMENT, _NUMBERS, _WORDS]),
+        described := driver.pgconn.describe_prepared(b""),
+    ):
+        if result.status != pq.ExecStatus.COMMAND_OK:
+            raise psycopg.errors.error_from_result(result)
+    return [((described.fname(column) or b"").decode(), described.ftype(column)) for column in range(described.nfields)]
 
 
-def _in_words(error: sqlalchemy.exc.DBAPIError, settings: Alerts) -> str:
-    if getattr(error.orig, "sqlstate", None) == QUERY_CANCELED:
+def _in_words(error: psycopg.Error, settings: Alerts) -> str:
+    if error.sqlstate == QUERY_CANCELED:
         return f"it took longer than {settings.rule_timeout_s:g} s (alerts.rule_timeout_s)"
-    return str(error.orig).partition("\n")[0][:MOST_SUMMARY]
+    return (error.diag.message_primary or str(error)).partition("\n")[0][:MOST_SUMMARY]
 
 
-def _bound(rule: Rule, now: datetime) -> tuple[str, dict[str, Any]]:
-    """The rule's SQL with its thresholds as expressions of bound values, and the values."""
+def _bound(rule: Rule) -> tuple[str, list[float], list[str]]:
+    """The rule's SQL with the time and its thresholds as expressions of what it is given, and the numbers and texts."""
     refused = _REFUSED.search(rule.sql)
     if refused is not None:
         raise EvaluationError(f"its sql has {refused[0]!r}, which a rule may not have: leave it out")
-    values: dict[str, Any] = {}
+    numbers: list[float] = []
+    texts: list[str] = []
 
     def expression(found: re.Match[str]) -> str:
         name = found[1]
         if name == "now":
-            values["now"] = now
-            return "CAST(:now AS timestamptz)"
+            return "$1"
         if name not in rule.thresholds:
             known = ", ".join(f":{it}" for it in ("now", *rule.thresholds))
             raise EvaluationError(
                 f"its sql asks for :{name}, and has {known}: write \\: for a colon that is none of these"
             )
-        return _threshold(name, rule.thresholds[name], values)
+        return _threshold(rule.thresholds[name], numbers, texts)
 
-    return _PARAMETER.sub(expression, rule.sql.strip().rstrip(";")), values
+    return _PARAMETER.sub(expression, rule.sql.strip().rstrip(";")).replace("\\:", ":"), numbers, texts
 
 
-def _threshold(name: str, threshold: Threshold, values: dict[str, Any]) -> str:
+def _threshold(threshold: Threshold, numbers: list[float], texts: list[str]) -> str:
     """A CASE over the columns of its overrides, the one with the most conditions first, of equals the last."""
-    values[name] = threshold.value
-    usual = f"CAST(:{name} AS double precision)"
-    cases = []
-    for place, override in sorted(
-        enumerate(threshold.overrides), key=lambda it: (len(it[1].where), it[0]), reverse=True
-    ):
-        # No threshold's own name has capitals.
-        key = f"{name}_OF_{place}"
-        values[key] = override.value
-        conditions = []
-        for column, value in override.where.items():
-            values[f"{key}_{column}"] = value
-            conditions.append(f"{column} = CAST(:{key}_{column} AS text)")
-        cases.append(f"WHEN {' AND '.join(conditions)} THEN CAST(:{key} AS double precision)")
+
+    def number(value: float) -> str:
+        numbers.append(float(value))
+        return f"($2)[{len(numbers)}]"
+
+    def word(value: str) -> str:
+        texts.append(value)
+        return f"($3)[{len(texts)}]"
+
+    usual = number(threshold.value)
+    ranked = sorted(enumerate(threshold.overrides), key=lambda it: (len(it[1].where), it[0]), reverse=True)
+    cases = [
+        f"WHEN {' AND '.join(f'{column} = {word(value)}' for column, value in override.where.items())}"
+        f" THEN {number(override.value)}"
+        for _, override in ranked
+    ]
     return f"(CASE {' '.join(cases)} ELSE {usual} END)" if cases else usual
 
 
 def _kinds(rule: Rule, columns: Sequence[tuple[str, int]]) -> dict[str, int]:
     """The type of each column by its name, if they are what a rule must have."""
     names = [name for name, _ in columns]
+    if len(names) > MOST_COLUMNS:
+        raise EvaluationError(f"it gives {len(names)} columns, and {MOST_COLUMNS} are the most: name those that matter")
     for name in names:
         if _NAME.fullmatch(name) is None:
             raise EvaluationError(f"its column {name[:80]!r} has no name of letters, digits and _: write … AS name")
@@ -200,15 +238,17 @@ def _kinds(rule: Rule, columns: Sequence[tuple[str, int]]) -> dict[str, int]:
     return dict(columns)
 
 
-def _taken(name: str, kind: int) -> str:
+def _taken(name: str, kind: int) -> tuple[str, str]:
+    """The type as which a column is taken, and the expression that makes it that."""
     quoted = f'"{name}"'
     if name in _SPECIAL:
-        return _SPECIAL[name].format(name=quoted)
+        special, expression = _SPECIAL[name]
+        return special, expression.format(name=quoted)
     if kind in _AS_THEY_ARE:
-        return quoted
+        return _AS_THEY_ARE[kind], quoted
     if kind in _REALS:
-        return f"CAST({quoted} AS double precision)"
-    return f"left(CAST({quoted} AS text), {MOST_CHARACTERS})"
+        return _NUMBER, f"CAST({quoted} AS double precision)"
+    return _TEXT, f"left(CAST({quoted} AS text), {MOST_CHARACTERS})"
 
 
 def _observation(rule: Rule, row: Mapping[str, Any]) -> Observation:

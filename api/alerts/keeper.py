@@ -43,7 +43,7 @@ class Keeper:
 
     Args:
         engine: of the store's owner.
-        report_engine: of the report role.
+        rules_engine: of the login for rules.
         settings: bounds of rules.
         rules_in_force: reads the rules, by name.
         telling: what follows upon evaluations.
@@ -52,13 +52,13 @@ class Keeper:
     def __init__(
         self,
         engine: Engine,
-        report_engine: Engine,
+        rules_engine: Engine,
         settings: Alerts,
         rules_in_force: Callable[[Connection], Mapping[str, Rule]],
         telling: Telling,
     ) -> None:
         self._engine = engine
-        self._report_engine = report_engine
+        self._rules_engine = rules_engine
         self._settings = settings
         self._rules_in_force = rules_in_force
         self._telling = telling
@@ -223,7 +223,7 @@ class Keeper:
         found: list[Observation] | None = None
         error = None
         try:
-            found = evaluate(self._report_engine, rule, now, self._settings)
+            found = evaluate(self._rules_engine, rule, now, self._settings)
         except EvaluationError as problem:
             error = str(problem)
         except _LOST:

@@ -7,6 +7,7 @@ looked up again between judgement and connection; certificates and the header Ho
 import asyncio
 import re
 import socket
+import ssl
 import threading
 from collections.abc import Awaitable, Callable, Iterable
 from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network, ip_address, ip_network
@@ -22,9 +23,12 @@ Resolve = Callable[[str, int], Awaitable[list[str]]]
 
 METADATA = {
     ip_address(text)
-    # EC2, GCP, Azure and most others; EC2 by IPv6; Alibaba; Oracle; Azure's host.
-    for text in ("169.254.169.254", "fd00:ec2::254", "100.100.100.200", "192.0.0.192", "168.63.129.16")
-}
+    # EC2, GCP, Azure and most others; EC2 by IPv6, and its pods' identity; GCP by IPv6; Alibaba; Oracle; Azure's host.
+    for text in (
+        "169.254.169.254", "fd00:ec2::254", "fd00:ec2::23", "fd20:ce::254", "100.100.100.200", "192.0.0.192",
+        "168.63.129.16",
+    )
+}  # fmt: skip
 _THIS_NETWORK = ip_network("0.0.0.0/8")
 # Prefixes of IPv6 addresses that hold an IPv4 address, and the bits to the right of it.
 _HOLDERS = (
@@ -34,6 +38,12 @@ _HOLDERS = (
     (IPv6Network("64:ff9b:1::/48"), 0),
     (IPv6Network("2002::/16"), 80),
 )
+_LOCAL_NAT64 = IPv6Network("64:ff9b:1::/48")
+"""Whoever runs such a translator chooses where in the address the IPv4 address stands (RFC 6052, 2.2)."""
+MOST_BYTES = 256 << 10
+"""Of what a target sends, heads and chunks included."""
+PIECE_BYTES = 4 << 10
+"""Read at a time: while a piece is parsed, which takes the longer the more chunks are in it, all others wait."""
 _HOST = re.compile(r"(?!-)[a-z0-9_-]{1,63}(\.(?!-)[a-z0-9_-]{1,63})*")
 
 
@@ -75,7 +85,7 @@ class Guard:
         allowed = _plain(host) in self._hosts or any(
             it in network for network in self._networks for it in (judged, held)
         )
-        reason = None if allowed else _special(held)
+        reason = None if allowed else next(filter(None, map(_special, (held, *_also_held(judged)))), None)
         if reason is not None:
             shown = address if host == address else f"{host} ({address})"
             raise Refused(
@@ -99,6 +109,16 @@ def _held(address: IpAddress) -> IpAddress:
             return IPv4Address((int(address) >> right) & 0xFFFF_FFFF)
     # Teredo has it inverted.
     return address.teredo[1] if address.teredo else address
+
+
+def _also_held(address: IpAddress) -> list[IPv4Address]:
+    """Other IPv4 addresses that one of a local NAT64 may stand for, but for those that are zeros as a rule."""
+    if address not in _LOCAL_NAT64:
+        return []
+    # Bits 64 to 71 are nothing's.
+    bits = int(address) >> 64 << 56 | int(address) & (1 << 56) - 1
+    found = [IPv4Address(bits >> (120 - prefix - 32) & 0xFFFF_FFFF) for prefix in (48, 56, 64)]
+    return [it for it in found if it not in _THIS_NETWORK]
 
 
 def _special(address: IpAddress) -> str | None:
@@ -179,6 +199,38 @@ async def look_up(host: str, port: int) -> list[str]:
     return await found
 
 
+class _BoundedStream(httpcore.AsyncNetworkStream):
+    """A connection from which so much is read and no more: a target can send heads and no answer for ever."""
+
+    def __init__(self, stream: httpcore.AsyncNetworkStream) -> None:
+        self._stream = stream
+        self._left_bytes = MOST_BYTES
+
+    async def read(self, max_bytes: int, timeout: float | None = None) -> bytes:  # noqa: ASYNC109 # the base's
+        if self._left_bytes <= 0:
+            raise httpcore.ReadError(f"it sends more than {MOST_BYTES >> 10} KiB")
+        found = await self._stream.read(min(max_bytes, PIECE_BYTES), timeout)
+        self._left_bytes -= len(found)
+        return found
+
+    async def write(self, buffer: bytes, timeout: float | None = None) -> None:  # noqa: ASYNC109 # the base's
+        await self._stream.write(buffer, timeout)
+
+    async def aclose(self) -> None:
+        await self._stream.aclose()
+
+    async def start_tls(
+        self,
+        ssl_context: ssl.SSLContext,
+        server_hostname: str | None = None,
+        timeout: float | None = None,  # noqa: ASYNC109 # the base's
+    ) -> httpcore.AsyncNetworkStream:
+        return _BoundedStream(await self._stream.start_tls(ssl_context, server_hostname, timeout))
+
+    def get_extra_info(self, info: str) -> object:
+        return self._stream.get_extra_info(info)
+
+
 class GuardedBackend(httpcore.AsyncNetworkBackend):
     """Opens httpcore's connections, to addresses that the guard let pass.
 
@@ -218,7 +270,7 @@ class GuardedBackend(httpcore.AsyncNetworkBackend):
                 self._guard.judge(host, address)
                 stream = await self._plain.connect_tcp(address, port, timeout, local_address, socket_options)
                 self._opened.append(stream)
-                return stream
+                return _BoundedStream(stream)
             except Refused as error:
                 refusal = error
             except (httpcore.ConnectError, httpcore.ConnectTimeout) as error:

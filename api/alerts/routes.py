@@ -225,8 +225,14 @@ async def apply(
         except Unfit as error:
             problem = Problem(detail=error.remedy, findings=error.findings)
             return Response(msgspec.json.encode(problem), 422, media_type="application/json")
-        with request.app.state.engine.begin() as connection:
-            return _json(configured.apply(connection, found, author=author, source=source, dry_run=dry_run))
+        state = request.app.state
+        with state.engine.begin() as connection:
+            return _json(
+                configured.apply(
+                    connection, state.rules_engine, state.settings.alerts, found,
+                    author=author, source=source, dry_run=dry_run,
+                )
+            )  # fmt: skip
 
     return await run_in_threadpool(act)
 

@@ -21,12 +21,13 @@ from typing import Annotated, Any
 import msgspec
 from msgspec import Meta, Struct
 from psycopg.types.json import Jsonb
-from sqlalchemy import Connection, Engine, text
+from sqlalchemy import Connection, Engine, select, text
 
 from api.alerts import files, states
 from api.alerts.configuration import RuleName
 from api.alerts.durations import seconds
 from api.alerts.evaluation import EvaluationError, evaluate
+from api.alerts.login import rules_engine
 from api.alerts.rule import Rule
 from api.alerts.states import Alert, Before
 from api.declared import values
@@ -36,6 +37,7 @@ from gigawatch.embedded import EmbeddedServer
 from gigawatch.errors import ExitCode, GigawatchError
 from gigawatch.findings import Findings, suggestion
 from gigawatch.findings import Path as Place
+from gigawatch.schema import rule_login
 from gigawatch.settings import Alerts
 
 START = datetime(2026, 1, 1, tzinfo=UTC)
@@ -131,12 +133,28 @@ def _scratch(database_url: str | None) -> Iterator[str]:
     try:
         with database.border(admin.url), admin.connect() as connection:
             connection.execute(text(f"CREATE DATABASE {name}"))
+            login = None
             try:
-                yield _migrated(admin.url.set(database=name).render_as_string(hide_password=False))
+                url = _migrated(admin.url.set(database=name).render_as_string(hide_password=False))
+                login = _login_of(url)
+                yield url
             finally:
                 connection.execute(text(f"DROP DATABASE {name} WITH (FORCE)"))
+                if login is not None:
+                    # Roles are the server's.
+                    connection.execute(text(f"DROP ROLE {login}"))
     finally:
         admin.dispose()
+
+
+def _login_of(url: str) -> str | None:
+    """What rules log in as there."""
+    engine = database.engine(url)
+    with engine.connect() as connection:
+        found = connection.scalar(select(rule_login.c.role))
+    engine.dispose()
+    assert found is None or isinstance(found, str)
+    return found
 
 
 def _migrated(url: str) -> str:
@@ -166,7 +184,7 @@ class Stage:
 
     def __init__(self, url: str) -> None:
         self._owner = database.engine(url)
-        self._report = database.engine(url, role=database.REPORT_ROLE)
+        self._rules = rules_engine(self._owner, Alerts())
         with self._owner.begin() as connection:
             self._columns = _replace_views(connection)
 
@@ -175,7 +193,7 @@ class Stage:
 
     def __exit__(self, *_: object) -> None:
         self._owner.dispose()
-        self._report.dispose()
+        self._rules.dispose()
 
     def play(self, path: Path) -> list[CaseResult]:
         """Run the tests of a file.
@@ -195,7 +213,7 @@ class Stage:
                 line=lines.get(("tests", place)),
                 rule=rule.name,
                 name=case.name,
-                differences=tuple(_differences(case, rule, _Store(self._owner, self._report, self._columns))),
+                differences=tuple(_differences(case, rule, _Store(self._owner, self._rules, self._columns))),
             )
             for place, case in enumerate(trial.tests)
         ]
@@ -258,8 +276,8 @@ def _rule_of(trial: Trial, path: Path, findings: Findings) -> Rule | None:
 class _Store:
     """What the views give in one test."""
 
-    def __init__(self, owner: Engine, report: Engine, columns: Mapping[str, Mapping[str, str]]) -> None:
-        self.report = report
+    def __init__(self, owner: Engine, rules: Engine, columns: Mapping[str, Mapping[str, str]]) -> None:
+        self.rules = rules
         self._owner, self._columns = owner, columns
         self._there: dict[str, list[dict[str, Any]]] = {}
 
@@ -326,7 +344,7 @@ def _differences(case: Case, rule: Rule, store: _Store) -> Iterator[str]:
             step = next((it for it in reversed(steps) if seconds(it["at"]) <= second), {"at": "0s"})
             store.show(step, START + timedelta(seconds=seconds(step["at"])), now)
             try:
-                observations = evaluate(store.report, rule, now, Alerts())
+                observations = evaluate(store.rules, rule, now, Alerts())
             except EvaluationError as error:
                 yield f"at {_written(second)}: the rule fails: {error}"
                 return

@@ -80,8 +80,8 @@ class Engine(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
     """Where the names were read."""
     path: Annotated[str, Meta(pattern="^/")]
     port: Annotated[int, Meta(ge=1, le=65_535)]
-    model_label: str | None = None
-    """The label that names the model."""
+    model_labels: tuple[str, ...] = ()
+    """Labels that name the model, of which the first that a series has is taken."""
     repeated_by: tuple[str, ...]
     """Labels by which the same count is served several times: it is taken once."""
     split_by: tuple[str, ...]

@@ -120,7 +120,7 @@ def read(exposition: Exposition, engine: Engine) -> Reading:
             of_model = gauges.setdefault(models[series], {})
             before = of_model.get(figure, 0)
             of_model[figure] = min(max(before, value), PER_MILLE) if figure == "kv_cache_use" else before + value
-    known = {*repeating, engine.model_label, *engine.split_by}
+    known = {*repeating, *engine.model_labels, *engine.split_by}
     return Reading(
         started_ms=None if exposition.started_s is None else round(exposition.started_s * MILLISECONDS_PER_SECOND),
         sources={figure: source for figure, (source, _) in found.items()},
@@ -148,7 +148,7 @@ def _samples(exposition: Exposition, figure: str, source: Source) -> list[Sample
 
 
 def _model(sample: Sample, engine: Engine) -> str | None:
-    return sample.labels.get(engine.model_label or "") or None
+    return next((sample.labels[label] for label in engine.model_labels if sample.labels.get(label)), None)
 
 
 def _values(samples: Iterable[Sample], per_unit: int) -> Iterator[tuple[Sample, int, int]]:

@@ -21,7 +21,7 @@ from collector.meters.access import certificates, login, place
 from collector.meters.document import decode, find, scalar
 from collector.meters.endpoint import Endpoint
 from collector.meters.maps import Figure, MqttMap, MqttValue, Raw, Refused, fill, reading
-from collector.meters.reading import MeterProblem, Reading
+from collector.meters.reading import Denied, MeterProblem, Reading
 from collector.names import look_up
 from gigawatch.errors import ExitCode, GigawatchError
 from gigawatch.settings import Meter
@@ -29,6 +29,7 @@ from gigawatch.settings import Meter
 KEEPALIVE_S = 30
 MOST_BYTES = 65_536
 INTERVALS = 3
+LOGIN_REFUSED = {"Bad user name or password", "Not authorized"}
 LEADS: tuple[Figure, ...] = ("energy", "volume", "power", "temperature", "currents")
 """Which figure's message says when the reading is of."""
 
@@ -67,8 +68,9 @@ class _Link(threading.Thread):
         self.client.on_subscribe = self._on_subscribe
         self.client.on_message = self._on_message
         self.client.on_disconnect = self._on_disconnect
-        if known := login(settings):
-            self.client.username_pw_set(*known)
+        self._login = login(settings)
+        if self._login:
+            self.client.username_pw_set(*self._login)
         if scheme == "mqtts":
             self.client.tls_set(ca_certs=certificates(settings))
         self.client.connect_async(at.host, at.port, KEEPALIVE_S)
@@ -90,18 +92,23 @@ class _Link(threading.Thread):
             self._fail(f"sends what is no MQTT ({type(error).__name__})", "Is this the address of a broker?")
         self._fail("ended the connection", "See the broker's log.")
 
-    def _fail(self, problem: str, remedy: str, code: ExitCode = ExitCode.UNREACHABLE) -> None:
+    def _fail(self, problem: str, remedy: str, code: ExitCode = ExitCode.UNREACHABLE, *, denied: bool = False) -> None:
+        problem = f"The broker {self._at} {problem}"
         with self.changed:
             # The first is the reason of all that follow.
-            self.problem = self.problem or MeterProblem(f"The broker {self._at} {problem}", remedy, code)
+            self.problem = self.problem or (Denied(problem, remedy) if denied else MeterProblem(problem, remedy, code))
             self.changed.notify_all()
 
     def _on_connect(
         self, client: Client, _data: object, _flags: ConnectFlags, reason: ReasonCode, _properties: Properties | None
     ) -> None:
         if reason.is_failure:
-            remedy = "Check user and secret_file." if "uthor" in str(reason) else "See the broker's log."
-            self._fail(f"does not let us in: {reason}", remedy, ExitCode.CONFIGURATION)
+            refused = reason.getName() in LOGIN_REFUSED
+            remedy = "See the broker's log."
+            if refused:
+                remedy = f"{'Check' if self._login else 'Set'} user and secret_file."
+            denied = refused and self._login is not None
+            self._fail(f"does not let us in: {reason}", remedy, ExitCode.CONFIGURATION, denied=denied)
         else:
             self.admitted = True
             client.subscribe([(topic, 0) for topic in self._topics])

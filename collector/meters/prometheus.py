@@ -1,10 +1,10 @@
 """Reads meters whose figures somebody serves in Prometheus' format: exporters of SNMP, of IPMI, of RAPL."""
 
 from collector.answers import connections
-from collector.exposition import Advice, Exposition, fetch, parse
+from collector.exposition import Advice, Exposition, Locked, fetch, parse
 from collector.meters.access import certificates, http_basic, login
 from collector.meters.maps import Figure, PrometheusMap, PrometheusValue, Raw, Refused, fill, reading
-from collector.meters.reading import MeterProblem, Reading
+from collector.meters.reading import Denied, MeterProblem, Reading
 from gigawatch.errors import ExitCode, GigawatchError
 from gigawatch.settings import Meter
 
@@ -39,8 +39,8 @@ class PrometheusDriver:
         self._settings = settings
         self._map = map_
         self._words = map_.words(settings.index)
-        known = login(settings)
-        headers = http_basic(*known) if known else {}
+        self._login = login(settings)
+        headers = http_basic(*self._login) if self._login else {}
         self._pool = connections(headers=headers, ca_certs=certificates(settings))
         self._metrics = tuple({value.metric for values in map_.readings.values() for value in values})
 
@@ -54,6 +54,8 @@ class PrometheusDriver:
             answer = fetch(self._pool, self._url, self._settings.timeout_s, ADVICE)
             exposition = parse(self._url, answer, ADVICE, self._metrics)
         except GigawatchError as error:
+            if isinstance(error, Locked) and self._login:
+                raise Denied(error.problem, "Check user and secret_file.", of_account=error.unknown) from None
             raise MeterProblem(error.problem, error.remedy, ExitCode(error.exit_code)) from error
         raws: dict[Figure, list[Raw | Refused]] = {}
         for figure, values in self._map.readings.items():

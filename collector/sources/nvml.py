@@ -32,6 +32,7 @@ PCIE_TX, PCIE_RX = (
 )
 NVLINK_TX = (pynvml.NVML_FI_DEV_NVLINK_THROUGHPUT_DATA_TX, ALL_LINKS)
 NVLINK_RX = (pynvml.NVML_FI_DEV_NVLINK_THROUGHPUT_DATA_RX, ALL_LINKS)
+RECOVERY_ACTION = pynvml.NVML_FI_DEV_GET_GPU_RECOVERY_ACTION
 FAST_FIELDS = (
     ENERGY, POWER_AVERAGE, POWER_INSTANT, MODULE_AVERAGE, MEMORY_TEMP, PCIE_TX, PCIE_RX, NVLINK_TX, NVLINK_RX,
 )  # fmt: skip
@@ -55,6 +56,13 @@ DRIVER_GONE = frozenset({
 })  # fmt: skip
 GPU_GONE = frozenset({pynvml.NVML_ERROR_GPU_IS_LOST, pynvml.NVML_ERROR_RESET_REQUIRED})
 NEVER = frozenset({pynvml.NVML_ERROR_NOT_SUPPORTED, pynvml.NVML_ERROR_FUNCTION_NOT_FOUND})
+RESETS = {
+    pynvml.NVML_GPU_RECOVERY_ACTION_GPU_RESET: "a reset",
+    pynvml.NVML_GPU_RECOVERY_ACTION_NODE_REBOOT: "a reboot of the node",
+    pynvml.NVML_GPU_RECOVERY_ACTION_BUS_RESET: "a reset of its bus",
+    pynvml.NVML_GPU_RECOVERY_ACTION_SYSTEM_REBOOT: "a reboot of the system",
+}
+"""Recovery actions without which the GPU is not to be used; with others, as for a row remap that waits, it works on."""
 FATAL_XIDS = frozenset({48, 64, 74, 79, 95, 119, 120, 140})
 RESET_XIDS = frozenset({46, 62, 109, 110, 136, 143, 155, 156, 158})
 NVLINK5_XIDS = frozenset(range(144, 151))
@@ -167,6 +175,23 @@ class Device:
                 self._fields = None  # ask for fewer the next time
         self.latest = found
         return found
+
+    def reset_needed(self) -> str | None:
+        """Which reset the GPU asks for, in words; None: none, or the driver does not tell.
+
+        Raises:
+            DriverGone: the driver went away.
+            GpuLost: this GPU went away.
+        """
+        values = (pynvml.c_nvmlFieldValue_t * 1)()
+        values[0].fieldId = RECOVERY_ACTION
+        if self._try("recovery action", lambda: _get_field_values(self.handle, values)) is None:
+            return None
+        (answer,) = values
+        member = MEMBERS.get(answer.valueType)
+        if answer.nvmlReturn != pynvml.NVML_SUCCESS or member is None:
+            return None
+        return RESETS.get(getattr(answer.value, member))
 
 
 def _get_field_values(handle: Any, values: Any) -> bool:

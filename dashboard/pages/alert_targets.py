@@ -19,6 +19,15 @@ from gigawatch.alerts.readings import DeliveryLine, TargetNow
 SAID = "Whom alerts are sent to. Of addresses scheme and host alone are shown: paths may be secret. Times are UTC."
 SHOWN = 100
 """Deliveries, of those that are not sent and of those that are."""
+EXAMPLE = """targets:
+  on-call:
+    kind: alertmanager          # or slack, teams, pagerduty, …
+    url: https://on-call.example.com/hooks/gigawatch
+route:
+  target: on-call"""
+TRY = """gigawatch alert check alerts.yaml
+gigawatch alert apply alerts.yaml
+gigawatch alert send-test on-call"""
 STATES = {"sent": ("sent", "ok"), "waiting": ("waiting", "warn"), "dead": ("given up", "bad")}
 WHY = {"new": "new alerts", "changed": "changed", "resolved": "resolved", "repeat": "repeated", "test": "test"}
 
@@ -30,7 +39,7 @@ def render(connection: Connection, asked: View, _: Theme, now: datetime) -> Any:
     newest = readings.delivery_lines(connection, states=("waiting", "sent"), limit=SHOWN)
     return alert_parts.page(
         connection, asked, "/alerts/targets", "Targets of alerts", SAID, now,
-        panel("Targets", _targets(targets, now), wide=True),
+        panel("Targets", *([_targets(targets, now)] if targets else _how()), wide=True),
         *(
             [panel("Given up", deliveries(dead, now), wide=True, note="each can be sent again, with the same key")]
             if dead
@@ -47,6 +56,8 @@ def _targets(targets: Sequence[TargetNow], now: datetime) -> html.Div:
             return [badge("not asked for a while", "bad"), html.Span(f"tried again in {wait}", className="note")]
         if it.failures:
             return badge(f"failed {it.failures} times", "warn")
+        if not it.routed:
+            return [badge("no route", "warn"), html.Span("it is told of tests alone", className="note")]
         return badge("well", "ok") if it.succeeded else badge("not asked yet")
 
     def failed(it: TargetNow) -> list[Any]:
@@ -70,9 +81,19 @@ def _targets(targets: Sequence[TargetNow], now: datetime) -> html.Div:
             ]
             for it in targets
         ],
-        "No target is configured: nobody is told of alerts. Write a file, and gigawatch alert apply FILE.",
+        "No target is configured.",
         numbers=[6, 7],
     )
+
+
+def _how() -> list[Any]:
+    """What to do where there is none."""
+    return [
+        html.P("Say in a file whom to tell, and of what:"),
+        html.Pre(EXAMPLE, tabIndex=0),
+        html.P("Bring it into force, and see that a test arrives. docs/alerts.md has all that the file may say."),
+        html.Pre(TRY, tabIndex=0),
+    ]
 
 
 def deliveries(found: Sequence[DeliveryLine], now: datetime, empty: str = "Nothing was put out.") -> html.Div:

@@ -176,11 +176,7 @@ class _Found(Struct, frozen=True, kw_only=True):
 def _sites(connection: Connection, until: datetime) -> list[str]:
     """Sites with meters, or with a PUE that was configured for the last twelve months."""
     configured = recent.read_folded(readings.configured_pue, connection, until - 365 * DAY, until)
-    return sorted({it.site for it in _meters(connection)} | {it.site for it in configured})
-
-
-def _meters(connection: Connection) -> list[MeterHealth]:
-    return recent.read(facility.meter_health, connection)
+    return sorted({*recent.read(facility.metered_sites, connection)} | {it.site for it in configured})
 
 
 def _read(
@@ -260,7 +256,7 @@ def _read(
         levels_from=levels_from,
         nodes=nodes,
         topology=next(iter(read(facility.topologies, site)), None) if site else None,
-        meters=[it for it in _meters(connection) if site in {None, it.site}],
+        meters=recent.read(facility.meter_health, connection, site),
     )  # fmt: skip
 
 

@@ -113,6 +113,8 @@ class TargetNow(Struct, frozen=True, kw_only=True):
     succeeded: datetime | None
     failed: datetime | None
     error: str | None
+    routed: bool
+    """Whether a route leads to it: else it is told of tests alone."""
     waiting: int
     """Notifications that wait for it."""
     dead: int
@@ -188,6 +190,8 @@ class Overview(Struct, frozen=True, kw_only=True):
     silences: int
     """In force or to come."""
     targets: int
+    routed_targets: int
+    """Those that a route leads to: others are told of tests alone."""
     open_targets: int
     """Targets whose circuit breaker is open."""
     waiting: int
@@ -273,7 +277,8 @@ def overview(connection: Connection) -> Overview:
         ) AS rule, (
             SELECT count(*) AS silences FROM report.alert_silences WHERE ends > now()
         ) AS silence, (
-            SELECT count(*) AS targets, count(*) FILTER (WHERE open_until > now()) AS open_targets
+            SELECT count(*) AS targets, count(*) FILTER (WHERE routed) AS routed_targets,
+                count(*) FILTER (WHERE open_until > now()) AS open_targets
             FROM report.alert_targets
         ) AS target, (
             SELECT count(*) FILTER (WHERE state = 'waiting' AND created < now() - interval '1 minute') AS waiting,

@@ -123,6 +123,14 @@ def upgrade() -> None:
         comment="What tenants, deployments and sites may use in a month, from the configuration in force",
     )
     op.create_table(
+        "rule_login",
+        sa.Column("role", sa.Text(), nullable=False, comment="Name of the role, which may do what reports may"),
+        sa.Column("password", sa.Text(), nullable=False, comment="Its password"),
+        sa.PrimaryKeyConstraint("role", name="rule_login_pkey"),
+        schema="gigawatch",
+        comment="What rules of alerts log in as: one row, or none where it could not be made",
+    )
+    op.create_table(
         "alert_configuration",
         sa.Column("configuration_id", sa.Integer(), sa.Identity(), nullable=False),
         sa.Column(

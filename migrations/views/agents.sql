@@ -30,3 +30,11 @@ COMMENT ON COLUMN report.agents.simulated IS 'Whether its data are simulated or 
 COMMENT ON COLUMN report.agents.gpus IS 'Physical GPUs that it has';
 COMMENT ON COLUMN report.agents.agent_version IS 'Version of the agent';
 COMMENT ON COLUMN report.agents.last_seen IS 'When the server last stored a batch of it, UTC';
+
+-- Nodes of which an alert stays what it is while nothing is known of them: those heard of in the last hour and, for as long as their silence is told of,
+-- others whose host was not set up anew since. For the views of rules.
+CREATE VIEW expanded.kept_node AS
+SELECT now.node_id
+FROM gigawatch.node_now AS now
+WHERE now.last_seen > (SELECT now() - interval '1 hour')
+    OR EXISTS (SELECT FROM report.agents AS host WHERE host.node_id = now.node_id AND host.last_seen > now() - interval '7 days');

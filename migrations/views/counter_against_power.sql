@@ -1,22 +1,30 @@
 -- report.counter_against_power: GPUs' energy counters against their polled power over the last hour.
 -- Definition: of the newest hour that is folded, and its windows in which both are known: counter_w is the counter's energy over time, polled_w the mean of polled power by
--- time; difference_share = counter_w / polled_w − 1. GPUs of nodes whose sums of both over the hour are within 1 % have no row: with up to ten GPUs one alone cannot be 10 % off
--- there. Unit: W, 1. Source: METHODS of this project (Zeus issue 181).
+-- time; difference_share = counter_w / polled_w − 1. GPUs of nodes none of whose GPUs is more than 5 % apart in half of the windows that begin with the hour's quarters have no row:
+-- all windows of a large fleet's hour are too many. Unit: W, 1. Source: METHODS of this project (Zeus issue 181).
 -- Missing data: a GPU without a counter, or with fewer than 30 minutes of both, has no row.
 -- needs: expanded
 CREATE VIEW report.counter_against_power AS
 WITH hour AS MATERIALIZED (
-    SELECT mark.folded_1h - interval '1 hour' AS first, mark.folded_1h AS beyond FROM expanded.mark
+    SELECT mark.folded_1h - interval '1 hour' AS first, mark.folded_1h AS beyond FROM expanded.mark WHERE isfinite(mark.folded_1h)
 ), apart AS MATERIALIZED (
-    SELECT g.node_id
-    FROM gigawatch.gpu_1h AS g
-    JOIN gigawatch.node_1h AS n ON n.node_id = g.node_id AND n.time = g.time
+    SELECT w.node_id
+    FROM hour
+    CROSS JOIN generate_series(hour.first, hour.beyond - interval '15 minutes', interval '15 minutes') AS quarter (time)
     CROSS JOIN LATERAL (
-        SELECT sum(1000.0 * expanded.at(g.energy_mj, slot) / nullif(expanded.at(g.energy_ms, slot), 0)) AS mw FROM generate_series(1, g.slots) AS slot
-    ) AS counted
-    WHERE g.time >= (SELECT first FROM hour) AND g.time < (SELECT beyond FROM hour) AND n.time >= (SELECT first FROM hour) AND n.time < (SELECT beyond FROM hour)
-        AND n.ticks_summed > 0 AND n.tick_power_mw > 0
-        AND abs(counted.mw * n.ticks_summed / n.tick_power_mw - 1) > 0.01
+        -- OFFSET 0: windows of a moment lie together, and are read by it.
+        SELECT it.node_id, (
+            SELECT max(abs(1000 * expanded.at(it.energy_mj, slot)::double precision
+                / nullif(expanded.at(it.power_mean_mw, slot)::double precision * coalesce(it.each[slot][1], it.covered_ms), 0) - 1))
+            FROM generate_series(1, it.slots) AS slot
+            WHERE coalesce(it.each[slot][4], it.energy_method) = 1
+        ) AS most
+        FROM gigawatch.gpu_window AS it
+        WHERE it.time = quarter.time
+        OFFSET 0
+    ) AS w
+    GROUP BY 1
+    HAVING 2 * count(*) FILTER (WHERE w.most > 0.05) >= count(*)
 ), sums AS (
     SELECT w.gpu_id, w.node_id, sum(w.energy_mj)::double precision AS energy_mj, sum(w.power_mean_mw::double precision * w.covered_ms) / 1000 AS polled_mj,
         sum(w.covered_ms) AS ms

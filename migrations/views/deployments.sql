@@ -134,10 +134,38 @@ BEGIN ATOMIC
     HAVING sum(b.host_ms) > 0;
 END;
 
+-- Hours and days of some spans in which a site's configured PUE changes, with its mean by time: NULL unless all of the bucket has one.
+CREATE FUNCTION expanded.changing_pue(spans timestamptz[])
+RETURNS TABLE (site_id integer, level text, "time" timestamptz, value numeric)
+LANGUAGE sql STABLE PARALLEL SAFE ROWS 100
+BEGIN ATOMIC
+    SELECT b.site_id, b.level, b.time, mean.value
+    FROM (
+        SELECT DISTINCT f.site_id, l.name AS level, date_bin(l.length, change.moment, '2000-01-01Z') AS time, l.length
+        FROM gigawatch.configured_pue AS f
+        CROSS JOIN LATERAL (VALUES (f.start), (f.stop)) AS change (moment)
+        CROSS JOIN (VALUES ('1h', interval '1 hour'), ('1d', '1 day')) AS l (name, length)
+        WHERE f.retired IS NULL AND change.moment <> date_bin(l.length, change.moment, '2000-01-01Z')
+            AND change.moment > (SELECT min(moment) FROM unnest(spans) AS moment) - interval '1 day'
+            AND change.moment < (SELECT max(moment) FROM unnest(spans) AS moment WHERE isfinite(moment))
+    ) AS b
+    CROSS JOIN LATERAL (
+        SELECT CASE WHEN sum(part.s) = extract(epoch FROM b.length) THEN sum(part.s * f.pue) / sum(part.s) END AS value
+        FROM gigawatch.configured_pue AS f
+        CROSS JOIN LATERAL (
+            SELECT extract(epoch FROM least(f.stop, b.time + b.length) - greatest(f.start, b.time)) AS s
+        ) AS part
+        -- As the index of its constraint has it.
+        WHERE f.retired IS NULL AND int4range(f.site_id, f.site_id, '[]') && int4range(b.site_id, b.site_id, '[]')
+            AND tstzrange(f.start, f.stop) && tstzrange(b.time, b.time + b.length)
+    ) AS mean;
+END;
+
 -- Energy by bucket at one boundary: mj is NULL where it is not known there, since neither the hosts nor others with the same GPUs
 -- are metered, or the site has no PUE at that time. whole_mj is what the parts by method are parts of: the energy at boundary gpu
 -- or it. modelled_mj is what was split among deployments that share GPUs, and what was taken from others' hosts. The PUE is
--- that which was measured of the site and day, at the category nearest to the IT equipment (pue_measured), else the one configured.
+-- that which was measured of the site and day, at the category nearest to the IT equipment (pue_measured), else the one configured:
+-- the mean by time of an hour or day in which it changes, where all of it has one.
 CREATE FUNCTION expanded.used_by_deployments(
     spans timestamptz[], host_spans timestamptz[], boundary text, in_site text, in_gpu_model text, in_deployment text
 ) RETURNS TABLE (
@@ -151,20 +179,23 @@ BEGIN ATOMIC
         b.energy_ms, b.energy_mj, b.energy_interpolated_mj, b.energy_integrated_mj + b.energy_estimated_mj,
         b.energy_shared_mj + CASE WHEN boundary = 'gpu' THEN 0 ELSE host.modelled_mj END, b.observed_mj, b.active_mj,
         CASE WHEN boundary = 'gpu' THEN b.energy_mj ELSE it.mj END,
-        CASE boundary WHEN 'gpu' THEN b.energy_mj WHEN 'it' THEN it.mj ELSE (it.mj * coalesce(measured.value, pue.value))::bigint END,
+        CASE boundary WHEN 'gpu' THEN b.energy_mj WHEN 'it' THEN it.mj ELSE (it.mj * coalesce(measured.value,
+            CASE WHEN changing.site_id IS NULL THEN pue.value ELSE changing.value END))::bigint END,
         measured.value IS NOT NULL
     FROM expanded.deployment_buckets(spans) AS b
     -- At boundary gpu nothing of it is asked for, and it is left out.
     LEFT JOIN expanded.host_power(host_spans) AS hosts ON hosts.gpu_model = b.gpu_model
     LEFT JOIN expanded.measured_pue(host_spans) AS measured ON boundary = 'facility' AND measured.site_id = b.site_id
         AND measured.day = date_bin('1 day', b.time, '2000-01-01Z')
-    LEFT JOIN expanded.factor AS pue ON boundary = 'facility' AND pue.kind = 'pue' AND pue.site_id = b.site_id
+    LEFT JOIN expanded.configured_pue AS pue ON boundary = 'facility' AND pue.site_id = b.site_id
         AND b.time >= pue.first AND b.time < pue.beyond
     CROSS JOIN LATERAL (
         SELECT CASE WHEN b.energy_ms <= b.host_ms THEN 0 ELSE ((b.energy_ms - b.host_ms) * hosts.mw / 1000)::bigint END
             AS modelled_mj
     ) AS host
     CROSS JOIN LATERAL (SELECT b.energy_mj + b.host_mj + host.modelled_mj AS mj) AS it
+    LEFT JOIN expanded.changing_pue(host_spans) AS changing ON boundary = 'facility' AND changing.site_id = b.site_id
+        AND changing.level = b.level AND changing.time = b.time
     WHERE (in_site IS NULL OR b.site_id = (SELECT site.site_id FROM gigawatch.site WHERE site.name = in_site))
         AND (in_gpu_model IS NULL OR b.gpu_model = in_gpu_model)
         AND (in_deployment IS NULL OR b.deployment_id

@@ -2,8 +2,8 @@
 -- Definition: ΣE / ΣN, a ratio of sums over the minutes in which energy and tokens are known of the same GPUs for the same
 -- time. E is the energy of the GPUs assigned, busy or not, at the boundary: gpu (the GPUs' counters), it (with their share by
 -- GPU-time of what their nodes use beside them), facility (that times the site's PUE: that measured of the day, at the category
--- nearest to the IT equipment, else the one configured at that time; measured_pue_share is the part of the energy with the
--- former). N is generated tokens for
+-- nearest to the IT equipment, else the one configured at that time, in an hour or day in which it changes its mean by time, where
+-- all of it has one; measured_pue_share is the part of the energy with the former). N is generated tokens for
 -- j_per_generated_token, the headline; prompt and generated tokens for j_per_token; finished requests for j_per_request.
 -- tokens_per_s_per_mw = 10^6 / j_per_generated_token. Where prefill and decode run apart, prompt tokens are those of prefill
 -- engines and generated tokens those of decode engines, over the energy of both; prefill_j_per_prompt_token and
@@ -54,14 +54,15 @@ BEGIN
         JOIN names AS d USING (deployment_id)
         LEFT JOIN gigawatch.site USING (site_id)
     ), unknown AS MATERIALIZED (
-        -- Of a sum without a part, tokens would be too many: a bucket of a deployment counts where all of its energy is known.
-        SELECT DISTINCT u.level, u.time, u.name FROM used AS u WHERE boundary <> 'gpu' AND u.whole AND u.mj IS NULL
+        -- Of a sum without a part, tokens would be too many: a bucket of a deployment counts in a group where all of its energy
+        -- there is known.
+        SELECT DISTINCT u.level, u.time, u.name, u.label FROM used AS u WHERE boundary <> 'gpu' AND u.whole AND u.mj IS NULL
     ), untold AS MATERIALIZED (
         -- What the engines of a deployment do not count in each group that it has GPUs in: where its engine stands among
         -- others' GPUs, or its prefill apart, nobody can say what of it is whose.
         SELECT name, NOT bool_and(coalesce(it.generated, false)) AS generated, NOT bool_and(coalesce(it.prompts, false)) AS prompts,
             NOT bool_and(coalesce(it.requests, false)) AS requests
-        FROM (SELECT DISTINCT u.label, u.name FROM used AS u WHERE u.whole AND u.mj IS NOT NULL) AS its
+        FROM (SELECT DISTINCT u.label, u.name FROM used AS u WHERE u.whole) AS its
         LEFT JOIN (
             SELECT s.label, s.name, count(s.generated_tokens) > 0 AS generated, count(s.prompt_tokens) > 0 AS prompts,
                 count(s.requests_finished) > 0 AS requests
@@ -102,8 +103,9 @@ BEGIN
                 - coalesce(expanded.total(b.energy_ms) FILTER (WHERE b.counts AND b.no_generated AND NOT b.no_requests), 0)
                 AS requestless_ms
         FROM (
-            SELECT it.*, it.whole AND (it.level, it.time, it.name) NOT IN (SELECT n.level, n.time, n.name FROM unknown AS n)
-                AS counts, told.no_generated, told.no_prompts, told.no_requests
+            SELECT it.*, it.whole AND (it.level, it.time, it.name, it.label) NOT IN (
+                    SELECT n.level, n.time, n.name, n.label FROM unknown AS n
+                ) AS counts, told.no_generated, told.no_prompts, told.no_requests
             FROM (
                 SELECT u.deployment_id, u.label, u.level, u.time, u.name, u.role, u.whole, u.mj, u.expected_ms, u.energy_ms,
                     u.whole_mj, u.interpolated_mj, u.integrated_mj, u.modelled_mj, u.pue_measured, NULL::bigint AS prompt_tokens,

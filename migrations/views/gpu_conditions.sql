@@ -1,9 +1,9 @@
 -- report.gpu_conditions: GPUs that are, or whose neighbours on the node are, held down or close to it now.
 -- Definition: GPUs of the nodes whose newest window has one of the clock-event bits 0x8, 0x20, 0x40 or 0x80, or in which the hottest GPU is within 15 K of
--- its slowdown temperature, and which were heard of in the last hour; of each GPU its newest window, as report.fleet_now has it. Other nodes' GPUs have no
+-- its slowdown temperature, for as long as their silence is told of (7 days); of each GPU its newest window, as report.fleet_now has it. Other nodes' GPUs have no
 -- row: so that it takes a fleet of 75,000 nodes little more than those that are not well. Unit: °C, K, W, MHz.
 -- Missing data: while a GPU does not report, or its node is silent, its measurements are NULL.
--- needs: expanded, clock_event_names
+-- needs: expanded, clock_event_names, agents
 CREATE VIEW report.gpu_conditions AS
 SELECT
     site.name AS site,
@@ -27,6 +27,7 @@ SELECT
     now.clock_event_reasons AS node_clock_event_reasons,
     now.temp_slowdown_c - now.gpu_temp_max_c AS node_margin_to_slowdown_c
 FROM gigawatch.node_now AS now
+JOIN expanded.kept_node USING (node_id)
 JOIN gigawatch.node USING (node_id)
 JOIN gigawatch.site ON site.site_id = now.site_id
 LEFT JOIN gigawatch.rack ON rack.rack_id = now.rack_id
@@ -57,8 +58,7 @@ LEFT JOIN LATERAL (
     ORDER BY w.time DESC
     LIMIT 1
 ) AS newest ON true
-WHERE now.last_seen > (SELECT now() - interval '1 hour')
-    AND (now.clock_event_reasons & (8 + 32 + 64 + 128) <> 0 OR now.temp_slowdown_c - now.gpu_temp_max_c <= 15);
+WHERE now.clock_event_reasons & (8 + 32 + 64 + 128) <> 0 OR now.temp_slowdown_c - now.gpu_temp_max_c <= 15;
 COMMENT ON VIEW report.gpu_conditions IS 'GPUs of nodes on which one is held down or close to it now';
 COMMENT ON COLUMN report.gpu_conditions.site IS 'Name of the site';
 COMMENT ON COLUMN report.gpu_conditions.rack IS 'Name of the rack within its site';

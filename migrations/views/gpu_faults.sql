@@ -1,7 +1,8 @@
 -- report.gpu_faults: GPUs whose memory is not well.
 -- Definition: GPUs whose newest slow reading has a row remap that failed or waits, a page retirement that waits, or uncorrected errors since the driver was
--- loaded; looked for among the readings of the last two days, of which each GPU has one an hour. since is the first such reading of that time.
--- Missing data: a GPU that nothing was read of for two days has no row.
+-- loaded; looked for among the readings of the last 7 days, of which each GPU has one an hour. since is the first such reading of that time.
+-- Missing data: of a node that is silent it says what was last read, for as long as the silence is told of (7 days).
+-- needs: agents
 CREATE VIEW report.gpu_faults AS
 SELECT
     site.name AS site,
@@ -25,10 +26,11 @@ FROM (
     SELECT health.gpu_id, min(health.time) AS since
     FROM gigawatch.gpu_health AS health
     WHERE (health.row_remap_failed OR health.row_remap_pending OR health.page_retirement_pending OR health.ecc_volatile_uncorrected > 0)
-        AND health.time > now() - interval '2 days'
+        AND health.time > now() - interval '7 days'
     GROUP BY 1
 ) AS ill
 JOIN gigawatch.gpu USING (gpu_id)
+JOIN expanded.kept_node USING (node_id)
 JOIN gigawatch.node USING (node_id)
 JOIN gigawatch.site USING (site_id)
 LEFT JOIN gigawatch.rack USING (rack_id)
@@ -51,7 +53,7 @@ COMMENT ON COLUMN report.gpu_faults.gpu_index IS 'Index on its node';
 COMMENT ON COLUMN report.gpu_faults.gpu_model IS 'Model, as the driver names it';
 COMMENT ON COLUMN report.gpu_faults.serial IS 'Serial number';
 COMMENT ON COLUMN report.gpu_faults.time IS 'When it was last read, UTC';
-COMMENT ON COLUMN report.gpu_faults.since IS 'First such reading of the last two days, UTC';
+COMMENT ON COLUMN report.gpu_faults.since IS 'First such reading of the last 7 days, UTC';
 COMMENT ON COLUMN report.gpu_faults.row_remap_failed IS 'A row remap failed: the GPU is to be replaced';
 COMMENT ON COLUMN report.gpu_faults.row_remap_pending IS 'A row remap waits for a GPU reset';
 COMMENT ON COLUMN report.gpu_faults.page_retirement_pending IS 'A page retirement waits for a reboot';

@@ -1,15 +1,15 @@
 -- report.gpus_missing: GPUs that do not report while their node does.
--- Definition: GPUs that the node's inventory has, without a window of the last 5 minutes that is not older than 90 s before the node's newest batch;
--- of nodes that were heard of in the last 60 s. Of nodes that fell silent within the hour, those that were missing before; silent then says so. Nodes with
--- all of their GPUs are left out by one table, so that it takes a large fleet little.
+-- Definition: GPUs that the node's inventory has, without a window of the last 5 minutes that is not older than 90 s before what the node tells, by
+-- report.node_conditions; of nodes that were heard of in the last 60 s. Of nodes that are silent, or tell what is old, those that were missing before, for as long as the silence is
+-- told of (7 days); silent then says so. Nodes with all of their GPUs are left out by their row, so that it takes a large fleet little.
 -- Missing data: last_window is NULL where there was none for a day. Whether a GPU of a silent node is still missing nobody knows.
--- needs: expanded
+-- needs: node_conditions
 CREATE VIEW report.gpus_missing AS
 SELECT
-    site.name AS site,
-    rack.name AS rack,
+    now.site,
+    now.rack,
     now.node_id,
-    node.hostname,
+    now.hostname,
     now.simulated,
     gpu.uuid AS gpu_uuid,
     gpu.index AS gpu_index,
@@ -20,11 +20,7 @@ SELECT
     now.gpus,
     now.gpus_missing,
     now.silent
-FROM expanded.node_state AS now
-JOIN gigawatch.node_now AS stored USING (node_id)
-JOIN gigawatch.node USING (node_id)
-JOIN gigawatch.site ON site.site_id = now.site_id
-LEFT JOIN gigawatch.rack ON rack.rack_id = now.rack_id
+FROM (SELECT its.* FROM report.node_conditions AS its WHERE its.gpus_missing > 0 OFFSET 0) AS now
 CROSS JOIN LATERAL (
     -- OFFSET 0: looked up by node, where a plain join would begin with all GPUs.
     SELECT gpu.*, gpu_slot.slot
@@ -40,8 +36,7 @@ LEFT JOIN LATERAL (
     ORDER BY w.time DESC
     LIMIT 1
 ) AS last ON true
-WHERE (now.gpus_missing > 0 OR now.silent AND stored.gpus < stored.gpus_expected AND now.last_seen > (SELECT now() - interval '1 hour'))
-    AND coalesce(last.time <= now.last_seen - interval '90 s' OR NOT now.silent AND last.time <= now() - interval '5 minutes', true);
+WHERE coalesce(last.time <= now.told_until - interval '90 s' OR NOT now.silent AND last.time <= now() - interval '5 minutes', true);
 COMMENT ON VIEW report.gpus_missing IS 'GPUs that do not report while their node does';
 COMMENT ON COLUMN report.gpus_missing.site IS 'Name of the site';
 COMMENT ON COLUMN report.gpus_missing.rack IS 'Name of the rack within its site';
@@ -56,4 +51,4 @@ COMMENT ON COLUMN report.gpus_missing.serial IS 'Serial number';
 COMMENT ON COLUMN report.gpus_missing.last_window IS 'Start of its last window; absent where it had none for a day, UTC';
 COMMENT ON COLUMN report.gpus_missing.gpus IS 'Physical GPUs of the node';
 COMMENT ON COLUMN report.gpus_missing.gpus_missing IS 'Those of them that do not report';
-COMMENT ON COLUMN report.gpus_missing.silent IS 'Whether the node fell silent since';
+COMMENT ON COLUMN report.gpus_missing.silent IS 'Whether the node fell silent since, or tells what is old';

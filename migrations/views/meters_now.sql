@@ -1,6 +1,6 @@
 -- report.meters_now: what each meter tells now, beside its limits.
--- Definition: of each meter that the topology places, that is no sum of others and that was heard of in the last day, the newest window of the last 5 minutes: power_w is the
--- polled mean, without one energy over time. breaker_share is the greatest current of a phase over the breaker's rating. medium says what a meter of role
+-- Definition: of each meter that the topology places, that is no sum of others and that was heard of in the last 7 days, the newest window, which ended no longer ago than 5 minutes
+-- or three of its length, as in report.meter_health: power_w is the polled mean, without one energy over time. breaker_share is the greatest current of a phase over the breaker's rating. medium says what a meter of role
 -- temperature is of: outside air where it is of no hall, node and rack; else by its name: return (return, outlet, exhaust, hot), liquid supply (liquid, water, coolant,
 -- cdu, fws, tcs, chw), or inlet air. temp_min_5m_c and temp_min_15m_c are the least of its windows of the last 5 and 15 minutes. Unit: W, A, °C.
 -- Missing data: while nothing is heard of a meter its measurements are NULL; the least of a time that its windows do not span is NULL.
@@ -39,11 +39,15 @@ CROSS JOIN LATERAL (
     ) AS names
 ) AS racks
 LEFT JOIN LATERAL (
-    SELECT w.time, coalesce(w.power_mean_mw, w.energy_mj * 1000 / w.covered_ms) AS power_mw, w.current_max_ma, w.temp_mean_mc
-    FROM gigawatch.meter_window AS w
-    WHERE w.meter_id = m.meter_id AND w.time > now() - interval '5 minutes'
-    ORDER BY w.time DESC
-    LIMIT 1
+    SELECT w.time, w.length, coalesce(w.power_mean_mw, w.energy_mj * 1000 / w.covered_ms) AS power_mw, w.current_max_ma, w.temp_mean_mc
+    FROM (
+        SELECT it.*, it.covered_ms * interval '1 ms' AS length
+        FROM gigawatch.meter_window AS it
+        WHERE it.meter_id = m.meter_id AND it.time > now() - interval '1 day'
+        ORDER BY it.time DESC
+        LIMIT 1
+    ) AS w
+    WHERE w.time + w.length >= now() - greatest(interval '5 minutes', 3 * w.length)
 ) AS newest ON true
 LEFT JOIN LATERAL (
     -- A window counts for the time that it lies in, and one must reach back to the beginning.
@@ -52,10 +56,10 @@ LEFT JOIN LATERAL (
     FROM (
         SELECT it.time, it.time + it.covered_ms * interval '1 ms' AS ended, it.temp_mean_mc
         FROM gigawatch.meter_window AS it
-        WHERE m.role = 'temperature' AND it.meter_id = m.meter_id AND it.temp_mean_mc IS NOT NULL AND it.time > now() - interval '20 minutes'
+        WHERE m.role = 'temperature' AND it.meter_id = m.meter_id AND it.temp_mean_mc IS NOT NULL AND it.time > now() - interval '20 minutes' - 2 * newest.length
     ) AS w
 ) AS least_of ON true
-WHERE m.role IS NOT NULL AND NOT m.virtual AND m.last_seen > now() - interval '1 day' AND (m.until IS NULL OR m.until > now());
+WHERE m.role IS NOT NULL AND NOT m.virtual AND m.last_seen > now() - interval '7 days' AND (m.until IS NULL OR m.until > now());
 COMMENT ON VIEW report.meters_now IS 'What each meter tells now, beside its limits';
 COMMENT ON COLUMN report.meters_now.site IS 'Name of the site';
 COMMENT ON COLUMN report.meters_now.hall IS 'Hall that it is of; absent where it is of the whole site';

@@ -1,8 +1,10 @@
 -- report.node_conditions: what the GPUs of each node have in common: held down, hot, missing.
--- Definition: nodes that were heard of in the last hour, each with its newest window as it was stored: one table's rows, so that a fleet of 75,000 nodes is
+-- Definition: nodes that are there or whose silence is told of (7 days), each with its newest window as it was stored: one table's rows, so that a fleet of 75,000 nodes is
 -- counted in a moment, where GPU by GPU (report.gpu_conditions) takes too long once thousands of nodes are affected. Unit: °C, K.
+-- told_until is the end of its newest window of the node itself; without one, when its last batch came. A node that sends is silent, too, while what it sends is old
+-- (told_until is within 90 s of its GPUs' newest window, and that is not of now): as long as a spool is being emptied nobody knows what is now.
 -- Missing data: of a silent node it says what was when it was last heard of; silent tells. A node without a window has NULL.
--- needs: expanded
+-- needs: expanded, agents
 CREATE VIEW report.node_conditions AS
 SELECT
     site.name AS site,
@@ -13,18 +15,32 @@ SELECT
     now.gpu_model,
     now.gpus,
     stored.gpus_throttled,
-    CASE WHEN now.silent THEN greatest(stored.gpus_expected - stored.gpus, 0) ELSE now.gpus_missing END AS gpus_missing,
-    now.silent,
+    CASE WHEN unknown.yes THEN greatest(stored.gpus_expected - stored.gpus, 0) ELSE now.gpus_missing END AS gpus_missing,
+    unknown.yes AS silent,
     stored.time,
+    told.until AS told_until,
     stored.clock_event_reasons,
     stored.gpu_temp_max_c,
     stored.temp_slowdown_c - stored.gpu_temp_max_c AS margin_to_slowdown_c
 FROM expanded.node_state AS now
+JOIN expanded.kept_node USING (node_id)
 JOIN gigawatch.node_now AS stored USING (node_id)
 JOIN gigawatch.node USING (node_id)
 JOIN gigawatch.site ON site.site_id = now.site_id
 LEFT JOIN gigawatch.rack ON rack.rack_id = now.rack_id
-WHERE now.last_seen > (SELECT now() - interval '1 hour');
+CROSS JOIN LATERAL (
+    SELECT coalesce((
+        SELECT w.time + w.covered_ms * interval '1 ms' FROM gigawatch.node_window AS w
+        WHERE w.node_id = now.node_id AND w.time > now() - interval '7 days'
+        ORDER BY w.time DESC
+        LIMIT 1
+    ), now.last_seen) AS until
+) AS told
+-- Nodes are looked up one by one only where it matters: those that send, and none of whose GPUs has a window of now.
+CROSS JOIN LATERAL (
+    SELECT CASE WHEN now.silent THEN true WHEN now.window_time IS NOT NULL OR stored.time IS NULL THEN false
+        ELSE told.until <= stored.time + interval '90 s' END AS yes
+) AS unknown;
 COMMENT ON VIEW report.node_conditions IS 'What the GPUs of each node have in common: held down, hot, missing';
 COMMENT ON COLUMN report.node_conditions.site IS 'Name of the site';
 COMMENT ON COLUMN report.node_conditions.rack IS 'Name of the rack within its site';
@@ -35,8 +51,9 @@ COMMENT ON COLUMN report.node_conditions.gpu_model IS 'Model of its GPUs; absent
 COMMENT ON COLUMN report.node_conditions.gpus IS 'Physical GPUs that it has';
 COMMENT ON COLUMN report.node_conditions.gpus_throttled IS 'Those held down by power cap, slowdown or brake, whichever it is';
 COMMENT ON COLUMN report.node_conditions.gpus_missing IS 'Those that do not report while the node does';
-COMMENT ON COLUMN report.node_conditions.silent IS 'Whether nothing of the node came for 60 s';
+COMMENT ON COLUMN report.node_conditions.silent IS 'Whether nothing of the node came for 60 s, or what comes is old';
 COMMENT ON COLUMN report.node_conditions.time IS 'Start of its newest window, however old, UTC';
+COMMENT ON COLUMN report.node_conditions.told_until IS 'End of its newest window of the node itself; without one, when its last batch came, UTC';
 COMMENT ON COLUMN report.node_conditions.clock_event_reasons IS 'Union of the clock-event bits of its GPUs in that window';
 COMMENT ON COLUMN report.node_conditions.gpu_temp_max_c IS 'Greatest GPU temperature in that window, °C';
 COMMENT ON COLUMN report.node_conditions.margin_to_slowdown_c IS 'Least slowdown temperature of the GPUs minus that temperature, K';

@@ -35,7 +35,7 @@ BEGIN
         SELECT bin.time, site.name AS label,
             sum(f.value * extract(epoch FROM part.beyond - part.first)) / sum(extract(epoch FROM part.beyond - part.first)) AS pue,
             sum(extract(epoch FROM part.beyond - part.first)) / min(extract(epoch FROM bin.beyond - greatest(bin.time, start))) AS coverage
-        FROM expanded.factor AS f
+        FROM expanded.configured_pue AS f
         JOIN gigawatch.site USING (site_id)
         CROSS JOIN LATERAL (
             SELECT it.time, expanded.facility_bin_end(step, it.time, stop) AS beyond
@@ -45,7 +45,7 @@ BEGIN
         CROSS JOIN LATERAL (
             SELECT greatest(f.first, start, bin.time) AS first, least(f.beyond, stop, bin.beyond) AS beyond
         ) AS part
-        WHERE group_by = 'site' AND in_category IS NULL AND f.kind = 'pue' AND f.first < stop AND f.beyond > start
+        WHERE group_by = 'site' AND in_category IS NULL AND f.first < stop AND f.beyond > start
             AND (in_site IS NULL OR site.name = in_site)
             AND NOT EXISTS (SELECT FROM measured AS m WHERE m.time = bin.time AND m.label = site.name)
         GROUP BY bin.time, site.name

@@ -1,5 +1,5 @@
 -- report.rack_budgets: what each rack with a budget draws now.
--- Definition: power_w is the sum of the meters that feed the rack and nothing else, each by its newest window of the last 5 minutes, as in report.capacity(); of a
+-- Definition: power_w is the sum of the meters that feed the rack and nothing else, each by its newest window, which ended no longer ago than 5 minutes or three of its length; of a
 -- rack without such meters that of its nodes' GPUs (basis gpus), which is less than the rack draws. use_share = power_w / budget_w. Unit: W, 1.
 -- Missing data: a sum lacks no part: where one of the meters, or one of the nodes that were heard of in the last hour, does not tell, power_w is NULL.
 -- needs: capacity, expanded
@@ -9,9 +9,12 @@ WITH of_meters AS MATERIALIZED (
     FROM expanded.budget_meter AS m
     LEFT JOIN LATERAL (
         SELECT coalesce(it.power_mean_mw, it.energy_mj * 1000 / it.covered_ms) AS power_mw
-        FROM gigawatch.meter_window AS it
-        WHERE it.meter_id = m.meter_id AND it.time > now() - interval '5 minutes'
-        ORDER BY it.time DESC LIMIT 1
+        FROM (
+            SELECT * FROM gigawatch.meter_window AS newest
+            WHERE newest.meter_id = m.meter_id AND newest.time > now() - interval '1 day'
+            ORDER BY newest.time DESC LIMIT 1
+        ) AS it
+        WHERE it.time + it.covered_ms * interval '1 ms' >= now() - greatest(interval '5 minutes', 3 * it.covered_ms * interval '1 ms')
     ) AS w ON true
     WHERE m.scope = 'rack'
     GROUP BY 1, 2

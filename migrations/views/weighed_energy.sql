@@ -219,11 +219,16 @@ BEGIN
         ) AS host
         CROSS JOIN LATERAL (SELECT p.energy_mj + p.host_mj + host.modelled_mj AS mj) AS it
         -- The PUE is that of the beginning of the hour.
-        LEFT JOIN expanded.factor AS pue ON in_boundary = 'facility' AND pue.kind = 'pue' AND pue.site_id = p.site_id
+        LEFT JOIN expanded.configured_pue AS pue ON in_boundary = 'facility' AND pue.site_id = p.site_id
             AND p.hour >= pue.first AND p.hour < pue.beyond
         LEFT JOIN expanded.measured_pue(whole_spans) AS measured ON in_boundary = 'facility'
             AND measured.site_id = p.site_id AND measured.day = date_bin('1 day', p.hour, '2000-01-01Z')
-        CROSS JOIN LATERAL (SELECT coalesce(measured.value, pue.value) AS pue) AS at
+        -- Where it changes within the hour, it is its mean by time, where all of the hour has one.
+        LEFT JOIN expanded.changing_pue(whole_spans) AS changing ON in_boundary = 'facility'
+            AND changing.site_id = p.site_id AND changing.level = '1h' AND changing.time = p.hour
+        CROSS JOIN LATERAL (
+            SELECT coalesce(measured.value, CASE WHEN changing.site_id IS NULL THEN pue.value ELSE changing.value END) AS pue
+        ) AS at
     ), members AS (
         SELECT most.label, sum(most.gpus) AS gpus FROM (
             SELECT p.label, max(p.gpus) AS gpus FROM pieces AS p GROUP BY p.label, p.site_id, p.deployment_id, p.gpu_model

@@ -202,8 +202,16 @@ def alerts(connection: Connection, now: datetime) -> dict[str, int]:
     for number in range(PENDING):
         alert(connection, "power_cap", "info", {"site": ("oslo", "austin")[number % 2], "rack": f"p{number:03}"},
               f"rack p{number:03} is held down by its cap", ago(3), state="pending", value=0.7)  # fmt: skip
+    route = {"target": "pager", "routes": [{"matchers": ["severity=warning"], "target": "chat"}]}
+    connection.execute(
+        text(
+            "INSERT INTO gigawatch.alert_configuration (author, source, sha256, document) VALUES ('ada', 'a', 'a', :it)"
+        ),
+        {"it": json.dumps({"route": route})},
+    )
     target(connection, "pager", "pagerduty", now)
     target(connection, "chat", "slack", now, failures=7)
+    target(connection, "tickets", "alertmanager", now)
     delivery(connection, "pager", "1 xid_fatal at oslo", ago(24.9), found["xid"])
     found["dead"] = delivery(
         connection, "chat", "1 xid_fatal at oslo", ago(24.9), found["xid"], "dead", 410, "HTTP 410: gone"

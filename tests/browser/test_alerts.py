@@ -248,6 +248,8 @@ def test_targets_are_tried_and_what_was_given_up_is_sent_again(watched: Watched,
     chat = row(page, "slack")
     expect(chat).to_contain_text("not asked for a while")
     expect(chat).to_contain_text("HTTP 503: the receiver is being updated")
+    expect(row(page, "tickets")).to_contain_text("no route")
+    expect(row(page, "pager").get_by_text("no route")).to_have_count(0)
     page.locator("#live-given-up").get_by_role("button", name="Send again").click()
     expect(page.locator("#banners .done")).to_contain_text("goes out again: it waits")
     expect(page.locator("#live-given-up")).to_have_count(0)

@@ -208,17 +208,20 @@ def test_a_configuration_is_checked_applied_and_shown(run: Run, engine: Engine) 
     again = json.loads(run("apply", "FILE", "--json", body="{}").output)
     assert (again["targets"], again["budgets"], again["changed_rules"]) == (0, 0, [])
     assert rows(engine, "SELECT FROM gigawatch.alert_budget") == []
+    elsewhere = "targets: {chat: {kind: slack, url_file: /etc/passwd}, ours: {kind: slack, url_file: ours}}"
+    warned = run("apply", "FILE", "--dry-run", body=elsewhere + "\nroute: {target: chat}").output
+    assert warned.count("warning: ") == 1 and "url_file /etc/passwd is not in /etc/gigawatch/alerts" in warned, warned
     assert run("targets").output.startswith("No targets")
     assert run("deliveries").output == "No notifications.\n"
 
 
 def test_rules_that_fail_at_present_are_taken_and_said(run: Run, engine: Engine, tmp_path: Path) -> None:
-    """Broken SQL, a table of the owner's alone, and what would set the report role back: none runs as the owner."""
+    """Broken SQL, a table of the owner's alone, and what would be the owner: none is."""
     path = tmp_path / "own.yaml"
     sql = {
         "broken": "SELECT nothing AS value",
         "peeping": "SELECT name AS site, 1 AS value FROM gigawatch.api_token",
-        "rising": "SELECT 'x' AS site, length(set_config('role', 'none', false)) AS value",
+        "rising": "SELECT 'x' AS site, length(set_config('role', 'gigawatch', true)) AS value",
         "good": "SELECT 'x' AS site, 1 AS value",
     }
     rules = {name: {"about": "x", "summary": "x", "labels": ["site"], "sql": it} for name, it in sql.items()}
@@ -227,7 +230,7 @@ def test_rules_that_fail_at_present_are_taken_and_said(run: Run, engine: Engine,
     assert done.exit_code == 0, done.output
     said = [line for line in done.output.splitlines() if "fails at present" in line]
     assert [line.split()[1] for line in said] == ["broken", "peeping", "rising"]
-    assert "permission denied" in said[1] and "set_config" in said[2]
+    assert "permission denied" in said[1] and "permission denied to set role" in said[2]
     with engine.connect() as connection:
         assert connection.scalar(text("SELECT count(*) FROM gigawatch.alert_configuration")) == 0
         assert connection.scalar(text("SELECT current_user = session_user")) is True

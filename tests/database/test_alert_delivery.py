@@ -1,10 +1,13 @@
 """From the outbox to receivers on loopback, with a real store: in order, at least once, and none waits for another."""
 
 import email.utils
+import gzip
 import hashlib
 import hmac
 import json
 import logging
+import os
+import resource
 import socket
 import subprocess
 import sys
@@ -26,7 +29,7 @@ from gigawatch.alerts.sending import resend, send_test
 from gigawatch.errors import ExitCode, GigawatchError
 from gigawatch.settings import Alerts
 from tests.alerting import notification
-from tests.receivers import Receiver, answers, breaks_off, drips, floods, hangs, in_turn, lingers, self_signed
+from tests.receivers import Receiver, answers, breaks_off, drips, floods, hangs, in_turn, lingers, self_signed, sends
 
 # What is here does not differ between the store's levels.
 pytestmark = pytest.mark.parametrize("database_url", ["embedded"], indirect=True)
@@ -34,6 +37,11 @@ QUICK = Pace(look_every_s=0.2, backoff_s=0.01, longest_backoff_s=0.05, breaker_f
 ALLOWED = Alerts(allow_targets=("127.0.0.0/8",), delivery_timeout_s=1.0)
 log = logging.getLogger(__name__)
 OK = answers(200, b"ok")
+
+
+def reading(folder: Path) -> Alerts:
+    """Where targets' files are in a folder."""
+    return msgspec.structs.replace(ALLOWED, secrets_dir=str(folder))
 
 
 def put_out(engine: Engine, target: str, count: int = 1, **more: Any) -> list[str]:
@@ -107,7 +115,7 @@ def test_notifications_arrive_once_in_order_signed_and_are_noted(engine: Engine,
         keys = put_out(engine, "pager", 5)
         secret, bearer = str(tmp_path / "secret"), str(tmp_path / "token")
         pager = Target(kind="alertmanager", url=receiver.url, secret_file=secret, bearer_file=bearer)
-        with delivering(engine, Configuration(targets={"pager": pager})) as deliverer:
+        with delivering(engine, Configuration(targets={"pager": pager}), alerts=reading(tmp_path)) as deliverer:
             until(settled(engine, "pager"))
             # What comes later, too, and without anybody's waiting for the next look.
             keys += put_out(engine, "pager")
@@ -199,12 +207,71 @@ def test_bad_receivers_keep_no_other_waiting(engine: Engine, tmp_path: Path) -> 
     assert throttled.attempts == 1 and 60 < throttled.wait.total_seconds() <= 120
 
 
+def test_answers_that_are_made_to_do_harm_do_none(
+    engine: Engine, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # There is no proxy: it would be an address that nobody judged.
+    for name in ("http_proxy", "https_proxy", "all_proxy"):
+        monkeypatch.setenv(name, "http://127.0.0.1:9/")
+    bomb = gzip.compress(bytes(64 << 20))
+    head = b"HTTP/1.1 500 No\r\n"
+    chunked = head + b"Transfer-Encoding: chunked\r\n\r\n"
+    bad = {
+        "escapes": sends(head + b"\r\n\x1b]0;mine\x07\x1b[2Jout\r\nof \x9b order \xe2\x80\xae\xc2\x9b31m\0"),
+        "line": sends(b"HTTP/1.1 " + b"\x1b[31m" * 18_000 + b"\r\n\r\n"),
+        "header": sends(b"HTTP/1.1 200 OK\r\n" + b"bad header " * 8_000 + b"\r\n\r\n"),
+        "headers": sends(b"HTTP/1.1 200 OK\r\n", b"a: b\r\n" * 10_000),
+        "place": sends(b"HTTP/1.1 302 No\r\nLocation: http://" + b"a" * 90_000 + b"/\r\nContent-Length: 0\r\n\r\n"),
+        "wait": answers(429, Retry_After="9" * 60_000),
+        "date": answers(503, Retry_After="Mon, 01 Jan 0001 00:00:00 +2359"),
+        "preludes": sends(b"", b"HTTP/1.1 100 Continue\r\n\r\n" * 1_000),
+        "crumbs": sends(chunked, b"1\r\nx\r\n" * 10_000),
+        "extended": sends(chunked + b"1;", b"x" * 60_000),
+        "zipped": answers(500, bomb, Content_Encoding="gzip"),
+        "switched": sends(b"HTTP/1.1 101 Yes\r\nUpgrade: h2c\r\nConnection: upgrade\r\n\r\n"),
+    }
+    before_kib = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    with ExitStack() as stack:
+        receivers = {name: stack.enter_context(Receiver(it)) for name, it in bad.items()}
+        good = stack.enter_context(Receiver(OK))
+        urls = {name: it.url for name, it in receivers.items()}
+        for name in bad:
+            put_out(engine, name)
+        pace = msgspec.structs.replace(QUICK, backoff_s=0.2, longest_backoff_s=0.2)
+        with delivering(engine, configured(**urls, good=good.url), pace) as deliverer:
+            latencies_s = []
+            for number in range(10):
+                began_s = time.monotonic()
+                put_out(engine, "good")
+                deliverer.wake()
+                until(lambda number=number: len(good.received) > number)
+                latencies_s.append(good.received[-1].time_s - began_s)
+            until(lambda: all(tried(engine, name)() for name in bad))
+        for name in ("headers", "preludes", "crumbs", "extended"):
+            # What lies in buffers between us is sent as well.
+            assert receivers[name].sent_bytes / len(receivers[name].received) < 16 << 20, name
+    log.info("beside harmful ones: median %.3f s, longest %.3f s", sorted(latencies_s)[5], max(latencies_s))
+    assert max(latencies_s) < 1.0
+    assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before_kib < 100 << 10
+    answered = {name: deliveries(engine, name)[0].answer for name in bad}
+    assert all(len(it) <= 1_000 and it.isprintable() for it in answered.values()), answered
+    assert "\x1b" not in caplog.text
+    assert answered["escapes"] == "HTTP 500: ]0;mine[2Jout of \ufffd order 31m"
+    assert "illegal status line" in answered["line"] and "illegal header line" in answered["header"]
+    assert "Receive buffer too long" in answered["headers"]
+    assert answered["place"].startswith("it redirects to aaa")
+    assert "it sends more than 256 KiB" in answered["preludes"]
+    assert answered["crumbs"].startswith("HTTP 500: xxx") and answered["extended"] == "HTTP 500"
+    assert 0 < deliveries(engine, "wait")[0].wait.total_seconds() <= 3_600
+    assert {deliveries(engine, name)[0].state for name in bad} == {"waiting"}
+
+
 def test_certificates_that_are_named_are_trusted(engine: Engine, tmp_path: Path) -> None:
     certificate = self_signed(tmp_path, "127.0.0.1")
     with Receiver(OK, certificate) as receiver:
         pager = Target(kind="alertmanager", url=receiver.url, ca_file=str(certificate))
         put_out(engine, "pager")
-        with delivering(engine, Configuration(targets={"pager": pager})):
+        with delivering(engine, Configuration(targets={"pager": pager}), alerts=reading(tmp_path)):
             until(settled(engine, "pager"))
 
 
@@ -319,11 +386,12 @@ def test_secrets_stand_in_no_row_and_no_log(engine: Engine, tmp_path: Path, capl
             "no_url": Target(kind="slack"),
             "no_urls": Target(kind="slack", url_file=files["key"]),
             "no_ca": Target(kind="slack", url="https://127.0.0.1/", ca_file=str(tmp_path / "gone")),
+            "bad_ca": Target(kind="slack", url="https://127.0.0.1/", ca_file="key"),
         }
         (tmp_path / "binary").write_bytes(b"\xff\xfe\n\x00")
         for name in targets:
             put_out(engine, name)
-        with delivering(engine, Configuration(targets=targets)) as deliverer:
+        with delivering(engine, Configuration(targets=targets), alerts=reading(tmp_path)) as deliverer:
             until(lambda: all(tried(engine, name)() for name in targets))
             assert target(engine, "slack").address == base and target(engine, "gone").address == UNKNOWN_ADDRESS
             told = {name: deliveries(engine, name)[0].answer for name in targets}
@@ -345,7 +413,58 @@ def test_secrets_stand_in_no_row_and_no_log(engine: Engine, tmp_path: Path, capl
     assert "needs its key: name the file that holds it as secret_file" in told["no_key"]
     assert "give it url or url_file" in told["no_url"]
     assert told["no_urls"] == f"the URL must begin with http:// or https:// (file {tmp_path / 'key'})"
-    assert "must hold certificates as PEM" in told["no_ca"]
+    assert told["no_ca"].startswith(f"ca_file {tmp_path / 'gone'} cannot be read: No such file")
+    assert "must hold certificates as PEM" in told["bad_ca"]
+
+
+def test_files_elsewhere_are_not_read_whatever_leads_there(engine: Engine, tmp_path: Path) -> None:
+    folder, elsewhere = tmp_path / "alerts", tmp_path / "alerts-of-others"
+    for it in (folder, elsewhere):
+        it.mkdir()
+    (elsewhere / "key").write_text("0THERS")
+    (folder / "inside").write_text("0URS")
+    (folder / "good").symlink_to("inside")
+    (folder / "out").symlink_to(elsewhere / "key")
+    (folder / "folder").symlink_to(elsewhere)
+    (folder / "round").symlink_to("round")
+    os.mkfifo(folder / "pipe")
+    (folder / "great").write_bytes(b"x" * (17 << 10))
+    refused = f"is not in {folder}, the folder of targets' files (alerts.secrets_dir)"
+    wrong = {
+        str(elsewhere / "key"): refused,
+        f"{folder}/../alerts-of-others/key": refused,
+        "../alerts-of-others/key": refused,
+        "out": refused,
+        "folder/key": refused,
+        "/etc/passwd": refused,
+        "/proc/self/environ": refused,
+        "/nowhere": refused,
+        "round": "cannot be read",
+        "pipe": "is no file",
+        ".": "is no file",
+        "great": "has more than 16,384 bytes",
+    }
+    with Receiver(OK) as receiver:
+        targets = {
+            f"{field} {path}": Target(**{"kind": "alertmanager", "url": receiver.url, field: path})
+            for path in wrong
+            for field in ("secret_file", "bearer_file")
+        }
+        targets["url"] = Target(kind="slack", url_file=str(elsewhere / "key"))
+        targets["certificates"] = Target(kind="alertmanager", url=receiver.url, ca_file="out")
+        targets["good"] = Target(kind="alertmanager", url=receiver.url, bearer_file="good")
+        targets["whole"] = Target(kind="alertmanager", url=receiver.url, bearer_file=str(folder / "inside"))
+        for name in targets:
+            put_out(engine, name)
+        with delivering(engine, Configuration(targets=targets), alerts=reading(folder)):
+            until(lambda: all(tried(engine, name)() for name in targets))
+        answered = {name: deliveries(engine, name)[0].answer for name in targets}
+        assert [it.headers["authorization"] for it in receiver.received] == ["Bearer 0URS"] * 2
+    for name in targets.keys() - {"url", "certificates", "good", "whole"}:
+        field, _, path = name.partition(" ")
+        assert answered[name].startswith(f"{field} {path} ")
+        assert wrong[path] in answered[name], (name, answered[name])
+    assert refused in answered["url"] and refused in answered["certificates"]
 
 
 def test_a_template_that_fails_is_put_aside_with_its_reason(engine: Engine) -> None:

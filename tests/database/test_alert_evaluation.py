@@ -1,10 +1,13 @@
 """Rules run against a real store, as the process that leads runs them: robust, at once upon events, and once."""
 
+import re
+import resource
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from datetime import UTC, datetime, timedelta
+from pathlib import Path
 from typing import Any
 
 import msgspec
@@ -14,7 +17,7 @@ import sqlalchemy
 from sqlalchemy import Connection, Engine, text
 
 from api import scheduler as scheduling
-from api.alerts import states
+from api.alerts import evaluation, login, states
 from api.alerts.evaluation import EvaluationError, Observation, evaluate
 from api.alerts.keeper import ALERTS, Keeper, bring_into_force
 from api.alerts.rule import Override, Rule, Threshold
@@ -24,13 +27,15 @@ from api.counts import Counts
 from api.decode import Parcel, decode
 from api.metrics import Metrics
 from api.retention import retain
-from api.rollups import Folder
+from api.rollups import CLOSE_LOCK, Folder
 from api.scheduler import Scheduler
 from api.store import Store
-from gigawatch import database
+from gigawatch import database, embedded
+from gigawatch.embedded import EmbeddedServer, installations
 from gigawatch.records import Event, Inventory, Severity
 from gigawatch.settings import Alerts, Retention
 from gigawatch.wire import MSGPACK, Batch, encode
+from migrations.run import migrate
 
 NOW = datetime(2026, 1, 1, tzinfo=UTC)
 SETTINGS = Alerts(rule_timeout_s=1, rule_max_rows=1_000)
@@ -69,11 +74,11 @@ def until(holds: Callable[[], bool], within_s: float = 15) -> None:
 # Evaluation.
 
 
-def test_a_row_becomes_an_observation(report_engine: Engine) -> None:
+def test_a_row_becomes_an_observation(rules_engine: Engine) -> None:
     sql = """SELECT 7 AS host, CAST(NULL AS text) AS rack, 81.5::numeric AS value, ARRAY['r2', 'r1', NULL] AS racks,
         true AS simulated, 'critical' AS severity, :now AS since, 3 AS gpus, NULL::integer AS none,
         repeat('é', 3000) AS long, '12:30' AS noon, '{"a": 1}'::jsonb AS document; """
-    (found,) = run(report_engine, sql, labels=("host", "rack"), summary="{host} {none} {since:%Y} {gpus:02d} {noon}")
+    (found,) = run(rules_engine, sql, labels=("host", "rack"), summary="{host} {none} {since:%Y} {gpus:02d} {noon}")
     assert found == Observation(
         labels={"host": "7"}, value=81.5, severity="critical", racks=("r1", "r2"), simulated=True,
         summary="7 ? 2026 03 12:30",
@@ -83,12 +88,12 @@ def test_a_row_becomes_an_observation(report_engine: Engine) -> None:
 
 
 @pytest.mark.parametrize("value", ["NULL", "'NaN'::double precision", "'Infinity'::real", "'-Infinity'::numeric"])
-def test_what_is_no_number_is_no_data(report_engine: Engine, value: str) -> None:
-    (found,) = run(report_engine, f"SELECT 'a' AS host, {value} AS value, 'NaN'::real AS other")
+def test_what_is_no_number_is_no_data(rules_engine: Engine, value: str) -> None:
+    (found,) = run(rules_engine, f"SELECT 'a' AS host, {value} AS value, 'NaN'::real AS other")
     assert (found.value, found.details, found.summary) == (None, {"other": None}, "a: ? °C")
 
 
-def test_thresholds_are_values_by_site_rack_and_model(report_engine: Engine) -> None:
+def test_thresholds_are_values_by_site_rack_and_model(rules_engine: Engine) -> None:
     sneaky = "x'); DROP TABLE gigawatch.node; --"
     threshold = Threshold(
         value=5, unit="K", about="Margin",
@@ -103,9 +108,9 @@ def test_thresholds_are_values_by_site_rack_and_model(report_engine: Engine) -> 
         FROM (VALUES ('oslo', 'r1'), ('oslo', 'r2'), ('oslo', NULL), ('nice', 'r1'), ('nice', 'r2'), (:sneaky, NULL))
         AS it (site, rack) WHERE :margin::double precision > 0 -- and so on"""
     with pytest.raises(EvaluationError, match=r"asks for :sneaky, and has :now, :margin"):
-        run(report_engine, sql, thresholds={"margin": threshold})
+        run(rules_engine, sql, thresholds={"margin": threshold})
     sql = sql.replace(":sneaky", "'" + sneaky.replace("'", "''") + "'")
-    found = run(report_engine, sql, thresholds={"margin": threshold})
+    found = run(rules_engine, sql, thresholds={"margin": threshold})
     assert {it.labels["host"]: it.value for it in found} == {
         "oslor1": 1, "oslor2": 2, "oslo": 2, "nicer1": 3, "nicer2": 5, sneaky: 4,
     }  # fmt: skip
@@ -118,8 +123,7 @@ def test_thresholds_are_values_by_site_rack_and_model(report_engine: Engine) -> 
         ("SELECT 'a' AS host, 1 AS value FROM report.nothing", "does not exist"),
         ("SELECT 'a' AS host, 1 AS value FROM gigawatch.api_token", "permission denied"),
         ("SELECT 'a' AS host, 1 AS value) AS x; DROP TABLE gigawatch.node; SELECT (SELECT 1", "multiple commands"),
-        ("SELECT Set_Config('role', 'none', true) AS host, 1 AS value", "may not have"),
-        ("SELECT U&\"set\\005fconfig\"('role', 'none', true) AS host, 1 AS value", "may not have"),
+        ("SELECT U&\"pg\\005fsleep\"(1) AS host, 1 AS value", "may not have"),
         ("SELECT pg_advisory_lock(1)::text AS host, 1 AS value", "may not have"),
         ("SELECT pg_logical_emit_message(false, 'a', 'b')::text AS host, 1 AS value", "may not have"),
         ("COPY gigawatch.node TO STDOUT", "syntax error"),
@@ -135,15 +139,182 @@ def test_thresholds_are_values_by_site_rack_and_model(report_engine: Engine) -> 
         ("SELECT 'a' AS host, 'much' AS value", "invalid input syntax"),
         ("SELECT 'a' AS host, 1 AS value, 'dire' AS severity", "has 'dire'"),
         ("SELECT 'a' AS host, 1 / 0 AS value", "division by zero"),
+        (f"SELECT 'a' AS host, 1 AS value, {', '.join(f'1 AS c{it}' for it in range(99))}", "gives 101 columns"),
     ],
 )  # fmt: skip
-def test_a_rule_that_is_wrong_says_why(report_engine: Engine, sql: str, words: str) -> None:
+def test_a_rule_that_is_wrong_says_why(rules_engine: Engine, sql: str, words: str) -> None:
     began_s = time.monotonic()
     with pytest.raises(EvaluationError, match=words):
-        run(report_engine, sql)
+        run(rules_engine, sql)
     assert time.monotonic() - began_s < 5
     # The next one on the same connection is as if nothing had been.
-    assert len(run(report_engine, "SELECT 'a' AS host, 1 AS value")) == 1
+    assert len(run(rules_engine, "SELECT 'a' AS host, 1 AS value")) == 1
+
+
+OF_TOKENS = "query_to_xml('SELECT * FROM gigawatch.api_token', true, true, '') AS of_owner"
+SECRET = "query_to_xml('%s', true, true, '') AS host, 1 AS value"
+
+
+@pytest.mark.parametrize("database_url", ["embedded"], indirect=True)
+@pytest.mark.parametrize(
+    ("sql", "words"),
+    [
+        # To be somebody else.
+        ("RESET ROLE", "syntax error"),
+        (f"SELECT set_config('role', 'none', true) AS host, 1 AS value, {OF_TOKENS}", "permission denied for schema"),
+        ("SELECT set_config('role', 'gigawatch', true) AS host, 1 AS value", "permission denied to set role"),
+        ("SELECT set_config('session_authorization', 'gigawatch', true) AS host, 1 AS value", "permission denied"),
+        ("SELECT 'a' AS host, 1 AS value) AS x; RESET ROLE; SELECT * FROM (SELECT 1", "multiple commands"),
+        ("SELECT 1 AS value) AS x; SET SESSION AUTHORIZATION gigawatch; SELECT * FROM (SELECT 1", "multiple commands"),
+        *(
+            (f"SELECT {SECRET % it}", "non-volatile function|COPY|query")
+            for it in (
+                "RESET ROLE", "SET SESSION AUTHORIZATION gigawatch", "COPY (SELECT 1) TO PROGRAM ''true''",
+                "CREATE TEMP TABLE mine ()", "CREATE EXTENSION dblink", "DO $$ BEGIN END $$", "NOTIFY gigawatch_event",
+            )
+        ),
+        ("DO $$ BEGIN PERFORM 1; END $$", "syntax error"),
+        ("COPY (SELECT 1) TO PROGRAM 'true'", "syntax error"),
+        # To write, and to read what is no figure.
+        ("SELECT set_config('transaction_read_only', 'off', true) AS host, 1 AS value", "read-only"),
+        ("SELECT lo_import('/etc/passwd')::text AS host, 1 AS value", "permission denied|read-only"),
+        ("SELECT lo_from_bytea(0, 'x')::text AS host, 1 AS value", "read-only"),
+        ("SELECT pg_read_file('/etc/passwd') AS host, 1 AS value", "permission denied"),
+        ("SELECT pg_ls_dir('/') AS host, 1 AS value", "permission denied"),
+        ("SELECT dblink('host=/', 'SELECT 1')::text AS host, 1 AS value", "does not exist"),
+        ("SELECT rolpassword AS host, 1 AS value FROM pg_authid", "permission denied"),
+        ("SELECT password AS host, 1 AS value FROM gigawatch.rule_login", "permission denied"),
+        # To keep others from their work.
+        (f"SELECT pg_advisory_lock({scheduling.LEADER_LOCK})::text AS host, 1 AS value", "permission denied"),
+        (f"SELECT pg_try_advisory_xact_lock({CLOSE_LOCK})::text AS host, 1 AS value", "permission denied"),
+        ("SELECT pg_terminate_backend(pid)::text AS host, 1 AS value FROM pg_stat_activity", "permission denied"),
+        ("SELECT pg_cancel_backend(pid)::text AS host, 1 AS value FROM pg_stat_activity", "permission denied"),
+        ("SELECT pg_logical_emit_message(false, 'a', 'b')::text AS host, 1 AS value", "permission denied"),
+        ("SELECT pg_reload_conf()::text AS host, 1 AS value", "permission denied"),
+        ("SELECT pg_switch_wal()::text AS host, 1 AS value", "permission denied"),
+        ("SELECT left(set_config('search_path', repeat('a,', 100000) || 'a', true), 9) AS host, 1 AS value",
+         "connection ended amid it: lost synchronization"),
+        # To have more time and room than a rule has.
+        ("SELECT concat(set_config('statement_timeout', '0', true), pg_sleep(30)) AS host, 1 AS value", "than 1 s"),
+        ("SELECT concat(set_config('temp_file_limit', '-1', true)) AS host, 1 AS value", "permission denied"),
+        ("SELECT 'a' AS host, repeat('x', 250000000)::integer AS value", "^invalid input syntax.{,1000}$|than 1 s"),
+        ("SELECT 'a' AS host, 1 AS value, concat(repeat('x', 1e9::int), repeat('x', 1e9::int)) AS b", "memory| 1 s"),
+        (
+            "SELECT it AS host, 1 AS value, "
+            + ", ".join(f"repeat('x', 100000) AS c{column}" for column in range(30))
+            + " FROM generate_series(1, 1000) AS it",
+            "more than 32 MiB|than 1 s",
+        ),
+    ],
+)  # fmt: skip
+def test_whatever_a_rule_tries_it_can_do_no_more_than_reports(
+    rules_engine: Engine, monkeypatch: pytest.MonkeyPatch, sql: str, words: str
+) -> None:
+    # What is told beforehand holds nobody back.
+    monkeypatch.setattr(evaluation, "_REFUSED", re.compile("(?!)"))
+    before_kib = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    began_s = time.monotonic()
+    with pytest.raises(EvaluationError, match=words):
+        run(rules_engine, sql)
+    assert time.monotonic() - began_s < 5
+    assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before_kib < 200 << 10
+    assert len(run(rules_engine, "SELECT 'a' AS host, 1 AS value")) == 1
+
+
+@pytest.mark.parametrize("database_url", ["embedded"], indirect=True)
+def test_what_a_rule_may_do_leaves_nothing_behind(engine: Engine, rules_engine: Engine) -> None:
+    with engine.connect() as listening:
+        listening.execute(text("LISTEN gigawatch_event"))
+        listening.commit()
+        for harmless in (
+            "pg_notify('gigawatch_event', 'xid')::text",
+            "set_config('default_transaction_read_only', 'off', false)",
+            "set_config('statement_timeout', '0', false)",
+            "set_config('search_path', 'pg_temp', false)",
+            "set_config('role', 'none', false)",
+        ):
+            assert len(run(rules_engine, f"SELECT {harmless} AS host, 1 AS value")) == 1
+        driver: Any = listening.connection.driver_connection
+        assert list(driver.notifies(timeout=0.3)) == []
+    shown = "SELECT 'a' AS host, 1 AS value, " + ", ".join(
+        f"current_setting('{name}') AS {name}"
+        for name in ("default_transaction_read_only", "statement_timeout", "search_path", "temp_file_limit",
+                     "log_min_messages", "idle_in_transaction_session_timeout")
+    )  # fmt: skip
+    (found,) = run(rules_engine, shown)
+    assert found.details == {
+        "default_transaction_read_only": "on", "statement_timeout": "1s", "search_path": "report",
+        "temp_file_limit": "1GB", "log_min_messages": "fatal", "idle_in_transaction_session_timeout": "1min",
+    }  # fmt: skip
+
+
+@pytest.mark.parametrize("database_url", ["embedded"], indirect=True)
+def test_what_is_wide_is_cut_off_and_keeps_the_leader_small(rules_engine: Engine) -> None:
+    before_kib = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    sql = """SELECT it AS host, 1 AS value, repeat('é', 50000000) AS more, repeat('x', 100000000) AS summary,
+        ARRAY[repeat('r', 100000000), it::text] AS racks FROM generate_series(1, 3) AS it"""
+    found = evaluate(rules_engine, rule(sql), NOW, Alerts(rule_timeout_s=60))
+    assert [len(it.details["more"]) for it in found] == [2_000] * 3
+    assert found[0].racks == ("1", "r" * 255) and len(found[0].summary) == 1_000
+    many = "SELECT 'a' AS host, 1 AS value, ARRAY(SELECT generate_series(1, 1000000)::text) AS racks"
+    (of_many,) = run(rules_engine, many)
+    assert len(of_many.racks or ()) == 10_000
+    assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before_kib < 100 << 10
+
+
+@pytest.mark.parametrize("database_url", ["embedded"], indirect=True)
+def test_what_the_database_does_not_end_is_ended_from_here(
+    rules_engine: Engine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # Its own timer would run out in an hour.
+    monkeypatch.setattr(evaluation, "MILLISECONDS_PER_SECOND", 3_600_000)
+    began_s = time.monotonic()
+    with pytest.raises(EvaluationError, match="longer than 1 s"):
+        run(rules_engine, "SELECT pg_sleep(30)::text AS host, 1 AS value")
+    assert 1.5 < time.monotonic() - began_s < 5
+
+
+@pytest.mark.parametrize("database_url", ["embedded"], indirect=True)
+def test_a_login_that_may_do_more_or_is_none_is_refused_in_words(engine: Engine, database_url: str) -> None:
+    with engine.begin() as connection:
+        role = connection.scalar(text("SELECT role FROM gigawatch.rule_login"))
+
+    def refusal(settings: Alerts = SETTINGS) -> str:
+        rules = login.rules_engine(engine, settings)
+        with pytest.raises(EvaluationError) as error:
+            run(rules, "SELECT 'a' AS host, 1 AS value")
+        rules.dispose()
+        return str(error.value)
+
+    assert "has the rights of gigawatch:" in refusal(Alerts(rule_database_url=database_url))
+    nobody = database_url.replace("gigawatch@", "nobody:s3cret@")
+    assert 'role "nobody" does not exist' in refusal(Alerts(rule_database_url=nobody))
+    assert "s3cret" not in refusal(Alerts(rule_database_url=nobody))
+    with engine.begin() as connection:
+        connection.execute(text(f"GRANT pg_read_all_data TO {role}"))
+    assert "has the rights of pg_read_all_data: it may have those of gigawatch_report alone" in refusal()
+    with engine.begin() as connection:
+        connection.execute(text(f"REVOKE pg_read_all_data FROM {role}"))
+        connection.execute(text("DELETE FROM gigawatch.rule_login"))
+    assert "there is no login for rules: run `gigawatch migrate`" in refusal()
+
+
+def test_a_rule_that_wants_the_machine_s_memory_fails_and_ends_nobody(
+    public_dir: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(embedded, "MOST_PROCESS_MIB", 1_024)
+    greedy = ", ".join(f"repeat('x', 400000000) AS c{column}" for column in range(20))
+    with EmbeddedServer(public_dir / "store", next(it for it in installations() if not it.timescaledb)) as server:
+        owner = database.engine(server.url)
+        migrate(owner)
+        rules = login.rules_engine(owner, Alerts())
+        with owner.connect() as other:
+            began = other.scalar(text("SELECT pg_postmaster_start_time()"))
+            with pytest.raises(EvaluationError, match="out of memory"):
+                evaluate(rules, rule(f"SELECT 'a' AS host, 1 AS value, {greedy}"), NOW, Alerts(rule_timeout_s=60))
+            assert other.scalar(text("SELECT pg_postmaster_start_time()")) == began
+        for engine in (owner, rules):
+            engine.dispose()
 
 
 def test_a_database_that_is_away_says_nothing_of_the_rule() -> None:
@@ -290,9 +461,9 @@ class Counted(Telling):
 
 
 @contextmanager
-def kept(engine: Engine, report_engine: Engine, rules: Rules) -> Iterator[Counted]:
+def kept(engine: Engine, rules_engine: Engine, rules: Rules) -> Iterator[Counted]:
     telling = Counted()
-    keeper = Keeper(engine, report_engine, SETTINGS, lambda _: rules, telling)
+    keeper = Keeper(engine, rules_engine, SETTINGS, lambda _: rules, telling)
     keeper.start()
     try:
         yield telling
@@ -336,14 +507,14 @@ def cut(engine: Engine) -> None:
 XID = rule(EVENTS, name="xid", labels=("hostname",), events=("xid",))
 
 
-def test_an_event_is_an_alert_at_once(engine: Engine, report_engine: Engine) -> None:
+def test_an_event_is_an_alert_at_once(engine: Engine, rules_engine: Engine) -> None:
     rules = {"xid": XID, "deaf": msgspec.structs.replace(XID, name="deaf", events=("gpu_lost",))}
     took_ms = []
 
     def heard(number: int) -> None:
         until(lambda: sum(it[0] == "xid" for it in alerts(engine)) == number)
 
-    with kept(engine, report_engine, rules) as telling:
+    with kept(engine, rules_engine, rules) as telling:
         until(lambda: evaluations(engine, "deaf") == evaluations(engine, "xid") == 1)
         for step in range(5):
             routed = telling.routed
@@ -363,7 +534,7 @@ def test_an_event_is_an_alert_at_once(engine: Engine, report_engine: Engine) -> 
     assert min(took_ms) < 1_000
 
 
-def test_a_rule_that_fails_harms_no_other(engine: Engine, report_engine: Engine) -> None:
+def test_a_rule_that_fails_harms_no_other(engine: Engine, report_engine: Engine, rules_engine: Engine) -> None:
     happen(engine, "node", 79)
     endless = "SELECT pg_sleep(60)::text AS host, 1 AS value"
     rules = {
@@ -375,7 +546,7 @@ def test_a_rule_that_fails_harms_no_other(engine: Engine, report_engine: Engine)
             msgspec.structs.replace(XID, interval_s=1),
         )
     }
-    with kept(engine, report_engine, rules):
+    with kept(engine, rules_engine, rules):
         until(lambda: evaluations(engine, "endless_1") >= 3 and evaluations(engine, "xid") >= 3)
         began_s = time.monotonic()
         happen(engine, "other", 48)
@@ -396,9 +567,9 @@ def test_a_rule_that_fails_harms_no_other(engine: Engine, report_engine: Engine)
             f'gigawatch_alert_rule_failures_total{{rule="endless_0"}} {counted[0][1]}'} <= set(told)  # fmt: skip
 
 
-def test_a_rule_that_fails_changes_no_alert_and_is_well_again(engine: Engine, report_engine: Engine) -> None:
+def test_a_rule_that_fails_changes_no_alert_and_is_well_again(engine: Engine, rules_engine: Engine) -> None:
     rules = {"own": rule("SELECT 'a' AS host, 1 AS value")}
-    with kept(engine, report_engine, rules):
+    with kept(engine, rules_engine, rules):
         until(lambda: len(alerts(engine)) == 1)
         for sql, error in (("SELEC", True), ("SELECT 'a' AS host, 2 AS value", False)):
             rules["own"] = rule(sql)
@@ -419,7 +590,7 @@ def test_a_rule_that_fails_changes_no_alert_and_is_well_again(engine: Engine, re
 
 
 def test_a_database_that_is_lost_amid_reading_the_rules_leaves_none_out(
-    engine: Engine, report_engine: Engine, monkeypatch: pytest.MonkeyPatch
+    engine: Engine, rules_engine: Engine, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     lost = iter([psycopg.OperationalError("the connection is lost")])
 
@@ -428,7 +599,7 @@ def test_a_database_that_is_lost_amid_reading_the_rules_leaves_none_out(
             raise error
 
     monkeypatch.setattr(Counted, "reload", reload)
-    with kept(engine, report_engine, {"own": rule("SELECT 'a' AS host, 1 AS value", interval_s=1)}):
+    with kept(engine, rules_engine, {"own": rule("SELECT 'a' AS host, 1 AS value", interval_s=1)}):
         until(lambda: evaluations(engine, "own") >= 3)
 
 
@@ -438,7 +609,7 @@ def rows_notify(engine: Engine) -> None:
 
 
 def test_who_leads_next_goes_on_where_the_last_was(
-    engine: Engine, report_engine: Engine, monkeypatch: pytest.MonkeyPatch
+    engine: Engine, rules_engine: Engine, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     folding, fold = threading.Event(), threading.Event()
 
@@ -454,7 +625,7 @@ def test_who_leads_next_goes_on_where_the_last_was(
 
     def keeper() -> Keeper:
         tellings.append(Counted())
-        return Keeper(engine, report_engine, SETTINGS, lambda _: rules, tellings[-1])
+        return Keeper(engine, rules_engine, SETTINGS, lambda _: rules, tellings[-1])
 
     def leads() -> int:
         return sum(it.running for it in tellings)

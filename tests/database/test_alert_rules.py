@@ -47,20 +47,20 @@ def test_tables(stage: trial.Stage, path: Path) -> None:
 
 
 def test_examples_of_the_documentation_do_what_it_says(
-    stage: trial.Stage, report_engine: Engine, tmp_path: Path
+    stage: trial.Stage, rules_engine: Engine, tmp_path: Path
 ) -> None:
     page = (PROJECT / "docs/alerts.md").read_text(encoding="utf-8")
     rule, configuration, tests = re.findall(r"```yaml\n(.*?)```", page, re.DOTALL)
     (tmp_path / "own.yaml").write_text(rule, encoding="utf-8")
     own = files.read(tmp_path / "own.yaml")
     assert (own.name, own.origin, own.for_s, own.group_by) == ("own", "own", 300, ("site",))
-    assert evaluate(report_engine, own, datetime.now(UTC), Alerts()) == []
+    assert evaluate(rules_engine, own, datetime.now(UTC), Alerts()) == []
     found = configured.read(configuration.encode())
     assert found.warnings == []
     rules = found.configured.rules
     assert [name for name, it in rules.items() if not it.enabled] == ["power_cap"]
-    assert evaluate(report_engine, rules["gpu_temperature"], datetime.now(UTC), Alerts()) == []
-    assert evaluate(report_engine, rules["warm_thermometer"], datetime.now(UTC), Alerts()) == []
+    assert evaluate(rules_engine, rules["gpu_temperature"], datetime.now(UTC), Alerts()) == []
+    assert evaluate(rules_engine, rules["warm_thermometer"], datetime.now(UTC), Alerts()) == []
     (tmp_path / "tests.yaml").write_text(tests, encoding="utf-8")
     assert [it.differences for it in stage.play(tmp_path / "tests.yaml")] == [()]
 
@@ -160,16 +160,17 @@ def test_wrong_files_of_tests_are_refused(stage: trial.Stage, tmp_path: Path, bo
 
 
 def test_on_a_server_the_scratch_database_is_dropped_again(embedded_server: Server) -> None:
-    def databases() -> set[str]:
+    def there() -> set[str]:
         with psycopg.connect(embedded_server.admin) as connection:
-            return {name for (name,) in connection.execute("SELECT datname FROM pg_database")}
+            query = "SELECT datname FROM pg_database UNION SELECT rolname FROM pg_roles"
+            return {name for (name,) in connection.execute(query)}
 
-    before = databases()
+    before = there()
     (result,) = trial.run([TABLES / "rule_failing.yaml"], embedded_server.url("postgres"))
     assert result.passed
-    assert databases() == before
+    assert there() == before
 
 
-def test_their_sql_runs_on_the_real_views(report_engine: Engine) -> None:
-    found = {name: evaluate(report_engine, rule, datetime.now(UTC), Alerts()) for name, rule in files.shipped().items()}
+def test_their_sql_runs_on_the_real_views(rules_engine: Engine) -> None:
+    found = {name: evaluate(rules_engine, rule, datetime.now(UTC), Alerts()) for name, rule in files.shipped().items()}
     assert {name: rows for name, rows in found.items() if rows} == {}

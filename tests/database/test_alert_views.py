@@ -23,9 +23,9 @@ Said = Callable[[str], list[Observation]]
 
 
 @pytest.fixture
-def said(report_engine: Engine) -> Said:
+def said(rules_engine: Engine) -> Said:
     """What a shipped rule gives now."""
-    return lambda name: evaluate(report_engine, files.shipped()[name], datetime.now(UTC), Alerts())
+    return lambda name: evaluate(rules_engine, files.shipped()[name], datetime.now(UTC), Alerts())
 
 
 def labelled(found: list[Observation], label: str) -> dict[str, Observation]:
@@ -101,7 +101,7 @@ class Floor:
         )
 
 
-def test_gpus_that_are_held_down_hot_or_missing(engine: Engine, report_engine: Engine, said: Said) -> None:
+def test_gpus_that_are_held_down_hot_or_missing(engine: Engine, rules_engine: Engine, said: Said) -> None:
     with engine.begin() as connection:
         floor = Floor(connection)
         newest = floor.now - 15 * SECOND
@@ -136,14 +136,14 @@ def test_gpus_that_are_held_down_hot_or_missing(engine: Engine, report_engine: E
     assert missing.labels["gpu_uuid"] == "n2-2"
     assert missing.value == 1
     assert missing.details["missing"] == 1
-    (of_site,) = evaluate(report_engine, with_most_gpus("gpu_lost", 0), datetime.now(UTC), Alerts())
+    (of_site,) = evaluate(rules_engine, with_most_gpus("gpu_lost", 0), datetime.now(UTC), Alerts())
     assert (of_site.labels, of_site.value) == ({"site": "oslo"}, 1)
     assert of_site.summary == "oslo: 1 GPUs do not report, on 1 nodes in 1 racks"
 
 
 @pytest.mark.parametrize(("most", "kinds"), [(3, {"gpu"}), (2, {"gpu", "site"}), (1, {"site"})])
 def test_above_so_many_gpus_a_site_is_told_of_and_above_twice_as_many_alone(
-    engine: Engine, report_engine: Engine, most: int, kinds: set[str]
+    engine: Engine, rules_engine: Engine, most: int, kinds: set[str]
 ) -> None:
     with engine.begin() as connection:
         floor = Floor(connection)
@@ -164,7 +164,7 @@ def test_above_so_many_gpus_a_site_is_told_of_and_above_twice_as_many_alone(
         other = Floor(connection, "bergen")
         hot = other.node("n9", has=1, time=newest, gpus=1, gpus_throttled=1, clock_event_reasons=224, gpu_temp_max_c=85)
         other.window(hot, newest, slots=1, clock_event_reasons=[224], gpu_temp_max_c=[85], energy_mj=[1])
-    where, closest = "on 2 nodes in 1 racks", "the closest is 2 K below it"
+    where, closest = "on 2 nodes in 1 racks", "the least margin is 2 K"
     sums = {
         "hw_thermal_slowdown": (224, f"oslo: hardware thermal slowdown of up to 3 GPUs, {where}"),
         "sw_thermal_slowdown": (224, f"oslo: software thermal slowdown of up to 3 GPUs, {where}"),
@@ -178,7 +178,7 @@ def test_above_so_many_gpus_a_site_is_told_of_and_above_twice_as_many_alone(
         "nvlink5_error": (144, f"oslo: 3 GPUs {where}, the newest: XID 144"),
     }  # fmt: skip
     for name, told in sums.items():
-        found = evaluate(report_engine, with_most_gpus(name, most), datetime.now(UTC), Alerts())
+        found = evaluate(rules_engine, with_most_gpus(name, most), datetime.now(UTC), Alerts())
         oslo = [it for it in found if it.labels["site"] == "oslo"]
         gpus = [it for it in oslo if "gpu_uuid" in it.labels]
         assert {it.labels["gpu_uuid"] for it in gpus} == ({"n1-1", "n2-1", "n2-2"} if "gpu" in kinds else set()), name
@@ -370,7 +370,7 @@ def test_power_caps_and_counters_of_the_last_hour(engine: Engine, said: Said) ->
     assert (apart.value, apart.details["polled_w"]) == (pytest.approx(100 / 112 - 1), pytest.approx(112))
 
 
-def test_usual_energy_of_tokens_and_of_idle_gpus_and_budgets(engine: Engine, report_engine: Engine, said: Said) -> None:
+def test_usual_energy_of_tokens_and_of_idle_gpus_and_budgets(engine: Engine, rules_engine: Engine, said: Said) -> None:
     now = datetime.now(UTC).replace(second=0, microsecond=0)
     this_hour = now.replace(minute=0)
     with engine.begin() as connection:
@@ -432,12 +432,12 @@ def test_usual_energy_of_tokens_and_of_idle_gpus_and_budgets(engine: Engine, rep
     assert budget.details["boundary"] == "gpu"
     assert budget.details["rate_per_day"] > 0
     assert budget.details["forecast"] >= budget.details["used"] >= 0
-    its_budgets(report_engine, said, this_hour - 30 * HOUR, now)
+    its_budgets(rules_engine, said, this_hour - 30 * HOUR, now)
 
 
-def its_budgets(report_engine: Engine, said: Said, since: datetime, now: datetime) -> None:
+def its_budgets(rules_engine: Engine, said: Said, since: datetime, now: datetime) -> None:
     """Of 4 kW since then."""
-    with report_engine.connect() as connection:
+    with rules_engine.connect() as connection:
         found = {(it.budget, it.quantity): it for it in connection.execute(text("SELECT * FROM report.budgets()"))}
         for quantity in ("energy", "cost", "carbon"):
             alone = connection.execute(text("SELECT * FROM report.budgets(now(), :quantity)"), {"quantity": quantity})

@@ -14,6 +14,7 @@ from openapi_spec_validator import validate
 from sqlalchemy import Connection, Engine, text
 
 from api.alerts import configured
+from api.alerts.login import rules_engine
 from api.factors import files, store
 from api.reports.commands import report as report_command
 from api.reports.formats import FORMATS
@@ -22,6 +23,7 @@ from api.topology import store as topology_store
 from gigawatch import database
 from gigawatch.alerts import actions, sending
 from gigawatch.alerts.matchers import parse
+from gigawatch.settings import Alerts
 from gigawatch.tokens import ROLES
 from tests.agents import wait_for
 from tests.browser import seed, serving_seed
@@ -73,7 +75,7 @@ def api(embedded_server: Any, tmp_path_factory: pytest.TempPathFactory) -> Itera
             store.take(connection, "oslo", kind, found, version="1", source="test", replace=False, dry_run=False)
         topology = topology_files.read(b"sites: {oslo: {meters: {grid: {role: utility}}}}")
         topology_store.apply(connection, topology, source="test", dry_run=False)
-        _alert(connection)
+        _alert(engine, connection)
     _measure(engine)
     engine.dispose()
     with running_api(url, tmp_path_factory.mktemp("api") / "log") as api:
@@ -81,9 +83,11 @@ def api(embedded_server: Any, tmp_path_factory: pytest.TempPathFactory) -> Itera
     embedded_server.drop(url)
 
 
-def _alert(connection: Connection) -> None:
+def _alert(engine: Engine, connection: Connection) -> None:
     """Something of each kind that there is of alerts; the first alert has ended."""
-    configured.apply(connection, configured.read(ALERTS), author="ada", source="test", dry_run=False)
+    rules = rules_engine(engine, Alerts())
+    configured.apply(connection, rules, Alerts(), configured.read(ALERTS), author="ada", source="test", dry_run=False)
+    rules.dispose()
     for statement in (
         "INSERT INTO gigawatch.alert_target (name, kind, address) VALUES ('hook', 'alertmanager', 'http://127.0.0.1:9')",
         """INSERT INTO gigawatch.alert (rule, fingerprint, labels, severity, state, summary, details, started, held,
@@ -221,6 +225,11 @@ def test_answers_are_what_the_document_says(api: Api, document: dict[str, Any]) 
         ("/api/v1/pue?group_by=rack", 422, "group_by = 'rack'"),
         ("/api/v1/pue?category=4", 422, "category = '4'"),
         ("/api/v1/eu-eed?year=2026", 422, "site"),
+        ("/api/v1/eu-eed?year=2026&site=bergen", 404, "site = 'bergen' is not known"),
+        # It would be a figure of the fleet that somebody takes for one of each site.
+        ("/api/v1/pue?group=site", 422, "Parameter group = 'site' is not known: leave it out, or name one of "),
+        ("/api/v1/carbon?method=market", 422, "Parameter method = 'market' is not known"),
+        ("/api/v1/sites?site=oslo", 422, "Parameter site = 'oslo' is not known: leave it out"),
         ("/api/v1/facility-gaps?start=2024-01-01", 422, "start and stop are more than 366 days apart"),
         ("/api/v1/reports/monthly?site=oslo&month=2026-13", 422, "month = '2026-13' is not a month"),
         ("/api/v1/reports/monthly?site=oslo&month=2026-01&time_zone=Mars", 422, "time zone 'Mars' is not known"),

@@ -16,7 +16,7 @@ from api.factors.intervals import Factors, Interval
 from api.retention import retain
 from api.store import Store
 from gigawatch.records import Assignment, EnergyMethod, Gpu, GpuWindow, Inventory, NodeWindow
-from gigawatch.settings import Retention
+from gigawatch.settings import Alerts, Retention
 from gigawatch.wire import MSGPACK, Batch, Receipt, encode
 from tests import facility
 from tests.factory import rows
@@ -102,7 +102,7 @@ def give(engine: Engine, kind: factors.Kind, start: datetime, stop: datetime, st
 def apply(engine: Engine, document: dict[str, Any]) -> None:
     with engine.begin() as connection:
         found = configured.read(json.dumps(document).encode())
-        configured.apply(connection, found, author="test", source="test", dry_run=False)
+        configured.apply(connection, engine, Alerts(), found, author="test", source="test", dry_run=False)
 
 
 def fold(engine: Engine) -> None:
@@ -143,8 +143,8 @@ class Reports:
         return total, sum(row[known_j] or 0 for row in of_unit), sum(row["energy_j"] or 0 for row in found)
 
 
-def check(report_engine: Engine, at: datetime = AT) -> dict[tuple[str, str], dict[str, Any]]:
-    """Each figure is that of the reports for its period; by budget and quantity."""
+def check(report_engine: Engine, at: datetime = AT, *, by_day: bool = True) -> dict[tuple[str, str], dict[str, Any]]:
+    """Each figure is that of the reports for its period, by_day of energy per token as well; by budget and quantity."""
     found = rows(report_engine, "SELECT * FROM report.budgets(:at)", at=at)
     reports = Reports(report_engine, at)
     week = at.replace(hour=0, minute=0) - 6 * DAY
@@ -153,7 +153,7 @@ def check(report_engine: Engine, at: datetime = AT) -> dict[tuple[str, str], dic
         if it["quantity"] == "energy":
             assert it["used"] == pytest.approx(total, rel=1e-12)
             assert it["known"] == 1
-            if it["deployments"] is not None:
+            if by_day and it["deployments"] is not None:
                 # As it is divided by tokens, which is in whole millijoules at the facility.
                 of_tokens_j = sum(row["energy_j"] for row in reports.of("energy_per_token", it, it["month"]))
                 assert it["used"] == pytest.approx(of_tokens_j / 3_600_000, rel=1e-9, abs=1e-8)
@@ -271,5 +271,10 @@ def what_comes_afterwards(engine: Engine, report_engine: Engine, late: list[date
     facility.send(engine, facility.hourly("i", TURN + 3 * HOUR, 1, kwh=100), keep=KEEP)
     facility.fold(engine, TURN + 4 * HOUR)
     changes(quantities)
+    # Within an hour it is the mean; energy per token, which is summed by days, has that of the day.
+    give(engine, factors.CONFIGURED_PUE, TURN - 75 * MINUTE, TURN, 75 * MINUTE, "2.5")
+    fold(engine)
+    dearer = check(report_engine, by_day=False)
+    assert dearer["Asia/Kolkata", "cost"]["used"] > known["Asia/Kolkata", "cost"]["used"]
     give(engine, factors.CONFIGURED_PUE, TURN - DAY, TURN, DAY, "1.9")
     changes(quantities, "Asia/Kolkata")

@@ -589,6 +589,72 @@ def test_minutes_without_a_pue_are_left_out_at_the_facility(engine: Engine, repo
     assert (found["chat", "it"]["coverage"], found["chat", "facility"]["coverage"]) == (1, 0.75)
 
 
+def test_a_configured_pue_that_changes_within_a_day(engine: Engine, report: Report) -> None:
+    """Hours and days are read as wholes, and so is their PUE: its mean by time, and none where a part has none."""
+    noon_ms = round((facility.today() - facility.DAY / 2).timestamp() * 1_000)
+    scene = Scene(4, noon_ms - 2 * MINUTE_MS)
+    vllm = Vllm("chat")
+    machine = Machine("a", 1, engines=[vllm])
+    machine.node_mw = 1_000_000
+    machine.serve(scene.start_ms, {0: local(vllm)})
+
+    def work(before_ms: int, now_ms: int) -> None:
+        vllm.running = 1
+        vllm.generated_tokens += 1_000
+
+    scene.run(engine, [machine], lambda _machine, _gpu, _now_ms: 800, work)
+    fold(engine, now_minute_ms(0))
+    price(engine, "tariff", "price_per_kwh, currency", "3.6, 'EUR'")
+    day_ms = noon_ms - 12 * HOUR_MS, noon_ms + 12 * HOUR_MS
+    kw_s = 1_000 * 120 / 3_600  # what two minutes cost
+
+    def figures(start_ms: int, stop_ms: int) -> tuple[float | None, float | None]:
+        found = of(report, "energy_per_token", start_ms, stop_ms)["chat", "facility"]
+        (cost,) = report(
+            "SELECT * FROM report.cost(:start, :stop, in_boundary => 'facility')", start=at(start_ms), stop=at(stop_ms)
+        )
+        return found["j_per_generated_token"], cost["cost"]
+
+    configure_pue(engine, "oslo", 1.2, day_ms[0], noon_ms)
+    assert figures(*day_ms) == (None, pytest.approx(1.2 * kw_s / 1_000 * 3.6))
+    assert figures(noon_ms - HOUR_MS, noon_ms)[0] == pytest.approx(1.2)
+    configure_pue(engine, "oslo", 1.8, noon_ms, day_ms[1])
+    assert figures(*day_ms) == (pytest.approx(1.5), pytest.approx(3 * kw_s / 1_000 * 3.6))
+    assert figures(noon_ms, noon_ms + HOUR_MS)[0] == pytest.approx(1.8)
+    with engine.begin() as connection:
+        for edge, its in (("stop", 1.2), ("start", 1.8)):
+            earlier = f"UPDATE gigawatch.configured_pue SET {edge} = {edge} - interval '6 minutes' WHERE pue = {its}"
+            connection.execute(text(earlier))
+    pue = 1.2 * 0.9 + 1.8 * 0.1
+    expected = pytest.approx(pue), pytest.approx(pue * kw_s / 1_000 * 3.6)
+    assert figures(noon_ms - HOUR_MS, noon_ms) == expected
+
+
+def test_a_deployment_at_two_sites_of_which_one_has_a_pue(engine: Engine, report: Report) -> None:
+    scene = Scene(4)
+    here, there, spread = Vllm("chat"), Vllm("chat"), Vllm("code", address="127.0.0.1:8001")
+    machines = [Machine("a", 2, engines=[here, spread]), Machine("b", 2, site="paris", engines=[there])]
+    machines[0].serve(scene.start_ms, {0: local(here), 1: local(spread)})
+    machines[1].serve(scene.start_ms, {0: local(there), 1: lent("code")})
+    for machine in machines:
+        machine.node_mw = 1_200_000
+
+    def work(before_ms: int, now_ms: int) -> None:
+        for vllm in (here, there, spread):
+            vllm.running, vllm.generated_tokens = 1, vllm.generated_tokens + 1_000
+
+    scene.run(engine, machines, lambda _machine, _gpu, _now_ms: 500, work)
+    configure_pue(engine, "oslo", 1.5, scene.start_ms - HOUR_MS, scene.stop_ms + HOUR_MS)
+    period = scene.start_ms, scene.stop_ms
+    # Each site's own engine counts its own tokens; code has its engine at one of them alone.
+    by_site = of(report, "energy_per_token", *period, "site")
+    assert by_site["oslo", "it"]["j_per_generated_token"] == pytest.approx(0.6)
+    assert by_site["oslo", "facility"]["j_per_generated_token"] == pytest.approx(0.9)
+    assert by_site["paris", "facility"]["j_per_generated_token"] is None
+    # Of both together the energy is not known.
+    assert of(report, "energy_per_token", *period)["chat", "facility"]["j_per_generated_token"] is None
+
+
 def test_a_measured_pue_goes_before_the_one_configured(engine: Engine, report: Report) -> None:
     """At noon of yesterday; that day's PUE is measured at the PDUs, and nearer to the IT equipment after a while."""
     noon = facility.today() - facility.DAY / 2

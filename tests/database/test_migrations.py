@@ -1,5 +1,6 @@
 """Migrations against the declared schema, on each level of the store."""
 
+import re
 import threading
 from collections.abc import Iterator
 from pathlib import Path
@@ -12,10 +13,13 @@ from sqlalchemy import Engine, text
 from sqlalchemy.exc import ProgrammingError
 
 import migrations
+from api.alerts import login
+from api.alerts.evaluation import EvaluationError
 from gigawatch import database, schema
 from gigawatch.database import Capabilities, Edition
 from gigawatch.embedded import EmbeddedServer, installations
 from gigawatch.errors import ExitCode, GigawatchError
+from gigawatch.settings import Alerts
 from migrations.run import migrate, view_files
 
 
@@ -150,16 +154,46 @@ def reads(url: str) -> bool:
     return found == []
 
 
+def rules_run(engine: Engine) -> bool:
+    """Whether the login for rules can be logged in as, and reads."""
+    rules = login.rules_engine(engine, Alerts())
+    with rules.connect() as connection:
+        found = connection.execute(text("SELECT count(*) FROM nodes")).scalar()
+    rules.dispose()
+    return found == 0
+
+
 def test_an_owner_who_is_no_superuser_can_migrate_and_read(bare_server: EmbeddedServer) -> None:
     url = owned(bare_server, "maker", "CREATEROLE")
-    engine = database.engine(url)
+    # As most servers have it: who is not at home there needs a password.
+    (bare_server.cluster / "pg_hba.conf").write_text(
+        "local all gigawatch,maker trust\nlocal all all scram-sha-256\n", encoding="ascii"
+    )
+    engine, superuser = database.engine(url), database.engine(bare_server.url)
+    with superuser.begin() as connection:
+        connection.execute(text("SELECT pg_reload_conf()"))
     migrate(engine)
     migrate(engine)
+    assert reads(url) and rules_run(engine)
+    with engine.begin() as connection:
+        role = connection.scalar(text("SELECT role FROM gigawatch.rule_login"))
+        # A server to which the database was restored does not have it.
+        connection.execute(text(f"DROP ROLE {role}"))
+    with pytest.raises(EvaluationError, match="the login for rules is refused"):
+        rules_run(engine)
+    migrate(engine)
+    assert rules_run(engine)
+    with superuser.begin() as connection:
+        connection.execute(text(f"ALTER ROLE {role} PASSWORD 'another'"))
+    with pytest.raises(EvaluationError, match=r"the login for rules is refused .*password authentication failed"):
+        rules_run(engine)
     engine.dispose()
-    assert reads(url)
+    superuser.dispose()
 
 
-def test_an_owner_who_may_not_make_roles_is_told_what_a_superuser_must_do(bare_server: EmbeddedServer) -> None:
+def test_an_owner_who_may_not_make_roles_is_told_what_a_superuser_must_do(
+    bare_server: EmbeddedServer, caplog: pytest.LogCaptureFixture
+) -> None:
     url = owned(bare_server, "plain", "")
     engine = database.engine(url)
     with pytest.raises(GigawatchError, match="may not make or take the role") as caught:
@@ -170,10 +204,22 @@ def test_an_owner_who_may_not_make_roles_is_told_what_a_superuser_must_do(bare_s
         for statement in caught.value.remedy.partition(": ")[2].split(";"):
             if statement.strip():
                 connection.execute(text(statement))
-    superuser.dispose()
     migrate(engine)
-    engine.dispose()
     assert reads(url)
+    (warning,) = [it.getMessage() for it in caplog.records if "login for the rules" in it.getMessage()]
+    with pytest.raises(EvaluationError, match="there is no login for rules"):
+        rules_run(engine)
+    made = re.search(r"CREATE ROLE .* IN ROLE \w+", warning)
+    assert made is not None
+    with superuser.begin() as connection:
+        connection.execute(text(made[0]))
+    superuser.dispose()
+    named = Alerts(rule_database_url=url.replace("plain@", "gigawatch_rules@"))
+    rules = login.rules_engine(engine, named)
+    with rules.connect() as connection:
+        assert connection.execute(text("SELECT count(*) FROM nodes")).scalar() == 0
+    rules.dispose()
+    engine.dispose()
 
 
 @pytest.mark.parametrize("level", ["embedded", "timescaledb"])

@@ -288,7 +288,9 @@ def test_slow_readings_are_what_the_driver_says_and_come_again_when_they_change(
         nvml.remap(2.5, 0, corrected=1, uncorrected=3, pending=True, failure=True),
         nvml.retire(2.5, 1, address=0x1000),
         nvml.retire(2.5, 1, cause=1, address=0x2000, pending=True),
-    ]
+        # Drain and reset, as for a row remap that waits, is no hurry; a reset is, and a reboot more so.
+        nvml.recovery(0.5, 0, 4), nvml.recovery(2.5, 0, 1), nvml.recovery(4.5, 0, 2), nvml.recovery(2.5, 1, 4),
+    ]  # fmt: skip
     path = write(tmp_path, scenario)
     with running_agent(path, tmp_path / "data", *QUICK, GIGAWATCH_AGENT__HEALTH_S="1"):
         time.sleep(6)
@@ -310,6 +312,8 @@ def test_slow_readings_are_what_the_driver_says_and_come_again_when_they_change(
     ]
     assert (t4[0].pages_retired, t4[1].pages_retired, t4[1].page_retirement_pending) == (0, 2, True)
     assert t4[0].rows_remapped_corrected is None
+    asked = [(it.gpu_uuid, it.severity, it.message) for it in found.events if it.kind == "gpu_recovery_action"]
+    assert asked == [(UUIDS[0], "critical", f"The GPU asks for {it}") for it in ("a reset", "a reboot of the node")]
 
 
 def test_a_superchips_gpu_is_told_apart_from_its_module(tmp_path: Path) -> None:

@@ -119,6 +119,18 @@ static Remapped remapped(const Context *c)
     return r;
 }
 
+/* nvmlDeviceGpuRecoveryAction as it was last set. */
+static int64_t recovery_action(const Context *c)
+{
+    int64_t action = 0;
+    for (int i = 0; i < c->s->kind_count[ACT_RECOVERY]; i++) {
+        const Action *a = c->s->of_kind[ACT_RECOVERY][i];
+        if ((a->gpu != c->index && a->gpu >= 0) || a->at_us > c->now_us) continue;
+        action = a->n[0];
+    }
+    return action;
+}
+
 /* --- power and energy ---------------------------------------------------------------------- */
 
 #define READING(call, expression)                                    \
@@ -620,6 +632,7 @@ static nvmlReturn_t read_field(Context *c, nvmlFieldValue_t *f)
     case 196: return put_int(f, 0);
     case 197: return put_traffic(c, f, 700);
     case 198: return put_traffic(c, f, 800);
+    case 230: return put_uint(f, recovery_action(c));
     case 269: return put_ull(f, reason_ns(c, REASON_SW_THERMAL));
     case 270: return put_ull(f, reason_ns(c, REASON_HW_THERMAL));
     case 271: return put_ull(f, reason_ns(c, REASON_POWER_BRAKE));

@@ -586,7 +586,8 @@ static void parse_action(Parser *p)
 {
     static const char *const kinds[ACT_COUNT] = {
         "lost", "back", "reset", "driver_reload", "hang", "error", "slow", "mig", "event",
-        "reasons", "ecc", "remap", "retire", "temp", "spike", "power"};
+        "reasons", "ecc", "remap", "retire", "temp", "spike", "power",
+        "recovery"};
     if (p->pair_count < 3 || p->pairs[1].value || p->pairs[2].value) {
         fail(p, "expected: at SECONDS KIND key=value ...");
         return;
@@ -666,6 +667,9 @@ static void parse_action(Parser *p)
         break;
     case ACT_TEMP:
         a.n[0] = parse_int(p, need(p, "c"));
+        break;
+    case ACT_RECOVERY:
+        a.n[0] = parse_int(p, need(p, "action"));
         break;
     case ACT_SPIKE:
         a.n[0] = parse_int(p, need(p, "mj"));

@@ -509,6 +509,11 @@ def remap(
     return Action(at_s, "remap", gpu, values=values | {"pending": int(pending), "failure": int(failure)})
 
 
+def recovery(at_s: float, gpu: int, action: int) -> Action:
+    """Ask for a recovery action (nvmlDeviceGpuRecoveryAction) from then on; 0 for none."""
+    return Action(at_s, "recovery", gpu, values={"action": action})
+
+
 def retire(at_s: float, gpu: int, cause: int = 0, address: int = 0x1000, *, pending: bool = False) -> Action:
     """Retire a page (boards before Ampere); cause 1 is a double-bit error."""
     values = {"cause": cause, "address": address, "pending": int(pending)}

@@ -4,6 +4,7 @@ import pytest
 
 from api.alerts import configured
 from api.declared.values import Unfit
+from dashboard.pages import alert_targets
 
 WHOLE = """\
 targets:
@@ -131,6 +132,11 @@ def test_all_that_is_wrong_is_told_at_once() -> None:
     words = refused(WHOLE.replace("target: chat", "target: cat").replace(", co2e_t: 10.5", ""))
     assert "line 8: there is no target 'cat'" in words
     assert "line 36: hall limits nothing" in words
+
+
+def test_what_the_page_teaches_is_a_configuration() -> None:
+    read = configured.read(alert_targets.EXAMPLE.encode())
+    assert list(read.configured.configuration.targets) == ["on-call"] and read.warnings == []
 
 
 def test_a_template_that_fails_is_warned_of() -> None:

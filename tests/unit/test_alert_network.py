@@ -11,7 +11,10 @@ from api.alerts.network import Guard, GuardedBackend, Place, Refused, look_up
 from gigawatch.errors import ExitCode, GigawatchError
 from tests.receivers import self_signed
 
-METADATA = ("169.254.169.254", "fd00:ec2::254", "100.100.100.200", "192.0.0.192", "168.63.129.16")
+METADATA = (
+    *("169.254.169.254", "fd00:ec2::254", "fd00:ec2::23", "fd20:ce::254", "100.100.100.200", "192.0.0.192"),
+    "168.63.129.16",
+)
 
 
 @pytest.mark.parametrize(
@@ -38,6 +41,10 @@ METADATA = ("169.254.169.254", "fd00:ec2::254", "100.100.100.200", "192.0.0.192"
         ("::127.0.0.1", "loopback"),
         ("64:ff9b::169.254.169.254", "metadata"),
         ("64:ff9b:1::127.0.0.1", "loopback"),
+        # As prefixes of 48, 56 and 64 bits have it, before what a translator does not look at.
+        ("64:ff9b:1:a9fe:a9:fe00:808:808", "metadata"),
+        ("64:ff9b:1:a9:fe:a9fe:808:808", "metadata"),
+        ("64:ff9b:1:0:7f:0:108:808", "loopback"),
         ("2002:7f00:1::", "loopback"),
         ("2002:a9fe:a9fe::1", "metadata"),
         ("2001:0:4136:e378:8000:63bf:80ff:fffe", "loopback"),
@@ -53,7 +60,7 @@ def test_special_addresses_are_refused(address: str, reason: str) -> None:
     [
         *("10.1.2.3", "192.168.0.9", "172.16.0.1", "100.64.0.1", "93.184.216.34", "fd00::1", "2606:2800:220:1::1"),
         # What NAT64 and 6to4 make of ordinary addresses.
-        *("64:ff9b::93.184.216.34", "::ffff:10.0.0.1", "2002:5db8:d822::1"),
+        *("64:ff9b::93.184.216.34", "64:ff9b:1::93.184.216.34", "::ffff:10.0.0.1", "2002:5db8:d822::1"),
     ],
 )
 def test_private_networks_and_the_internet_are_not(address: str) -> None:

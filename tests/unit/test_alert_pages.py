@@ -14,7 +14,7 @@ from gigawatch.alerts.readings import Alert, Counts, DeliveryLine, Overview, Rul
 NOW = datetime(2026, 11, 23, 9, 40, tzinfo=UTC)
 WELL = Overview(
     firing=0, pending=0, silenced=0, explained=0, rules=31, failing=0, evaluated=NOW - timedelta(seconds=9), silences=0,
-    targets=1, open_targets=0, waiting=0, dead=0,
+    targets=1, routed_targets=1, open_targets=0, waiting=0, dead=0,
 )  # fmt: skip
 
 
@@ -33,7 +33,7 @@ def alert(**more: Any) -> Alert:
     [
         (None, "W", "–"), (81_300.0, "W", "81.3\u00a0kW"), (0.873, "1", "0.873"), (2_520, "s", "42\u00a0min"),
         (79, "XID", "XID\u00a079"), (27.44, "°C", "27\u00a0°C"), (2, "racks", "2\u00a0racks"),
-        (1_234_567, None, "1\u202f234\u202f567"),
+        (1_234_567, None, "1\u202f234\u202f567"), (1, "GPUs", "1\u00a0GPU"), (1, "s", "1\u00a0s"),
         (0.5112, "J", "0.5112\u00a0J"), (-3, "K", "-3\u00a0K"),
     ],
 )  # fmt: skip
@@ -60,7 +60,8 @@ def test_details_are_terms_with_their_unit(name: str, found: Any, said: tuple[st
         ({}, True, []), ({}, False, ["warn"]), ({"evaluated": None}, True, ["warn"]),
         ({"evaluated": NOW - timedelta(minutes=2, seconds=59)}, True, []),
         ({"evaluated": NOW - timedelta(minutes=4)}, True, ["bad"]), ({"failing": 2}, True, ["bad"]),
-        ({"targets": 0}, True, ["warn"]), ({"open_targets": 1}, True, ["warn"]), ({"dead": 3}, True, ["warn"]),
+        ({"routed_targets": 0}, True, ["warn"]), ({"targets": 0, "routed_targets": 0}, True, ["warn"]),
+        ({"open_targets": 1}, True, ["warn"]), ({"dead": 3}, True, ["warn"]),
     ],
 )  # fmt: skip
 def test_what_is_amiss_with_alerts_as_a_whole_is_said(more: dict[str, Any], enabled: bool, tones: list[str]) -> None:
@@ -88,6 +89,10 @@ def test_moments_that_are_near_are_marked_as_one_and_those_outside_not_at_all() 
     late = alert(fired=NOW + timedelta(minutes=5), resolved=ends)
     assert [words for _, words in alert_series.moments(late, period)] == ["began", "fired", "resolved"]
     assert alert_series.moments(alert(started=NOW - timedelta(hours=1), fired=None), period) == []
+    event = NOW - timedelta(minutes=20)
+    told = alert(details={"first_event": event.isoformat()})
+    assert alert_series.moments(told, period) == [(event, "event"), (NOW, "began, fired")]
+    assert alert_series.moments(alert(details={"first_event": 3}), period) == [(NOW, "began, fired")]
 
 
 def test_labels_stand_from_the_whole_to_the_part_and_lead_to_their_pages() -> None:

@@ -1,88 +1,16 @@
-"""What targets are sent, against the schemas of those who take it."""
+"""What targets are told, kind by kind."""
 
-import json
 import time
-from pathlib import Path
-from typing import Any
 
-import jsonschema
 import msgspec
 import pytest
-from hypothesis import given, settings
-from hypothesis import strategies as st
-from slack_sdk.models.blocks import Block
 
 from api.alerts.payloads import KINDS, alertmanager, alertmanager_api, template
-from api.alerts.payloads.request import Impossible, Request, key
+from api.alerts.payloads.request import Impossible, key
 from gigawatch.alerts.notification import Notification
-from tests.alerting import alert, notification, telling
-
-SCHEMAS = Path(__file__).parents[1] / "alerts/schemas"
-# As bad as words of drivers and people get: marks of all formats, wide characters, line ends, and long.
-WORDS = st.text(st.sampled_from("a&<>|*_`[]()\"'\\\n\t\0é漢🔥"), max_size=600).map(lambda words: words * 3)
-
-
-def schema(name: str) -> jsonschema.Draft202012Validator:
-    content = json.loads((SCHEMAS / f"{name}.json").read_text(encoding="utf-8"))
-    return jsonschema.Draft202012Validator(content, format_checker=jsonschema.FormatChecker())
-
-
-def made(kind: str, told: Notification) -> tuple[Request, Any]:
-    request = KINDS[kind](telling(kind, told))
-    return request, json.loads(request.body)
-
-
-def check(kind: str, told: Notification) -> None:
-    """Hold a payload against its receiver's schema and bounds."""
-    request, content = made(kind, told)
-    if kind == "slack":
-        (attachment,) = content["attachments"]
-        assert content.keys() == {"text", "attachments"} and attachment.keys() == {"color", "blocks"}
-        assert 0 < len(attachment["blocks"]) <= 50 and 0 < len(content["text"]) <= 3_000
-        assert sum(len(it["text"]["text"]) for it in attachment["blocks"] if "text" in it) <= 12_500
-        for block in Block.parse_all(attachment["blocks"]):
-            block.validate_json()
-        assert [it.to_dict() for it in Block.parse_all(attachment["blocks"])] == attachment["blocks"]
-    elif kind == "opsgenie":
-        schema("opsgenie_create" if request.url.endswith("/hook") else "opsgenie_action").validate(content)
-        assert sum(len(name) + len(text) for name, text in content.get("details", {}).items()) <= 8_000
-    else:
-        names = {"pagerduty": "pagerduty_events_v2", "teams": "teams_message"}
-        names |= {"alertmanager": "alertmanager_webhook", "alertmanager_api": "alertmanager_postable_alerts"}
-        schema(names[kind]).validate(content)
-        assert len(request.body) <= {"pagerduty": 512_000, "teams": 28_000}.get(kind, 10_000_000)
-
+from tests.alerting import alert, made, notification, telling
 
 SPOKEN = sorted(KINDS.keys() - {"template"})
-
-
-@pytest.mark.parametrize("kind", SPOKEN)
-def test_payloads_are_what_their_receivers_take(kind: str) -> None:
-    bare = alert(url=None, runbook=None, value=None, details={})
-    check(kind, notification())
-    check(kind, notification(bare, external_url=None, group_labels={}, common_labels={}))
-    check(kind, notification(alert(1), alert(2, status="resolved")))
-    check(kind, notification(alert(status="resolved")))
-    check(kind, notification(alert(acknowledged_by="ada"), why="changed"))
-    check(kind, notification(*(alert(number) for number in range(100)), left_out=9_900, firing=10_000))
-
-
-@pytest.mark.parametrize("kind", SPOKEN)
-@given(words=WORDS)
-@settings(max_examples=25, deadline=None)
-def test_payloads_keep_their_bounds_whatever_the_words(kind: str, words: str) -> None:
-    worst = [
-        alert(
-            number,
-            summary=words,
-            labels={"site": words[:200] or "x", "hostname": words[:200] or "x"},
-            details={f"detail {it}": words for it in range(12)},
-            url="https://watch.example.com/" + "a&" * 100,
-            runbook="https://docs.example.com/" + "b&" * 100,
-        )
-        for number in range(60)
-    ]
-    check(kind, notification(*worst, title=words, common_labels={"site": words[:200]}, group_labels={"site": words}))
 
 
 def test_alertmanagers_payloads_name_things_as_prometheus_users_do() -> None:

@@ -1,5 +1,6 @@
 """Expositions of every engine are read right: what is repeated counts once, what is split is added up."""
 
+import time
 from pathlib import Path
 
 import pytest
@@ -40,6 +41,14 @@ EXPECTED: dict[str, dict[str | None, Expected]] = {
             "time_to_first_token": {1_000: 3, ABOVE_ALL_US: 5}, "inter_token_latency": {10_000: 500, ABOVE_ALL_US: 59},
             "end_to_end_latency": None,
         }
+    },
+    "vllm_triton": {
+        "vllm_model": {
+            "prompt_tokens": 10, "generated_tokens": 16, "requests_finished": None, "running_requests": None,
+            "time_to_first_token": {1_000: 0, ABOVE_ALL_US: 1}, "inter_token_latency": {10_000: 14, ABOVE_ALL_US: 1},
+            "end_to_end_latency": {1_000_000: 1, ABOVE_ALL_US: 0},
+        },
+        "second": {"prompt_tokens": 3, "generated_tokens": 4, "time_to_first_token": None},
     },
     "sglang": {
         QWEN: {
@@ -100,6 +109,12 @@ EXPECTED: dict[str, dict[str | None, Expected]] = {
             "inter_token_latency": None, "end_to_end_latency": None,
         }
     },
+    "llamacpp_2026": {
+        None: {
+            "prompt_tokens": 7_915_720, "cached_tokens": 87_719_700, "generated_tokens": 135_300,
+            "running_requests": 4, "waiting_requests": 2, "kv_cache_use": None,
+        }
+    },
     "ollama": {
         "gemma3:27b": {
             "prompt_tokens": 700, "cached_tokens": None, "generated_tokens": 1_400, "requests_finished": 7,
@@ -112,6 +127,13 @@ EXPECTED: dict[str, dict[str | None, Expected]] = {
             "prompt_tokens": 70, "generated_tokens": 140, "requests_finished": 2,
             "inter_token_latency": {100_000: 2, ABOVE_ALL_US: 0},
             "end_to_end_latency": {10_000_000: 1, ABOVE_ALL_US: 1},
+        }
+    },
+    "ollama_proxy_2026": {
+        "llama3.2:latest": {
+            "prompt_tokens": 110, "generated_tokens": 170, "requests_finished": 5,
+            "time_to_first_token": {500_000: 2, ABOVE_ALL_US: 1}, "inter_token_latency": {25_000: 3, ABOVE_ALL_US: 1},
+            "end_to_end_latency": {10_000_000: 3, ABOVE_ALL_US: 2},
         }
     },
 }  # fmt: skip
@@ -295,6 +317,17 @@ def test_what_is_malformed_is_refused_with_its_beginning(text: str) -> None:
     assert repr(text[:60]) in caught.value.problem
 
 
+@pytest.mark.parametrize("content_type", [TEXT, "application/openmetrics-text; version=1.0.0"])
+def test_a_line_without_end_costs_no_minutes(content_type: str) -> None:
+    """What each label costs the parsers grows with the rest of its line."""
+    labels = ",".join(f'l{number}=""' for number in range(400_000))
+    began_s = time.process_time()
+    with pytest.raises(GigawatchError, match="answers a line of more than 32768 characters") as caught:
+        exposition(f"# TYPE vllm:generation_tokens counter\nvllm:generation_tokens_total{{{labels}}} 1\n", content_type)
+    assert time.process_time() - began_s < 1
+    assert caught.value.exit_code == ExitCode.DATA
+
+
 texts = st.sampled_from([path.read_text(encoding="utf-8") for path in sorted(EXPOSITIONS.glob("*.prom"))])
 strange = st.sampled_from(
     ["NaN", "-Inf", "+Inf", "1e999", "-1", '"', "{", "}", "\\", "\n", " ", "#", "le", "0x1", "\ud7ff", "é"]
@@ -400,7 +433,7 @@ def test_an_engine_that_is_not_known_is_refused_with_one_that_is() -> None:
 
 def test_no_label_is_both_repeated_and_split() -> None:
     for engine in catalogue.engines().values():
-        labels = [*engine.repeated_by, *engine.split_by, engine.model_label]
+        labels = [*engine.repeated_by, *engine.split_by, *engine.model_labels]
         assert len(set(labels)) == len(labels), engine.name
         for _, sources in engine.figures.each():
             for source in sources:

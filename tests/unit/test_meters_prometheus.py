@@ -14,7 +14,8 @@ from prometheus_client import CollectorRegistry, Counter, Gauge, start_http_serv
 
 from collector.meters.maps import load
 from collector.meters.prometheus import PrometheusDriver
-from collector.meters.reading import MeterProblem, Reading
+from collector.meters.reader import Reader
+from collector.meters.reading import Denied, MeterProblem, Reading
 from gigawatch.errors import ExitCode, GigawatchError
 from gigawatch.settings import Meter
 
@@ -143,11 +144,21 @@ def test_user_and_password(serve: Callable[..., tuple[str, list[Any]]], tmp_path
     driver(url, "snmp-exporter-apc", **known).read()
     assert asked[0]["Authorization"] == f"Basic {base64.b64encode('gateway:battery stäple ✓'.encode()).decode()}"
     assert asked[0]["User-Agent"].startswith("gigawatch/")
-    url, _ = serve("", 401)
-    with pytest.raises(MeterProblem, match="answers 401") as caught:
-        driver(url, "snmp-exporter-apc", **known).read()
-    assert "battery" not in str(caught.value)
-    assert "secret_file" in caught.value.remedy
+    for status in (401, 403):
+        url, asked = serve("", status)
+        with pytest.raises(Denied, match=f"answers {status}") as caught:
+            driver(url, "snmp-exporter-apc", **known).read()
+        assert caught.value.of_account == (status == 401)
+        assert "battery" not in str(caught.value)
+        assert "secret_file" in caught.value.remedy
+        with pytest.raises(MeterProblem, match=f"answers {status}") as caught_without:
+            driver(url, "snmp-exporter-apc").read()
+        assert not isinstance(caught_without.value, Denied), "without a password there is no account to lock"
+        its = driver(url, "snmp-exporter-apc", **known)
+        reader, before = Reader("exporter", [(its._settings, its)]), len(asked)
+        told = [reader._read(its._settings, its).problem for _ in range(3)]
+        assert told == [told[0]] * 3
+        assert len(asked) == before + 1, "it is left alone"
 
 
 @pytest.mark.parametrize(

@@ -1,7 +1,7 @@
 """Opsgenie's alert API: one alert for each group, by its alias.
 
 Source: opsgenie/opsgenie-oas, CreateAlertPayload and CloseAlertPayload; docs.opsgenie.com, "Alert API": message up to
-130 characters, description 15,000, details 8,000 together, entity 512, tags 20 of 50 each.
+130 characters, description 15,000, details 8,000 together, entity 512, tags 20 of 50 each, note 25,000.
 """
 
 from api.alerts.payloads.request import (
@@ -21,6 +21,7 @@ URL = "https://api.opsgenie.com/v2/alerts"
 """Of accounts in the EU: https://api.eu.opsgenie.com/v2/alerts."""
 PRIORITIES = {"critical": "P1", "warning": "P3", "info": "P5"}
 DESCRIPTION = 15_000
+NOTE = 25_000
 
 
 def request(telling: Telling) -> Request:
@@ -30,7 +31,7 @@ def request(telling: Telling) -> Request:
     url, key_header = telling.url.rstrip("/"), {"Authorization": f"GenieKey {telling.secret}"}
     action = "close" if told.status == "resolved" else "acknowledge" if all_acknowledged(told) else None
     if action is not None:
-        content = {"source": "Gigawatch", "note": headline(told)}
+        content = {"source": "Gigawatch", "note": clip(headline(told), NOTE)}
         return json_request(f"{url}/{alias}/{action}?identifierType=alias", content, **key_header)
     lines = []
     for alert in told.alerts:
