@@ -13,6 +13,7 @@ from typing import Any
 import psycopg
 
 from api.deployment_sql import FIND_SILENT, FORGET_SILENT, NOTE_FIRST, SUM_MINUTE, above_sql, clear_sql
+from api.weighed_rollups import MARK_DEPLOYMENTS
 from gigawatch.schema import LEVELS
 
 STEPS = {"1m": timedelta(minutes=30), "1h": timedelta(days=2), "1d": timedelta(days=60)}
@@ -112,11 +113,16 @@ class DeploymentFolder:
                 for start, ids in sorted(marked.items()):
                     self._tell(f"deployments, {level} of {start:%Y-%m-%d %H:%M} again")
                     values = {"start": start, "stop": start + width, "ids": ids}
+                    if level == "1h":
+                        self._connection.execute(MARK_DEPLOYMENTS, values)
                     for group in ("deployment", "serving", "latency"):
                         self._connection.execute(clear_sql(f"{group}_{level}"), values)
                     if level == "1m":
                         self._connection.execute(FORGET_SILENT, values)
                     self._fold(level, start, start + width, ids)
+                    if level == "1h":
+                        # They may be at another site now.
+                        self._connection.execute(MARK_DEPLOYMENTS, values)
                     for upper in above:
                         self.mark(f"deployment_{upper}", [(floor(start, LEVELS[upper]), it) for it in ids])
             if not marked:

@@ -8,6 +8,7 @@ from datetime import datetime, timedelta
 
 from sqlalchemy import Connection, Engine, text
 
+from api.weighed_rollups import KEPT
 from gigawatch.database import hypertables
 from gigawatch.settings import Retention
 
@@ -66,6 +67,7 @@ def retain(engine: Engine, kept: Retention, now: datetime, alerts_d: float | Non
         ("meter_window", kept.windows_d, "meter_1h"),
         *((f"{group}_1h", kept.hours_d, "facility_1d") for group in ("meter", "facility", "facility_ratio")),
         *((f"{group}_1d", kept.days_d, None) for group in ("meter", "facility", "facility_ratio")),
+        ("weighed_1h", KEPT / timedelta(days=1), None),
     ]
     removed = []
     with engine.connect() as connection:

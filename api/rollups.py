@@ -34,6 +34,7 @@ from api.rollup_sql import (
     node_sql,
     seconds_sql,
 )
+from api.weighed_rollups import MARK_NODES, WeighedFolder
 from gigawatch.schema import LEVELS
 
 CLOSE_LOCK = 0x6769_6763
@@ -65,6 +66,7 @@ class Folder:
         self._connection = connection
         self._tell = tell
         self._deployments = DeploymentFolder(connection, tell)
+        self._weighed = WeighedFolder(connection, tell)
         self._meters = MeterFolder(connection, tell, self._closing, self._uncompressing)
         connection.isolation_level = IsolationLevel.REPEATABLE_READ
         # Sums over a few thousand buckets fit; plans are for index look-ups, whatever the statistics say at the moment.
@@ -100,6 +102,7 @@ class Folder:
             if stopping():
                 return buckets
         self._deployments.run(stopping)
+        self._weighed.run(stopping)
         return buckets
 
     def _mark(self, level: str) -> Mark:
@@ -205,6 +208,8 @@ class Folder:
                         self._tell(f"{level} again: {len(pairs)} buckets from {min(pairs)[0]:%Y-%m-%d %H:%M} on")
                         buckets += self._fold(level, MARKED, values, None)
                         self._mark_above(level, pairs)
+                        if level == "1h":
+                            self._connection.execute(MARK_NODES, values)
                     late = self._take_marked("1s") if level == "1m" else []
                     if late:
                         seconds = _marked(late, timedelta(milliseconds=1))

@@ -1120,11 +1120,34 @@ site_second = Table(
     comment="GPU power of each site, second by second: the sum of node_window's ticks",
 )
 
+weighed_1h = Table(
+    "weighed_1h",
+    metadata,
+    Column("time", Time, nullable=False, comment="Start of the hour"),
+    Column("kind", Text, nullable=False, comment="What it is weighed by: price, or location for its carbon intensity"),
+    Column("deployment_id", Integer, nullable=False, comment="Of deployments; 0: of all GPUs of the site"),
+    Column("site_id", Integer, nullable=False),
+    Column("gpu_model", Text, nullable=False, comment="Model of the GPUs"),
+    Column("pue", Numeric, comment="The site's configured PUE; absent where there is none"),
+    Column("unit", Text, comment="Of the price; absent for intensities, and without a price"),
+    Column("energy_mj", Numeric, nullable=False, comment="Energy of the GPUs, mJ"),
+    Column("host_mj", Numeric, nullable=False, comment="Share of the metered hosts' own energy, mJ"),
+    Column("unmetered_ms", Numeric, nullable=False, comment="GPU-time for which that is not known, ms"),
+    Column("weighed_energy", Numeric, comment="energy_mj times the factor by kWh; absent without one"),
+    Column("weighed_host", Numeric, comment="host_mj times that"),
+    Column("weighed_unmetered", Numeric, comment="unmetered_ms times that"),
+    Index("weighed_1h_time_kind_idx", "time", "kind"),
+    comment="Energy by the hour, weighed by price and carbon intensity, of 40 days: what budgets are sums of",
+)
+
 rollup = Table(
     "rollup",
     metadata,
     Column(
-        "level", Text, primary_key=True, comment="1m, 1h or 1d, the same of deployments: deployment_1m, …; meter_1h"
+        "level",
+        Text,
+        primary_key=True,
+        comment="1m, 1h or 1d, the same of deployments: deployment_1m, …; meter_1h, weighed_1h",
     ),
     Column("closed", Time, nullable=False, comment="Buckets before it take windows by way of rollup_dirty alone"),
     Column("folded", Time, nullable=False, comment="Buckets before it are folded"),
@@ -1139,7 +1162,7 @@ rollup_dirty = Table(
         "level",
         Text,
         nullable=False,
-        comment="1m, 1h or 1d; 1s for a node window that site_second lacks; deployment_1m, …; meter_1h, facility_1d",
+        comment="1m, 1h, 1d; 1s of nodes missing in site_second; deployment_1m, …; meter_1h, facility_1d, weighed_1h",
     ),
     Column("time", Time, nullable=False, comment="Start of the bucket, or of the window"),
     Column(
@@ -1279,6 +1302,7 @@ alert_budget = Table(
         "deployments", ARRAY(Text), comment="Deployments that it is of, which may end in *; absent: it is of a site"
     ),
     Column("site", Text, comment="Site that it is of; absent: of all"),
+    Column("time_zone", Text, nullable=False, server_default="UTC", comment="Whose calendar months count: IANA name"),
     Column("energy_mj", BigInteger, comment="Energy that may be used in a calendar month, mJ"),
     Column("cost", Numeric, comment="What that may cost, in the currency"),
     Column("currency", Text, comment="ISO 4217 code"),

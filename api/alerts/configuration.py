@@ -99,11 +99,13 @@ class Route(
 
 
 class Budget(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, omit_defaults=True):
-    """What a tenant, deployment or site may use in a calendar month (UTC). One of the three limits, or several."""
+    """What a tenant, deployment or site may use in a calendar month. One of the three limits, or several."""
 
     tenant: Name | None = None
     deployment: Name | None = None
     site: Name | None = None
+    time_zone: Annotated[str, Meta(max_length=100)] = "UTC"
+    """Whose months count: its name in the IANA database."""
     energy_mwh: Annotated[float, Meta(gt=0, le=2_500_000)] | None = None
     cost: Annotated[float, Meta(gt=0, le=1e15)] | None = None
     currency: Annotated[str, Meta(pattern="^[A-Z]{3}$")] | None = None

@@ -22,8 +22,10 @@ from api.alerts.payloads.template import render
 from api.alerts.rule import Rule
 from api.declared import values
 from api.declared.nodes import Form
+from api.factors import clocks
 from gigawatch.alerts import matchers
 from gigawatch.alerts.sending import notification_of_test
+from gigawatch.errors import GigawatchError
 from gigawatch.findings import Finding, Findings
 from gigawatch.findings import Path as Place
 from gigawatch.settings import Alerts
@@ -294,6 +296,10 @@ def _check_budgets(configuration: Configuration, findings: Findings) -> None:
             findings.error(place, f"{name} limits nothing", "Give energy_mwh, cost or co2e_t.")
         if (budget.cost is None) != (budget.currency is None):
             findings.error(place, f"{name}: cost and currency go together", "Add or remove one of them.")
+        try:
+            clocks.zone(budget.time_zone)
+        except GigawatchError as error:
+            findings.error((*place, "time_zone"), f"{name}: {error.problem}", error.remedy)
         if budget.tenant is not None and budget.tenant not in configuration.tenants:
             findings.unknown(
                 (*place, "tenant"),
@@ -310,8 +316,9 @@ def _keep_budgets(connection: Connection, configuration: Configuration) -> None:
     if rows:
         connection.execute(
             text(
-                "INSERT INTO gigawatch.alert_budget (name, deployments, site, energy_mj, cost, currency, co2e_g)"
-                " VALUES (:name, :deployments, :site, :energy_mj, :cost, :currency, :co2e_g)"
+                "INSERT INTO gigawatch.alert_budget"
+                " (name, deployments, site, time_zone, energy_mj, cost, currency, co2e_g)"
+                " VALUES (:name, :deployments, :site, :time_zone, :energy_mj, :cost, :currency, :co2e_g)"
             ),
             rows,
         )
@@ -328,6 +335,7 @@ def _budget(name: str, budget: Budget, configuration: Configuration) -> dict[str
         "name": name,
         "deployments": deployments,
         "site": budget.site,
+        "time_zone": budget.time_zone,
         "energy_mj": None if budget.energy_mwh is None else round(budget.energy_mwh * mj_per_mwh),
         "cost": budget.cost,
         "currency": budget.currency,

@@ -11,6 +11,7 @@ from msgspec import Struct
 from sqlalchemy import Connection, text
 
 from api.factors.intervals import Factors, Interval, named, unfit
+from api.weighed_rollups import factors_changed
 from gigawatch.errors import ExitCode, GigawatchError
 
 Method = Literal["location", "market"]
@@ -146,6 +147,7 @@ def take(
     )
     assert import_id is not None
     _copy(connection, kind, import_id, site_id, factors.intervals)
+    factors_changed(connection, site_id, first, beyond)
     if dry_run:
         connection.rollback()
     values = [it.value for it in factors.intervals]
@@ -172,12 +174,16 @@ def remove(connection: Connection, table: FactorTable, import_id: int) -> Remove
         Unknown: there is no such import, or nothing of it counts any more.
     """
     retired = connection.execute(
-        text(f"UPDATE gigawatch.{table} SET retired = now() WHERE import_id = :import_id AND retired IS NULL"),
+        text(
+            f"UPDATE gigawatch.{table} SET retired = now() WHERE import_id = :import_id AND retired IS NULL"
+            " RETURNING site_id, start, stop"
+        ),
         {"import_id": import_id},
-    ).rowcount
-    if retired == 0:
+    ).all()
+    if not retired:
         raise Unknown(f"There is no import {import_id} of which anything counts", "The verb `list` names them.")
-    return Removed(import_id=import_id, retired=retired)
+    factors_changed(connection, retired[0].site_id, min(it.start for it in retired), max(it.stop for it in retired))
+    return Removed(import_id=import_id, retired=len(retired))
 
 
 def site_number(connection: Connection, name: str) -> int:

@@ -106,6 +106,13 @@ def upgrade() -> None:
             comment="Deployments that it is of, which may end in *; absent: it is of a site",
         ),
         sa.Column("site", sa.Text(), comment="Site that it is of; absent: of all"),
+        sa.Column(
+            "time_zone",
+            sa.Text(),
+            server_default="UTC",
+            nullable=False,
+            comment="Whose calendar months count: IANA name",
+        ),
         sa.Column("energy_mj", sa.BigInteger(), comment="Energy that may be used in a calendar month, mJ"),
         sa.Column("cost", sa.Numeric(), comment="What that may cost, in the currency"),
         sa.Column("currency", sa.Text(), comment="ISO 4217 code"),
@@ -359,6 +366,38 @@ def upgrade() -> None:
     op.create_index(
         "alert_change_alert_id_time_idx", "alert_change", ["alert_id", "time"], unique=False, schema="gigawatch"
     )
+    op.create_table(
+        "weighed_1h",
+        sa.Column("time", sa.DateTime(timezone=True), nullable=False, comment="Start of the hour"),
+        sa.Column(
+            "kind",
+            sa.Text(),
+            nullable=False,
+            comment="What it is weighed by: price, or location for its carbon intensity",
+        ),
+        sa.Column("deployment_id", sa.Integer(), nullable=False, comment="Of deployments; 0: of all GPUs of the site"),
+        sa.Column("site_id", sa.Integer(), nullable=False),
+        sa.Column("gpu_model", sa.Text(), nullable=False, comment="Model of the GPUs"),
+        sa.Column("pue", sa.Numeric(), comment="The site's configured PUE; absent where there is none"),
+        sa.Column("unit", sa.Text(), comment="Of the price; absent for intensities, and without a price"),
+        sa.Column("energy_mj", sa.Numeric(), nullable=False, comment="Energy of the GPUs, mJ"),
+        sa.Column("host_mj", sa.Numeric(), nullable=False, comment="Share of the metered hosts' own energy, mJ"),
+        sa.Column("unmetered_ms", sa.Numeric(), nullable=False, comment="GPU-time for which that is not known, ms"),
+        sa.Column("weighed_energy", sa.Numeric(), comment="energy_mj times the factor by kWh; absent without one"),
+        sa.Column("weighed_host", sa.Numeric(), comment="host_mj times that"),
+        sa.Column("weighed_unmetered", sa.Numeric(), comment="unmetered_ms times that"),
+        schema="gigawatch",
+        comment="Energy by the hour, weighed by price and carbon intensity, of 40 days: what budgets are sums of",
+    )
+    op.create_index("weighed_1h_time_kind_idx", "weighed_1h", ["time", "kind"], unique=False, schema="gigawatch")
+    for table, comment in (
+        ("rollup", "1m, 1h or 1d, the same of deployments: deployment_1m, …; meter_1h, weighed_1h"),
+        (
+            "rollup_dirty",
+            "1m, 1h, 1d; 1s of nodes missing in site_second; deployment_1m, …; meter_1h, facility_1d, weighed_1h",
+        ),
+    ):
+        op.alter_column(table, "level", existing_type=sa.TEXT(), comment=comment, schema="gigawatch")
     # Without a default for those that are there: what is old is not told as if it had just come.
     op.add_column(
         "event",

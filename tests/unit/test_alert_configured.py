@@ -110,6 +110,7 @@ def test_nothing_is_a_configuration_in_which_nobody_is_told() -> None:
         (", currency: EUR", "", "line 35: acme: cost and currency go together"),
         ("currency: EUR", "currency: euro", "line 35: currency = 'euro'"),
         (", co2e_t: 10.5", "", "line 36: hall limits nothing"),
+        ("site: oslo, co2e", "site: oslo, time_zone: Oslo, co2e", "line 36: hall: time zone 'Oslo' is not known"),
         ("co2e_t: 10.5", "co2e_t: -1", "line 36: co2e_t = '-1'"),
         # What the store, or the process that leads, could not take for as long as it is in force.
         ("hall_hot:\n    about: A hall is hot", 'hall_hot:\n    about: "A hall \\0"', "is no text that the store"),
