@@ -180,12 +180,21 @@ def _of_csv(text: str, recognise: Callable[[list[str]], Layout | None], time_zon
 
 
 def _main_sequence(table: Table, layout: Layout) -> Table:
-    """The rows of the first auction: those without a sequence, else with the least number."""
+    """The rows of each hour's first auction: those without a sequence, else with the least number.
+
+    By the hour, since zones got a second auction in the middle of a year, and auctions differ in the length of steps.
+    """
     if layout.sequence_at is None:
         return table
-    names = [cell.text for cell in table.column(layout.sequence_at)]
-    main = min(set(names), default="", key=lambda it: (it.lower() not in {"", "without sequence"}, len(it), it))
-    rows = [row for row, name in zip(table.rows, names, strict=True) if name == main]
+    hours = [cell.text[: len("31/12/2025 23")] for cell in table.column(layout.start)]
+    ranks = [
+        (cell.text.lower() not in {"", "without sequence"}, len(cell.text), cell.text)
+        for cell in table.column(layout.sequence_at)
+    ]
+    main: dict[str, tuple[bool, int, str]] = {}
+    for hour, rank in zip(hours, ranks, strict=True):
+        main[hour] = min(rank, main.get(hour, rank))
+    rows = [row for row, hour, rank in zip(table.rows, hours, ranks, strict=True) if rank == main[hour]]
     return Table(table.delimiter, rows)
 
 

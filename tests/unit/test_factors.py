@@ -215,6 +215,28 @@ def test_the_newer_entsoe_layout_names_the_time_where_clocks_are_set() -> None:
     assert found.source.endswith("BZN|DE-LU")
 
 
+def test_a_zone_that_gets_a_second_auction_in_the_middle_of_a_file_keeps_a_price_at_all_times() -> None:
+    mtu = "30/09/2025 {}:00 - 30/09/2025 {}:00"
+    rows = [
+        ("21:00", "22:00", "Without Sequence", "1"),
+        # Another auction of the same hour in quarters, as EXAA's beside the single day-ahead coupling.
+        *(
+            (f"22:{it:02}", f"22:{it + 15:02}" if it < 45 else "23:00", "Sequence Sequence 2", "9")
+            for it in (0, 15, 30, 45)
+        ),
+        ("22:00", "23:00", "Sequence Sequence 1", "2"),
+        ("23:00", "23:15", "Sequence Sequence 1", "3"),
+        ("23:00", "23:15", "Sequence Sequence 2", "9"),
+    ]
+    body = "".join(
+        f'"{mtu.format(start, stop)}","BZN|DE-LU","{name}","{price}","",""\n' for start, stop, name, price in rows
+    )
+    found = prices(NEWER.replace("CET/CEST", "UTC") + body)
+    assert [(it.start, it.value * 1_000) for it in found] == [
+        (utc(f"2025-09-30 {hour}:00"), value) for hour, value in ((21, 1), (22, 2), (23, 3))
+    ]
+
+
 def test_the_newer_entsoe_layout_in_spring_and_unmarked() -> None:
     marked = "30/03/2025 01:45:00 (CET) - 30/03/2025 03:00:00 (CEST)"
     for mtu in (marked, marked.replace(" (CET)", "").replace(" (CEST)", "")):
