@@ -2,15 +2,24 @@
 in the store is its register's difference, to the millijoule."""
 
 import json
+import os
+import re
+import subprocess
+import sys
 import time
 from pathlib import Path
+from typing import Any
 
+import yaml
 from sqlalchemy import Engine, text
 
-from tests.agents import running_agent, spooled, wait_for
+from gigawatch import database
+from tests.agents import environment, running_agent, spooled, wait_for
 from tests.modbus_meter import ModbusMeters
+from tests.processes import GIGAWATCH
 from tests.servers import running_api
 
+DEPLOY = Path(__file__).parents[2] / "deploy"
 UNITS = (1, 2)
 
 
@@ -70,3 +79,73 @@ def test_meters_energy_arrives_once_whatever_is_killed(database_url: str, engine
         counted = {name: registers[-1] - registers[0] for name, registers in told.items()}
         wait_for("energy", lambda: stored_mj(engine) == counted, 15)
     assert spooled(tmp_path / "data").meter_windows == []
+
+
+def test_the_gateway_runs_as_systemd_and_kubernetes_start_it(embedded_server: Any, tmp_path: Path) -> None:
+    """Command, environment and settings are the unit's and the manifest's; folders, meter and server the test's."""
+    database_url = embedded_server.create()
+    engine = database.engine(database_url)
+    unit = (DEPLOY / "gigawatch-gateway.service").read_text(encoding="utf-8")
+    manifest = yaml.safe_load_all((DEPLOY / "kubernetes/gateway.yaml").read_text(encoding="utf-8"))
+    kinds = {it["kind"]: it for it in manifest}
+    (container,) = kinds["Deployment"]["spec"]["template"]["spec"]["containers"]
+    meters = ModbusMeters(tmp_path / "meters")
+    meters.set(1, watts=50_000.0, first_mwh=10**9)
+    meters.start()
+    with running_api(database_url, tmp_path / "api.log") as api:
+        settings = kinds["ConfigMap"]["data"]["gigawatch.toml"]
+        for key, value in (("server_url", api.url), ("address", meters.address), ("map", str(meters.map))):
+            settings, times = re.subn(rf"^(\s*{key} = ).*$", rf"\1{json.dumps(value)}", settings, flags=re.MULTILINE)
+            assert times == 1
+        # Under systemd the same meter by another name, and no machine_id.
+        by_systemd = re.sub(r"^\s*(machine_id|tick_s) = .*$", "", settings, flags=re.MULTILINE)
+        settings_of = {"pod": settings, "unit": by_systemd.replace("hall-1-main", "hall-2-main")}
+
+        def placed(text_: str, kind: str) -> str:
+            """Paths of the host or the container as paths of the test."""
+            text_ = text_.replace("%d", "/run/credentials")
+            return re.sub(r"/(?:etc|var/lib|run)/", lambda found: f"{tmp_path / kind}{found[0]}", text_)
+
+        commands = {
+            "pod": container["args"][1:],
+            "unit": re.findall(r"^ExecStart=/opt/gigawatch/bin/gigawatch (.*)$", unit, re.MULTILINE)[0].split(),
+        }
+        variables = {
+            "pod": {it["name"]: placed(it["value"], "pod") for it in container["env"]},
+            "unit": dict(
+                placed(it, "unit").split("=", 1) for it in re.findall(r"^Environment=(.*)$", unit, re.MULTILINE)
+            ),
+        }
+        running = []
+        for kind, words in commands.items():
+            config = Path(placed("/etc/gigawatch/settings/gigawatch.toml", kind))
+            token, data = (Path(variables[kind][f"GIGAWATCH_{it}"]) for it in ("AGENT__TOKEN_FILE", "STORE__DATA_DIR"))
+            for folder in (config.parent, token.parent, data):
+                folder.mkdir(parents=True, exist_ok=True)
+            config.write_text(settings_of[kind], encoding="utf-8")
+            token.write_text(api.tokens["agent"], encoding="ascii")
+            token.chmod(0o440)
+            # The unit's settings are at their usual place.
+            usual = {"GIGAWATCH_CONFIG": str(config)} if kind == "unit" else {}
+            with (tmp_path / f"{kind}.log").open("wb") as log:
+                running.append(
+                    subprocess.Popen(
+                        [*GIGAWATCH, *(placed(it, kind) for it in words)],
+                        env=environment(None, **variables[kind], **usual), stderr=log,
+                    )
+                )  # fmt: skip
+        try:
+            wait_for("energy of both", lambda: stored_mj(engine).keys() == {"hall-1-main", "hall-2-main"}, 60)
+            probe = [placed(it, "pod") for it in container["livenessProbe"]["exec"]["command"]]
+            assert probe[0] == "python"
+            assert subprocess.run([sys.executable, *probe[1:]], check=False).returncode == 0
+            written = Path(placed("/var/lib/gigawatch/spool.sqlite-wal", "pod"))
+            os.utime(written, (time.time() - 200,) * 2)
+            assert subprocess.run([sys.executable, *probe[1:]], check=False, capture_output=True).returncode == 1
+        finally:
+            for its in running:
+                its.terminate()
+            codes = [its.wait(20) for its in running]
+            meters.kill()
+        engine.dispose()
+        assert codes == [0, 0], [(tmp_path / f"{kind}.log").read_text() for kind in commands]
