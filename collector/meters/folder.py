@@ -156,6 +156,8 @@ class Folder:
         self._rejected = 0
         self._waits = False
         """Whether the register of energy stands still although it should have moved: until it does."""
+        self._is_less = False
+        """Whether a phase flows backwards, now or at the reading before: what is counted is less than what flowed."""
         self._counts = False
         """Whether it tells more than what is now: temperatures, currents."""
         self._told: set[str] = set()
@@ -167,7 +169,9 @@ class Folder:
         if self._last is None:
             self._begin(at_ms, reading)
         self._ends_gap = self._last is None or at_ms - self._last_ms > self._longest_step_ms
-        self._power.take(at_ms, reading.power_mw)
+        self._is_less = self._power.is_phase_backwards
+        self._power.take(at_ms, reading.power_mw, reading.least_phase_mw)
+        self._is_less |= self._power.is_phase_backwards
         self._counts |= any(it is not None for it in (reading.energy_mj, reading.power_mw, reading.volume_ml))
         # Where values cannot be, its name is not believed either.
         identity = None if reading.refused else reading.identity
@@ -180,7 +184,7 @@ class Folder:
             self._integrate(at_ms, reading.power_mw)
         if reading.volume_ml is not None:
             self._count("volume", Mark(at_ms, reading.volume_ml), reading.volume_wraps_ml, replaced=replaced)
-        self._look_at_power(reading.power_mw)
+        self._look_at_power(reading.power_mw, reading.least_phase_mw)
         self._observe(at_ms, reading)
         self._last_ms, self._last = at_ms, reading
         return self._refused(reading)
@@ -228,6 +232,10 @@ class Folder:
         if step is None:
             return
         goes_on = step.meaning in {Meaning.GREW, Meaning.WRAPPED}
+        if is_energy and goes_on and self._is_less:
+            register.settle()
+            self._power.moved()
+            return
         moved = step.end.value != step.last.value or not goes_on
         since = step.since
         if is_energy and not moved:
@@ -304,7 +312,7 @@ class Folder:
 
     def _integrate(self, at_ms: int, power_mw: int | None) -> None:
         """Account for the power of a meter that has no register of energy."""
-        if self._last is not None:
+        if self._last is not None and not self._is_less:
             before = Mark(self._last_ms, 0, self._last.power_mw)
             self._model(before, Mark(at_ms, 0, power_mw), self._longest_step_ms, EnergyMethod.INTEGRATED)
 
@@ -420,13 +428,16 @@ class Folder:
             register.left_out = 0
         return tuple(refused)
 
-    def _look_at_power(self, power_mw: int | None) -> None:
+    def _look_at_power(self, power_mw: int | None, least_phase_mw: int | None) -> None:
         if power_mw is None:
             return
+        flows = f"its power flows backwards ({in_kw(power_mw)})"
+        if least_phase_mw is not None and self._power.is_phase_backwards:
+            flows = f"its power flows backwards in a phase ({in_kw(least_phase_mw)}, of {in_kw(power_mw)} in all)"
         self._tell_while(
             "meter_reversed", self._power.is_backwards,
-            f"its power flows backwards ({in_kw(power_mw)}): its current transformers are mounted the wrong way or"
-            " swapped, or energy flows back, which `both_ways` in its settings allows",
+            f"{flows}: its current transformers are mounted the wrong way or swapped, or energy flows back, which"
+            " `both_ways` in its settings allows",
         )  # fmt: skip
         if self._registers["energy"].base is None:
             self._tell_while(

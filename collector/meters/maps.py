@@ -23,13 +23,14 @@ from gigawatch.units import MILLIWATTS_PER_WATT
 
 FOLDER = Path(__file__).parent / "maps"
 
-Figure = Literal["energy", "power", "currents", "volume", "temperature", "identity"]
+Figure = Literal["energy", "power", "phases", "currents", "volume", "temperature", "identity"]
 Word = Annotated[str, Meta(pattern="^[a-z][a-z0-9_]*$")]
 JsonPath = Annotated[str, Meta(pattern=r"^[^.]+(\.[^.]+)*$")]
 """Names of properties and numbers of array elements, from the outside in, with dots between."""
 Raw = int | float | Decimal | str
 """A value as a meter tells it."""
 
+POWER_UNITS = {"mW": Fraction(1), "W": Fraction(10**3), "kW": Fraction(10**6), "MW": Fraction(10**9)}
 UNITS: dict[str, dict[str, Fraction]] = {
     "energy": {
         **{
@@ -38,7 +39,8 @@ UNITS: dict[str, dict[str, Fraction]] = {
         },
         **{unit: Fraction(10**zeros) for unit, zeros in {"mJ": 0, "J": 3, "kJ": 6, "MJ": 9, "GJ": 12}.items()},
     },
-    "power": {"mW": Fraction(1), "W": Fraction(10**3), "kW": Fraction(10**6), "MW": Fraction(10**9)},
+    "power": POWER_UNITS,
+    "phases": POWER_UNITS,
     "currents": {"mA": Fraction(1), "A": Fraction(10**3), "kA": Fraction(10**6)},
     # A US liquid gallon is 231 cubic inches of 16.387064 mL.
     "volume": {
@@ -55,6 +57,7 @@ _ZEROS = {"K": Fraction("-273150"), "F": Fraction(-160_000, 9)}
 _BOUNDS = {
     "energy": (0, 2**62),
     "power": (-2_400_000 * 10**6, 2_400_000 * 10**6),
+    "phases": (-2_400_000 * 10**6, 2_400_000 * 10**6),
     "currents": (0, 10**9),
     "volume": (0, 2**62),
     "temperature": (-100_000, 1_000_000),
@@ -123,7 +126,7 @@ class MapOf(Struct, Generic[ValueT], frozen=True, kw_only=True, forbid_unknown_f
     """What people should know who use it, and what could not be verified."""
     index: dict[Word, Index] = {}
     readings: dict[Figure, Annotated[tuple[ValueT, ...], Meta(min_length=1, max_length=64)]]
-    """Of several values, energy, power and volume are the sum, and of currents the greatest counts."""
+    """Of several values, energy, power and volume are the sum; of currents the greatest counts, of phases the least."""
 
     def __post_init__(self) -> None:
         """Check that units fit their figures, and that words are declared."""
@@ -251,7 +254,8 @@ def reading(
             else:
                 figures[figure] = _total(figure, map_.readings[figure], told, rated_kw)
         except Refused as error:
-            refused.append(f"{figure}: {error}")
+            # Meters that are wired without a neutral have no power of a phase.
+            refused += [f"{figure}: {error}"] * (figure != "phases")
     if not figures:
         raise MeterProblem(
             f"The meter tells nothing that can be: {'; '.join(refused)}",
@@ -262,6 +266,7 @@ def reading(
         energy_mj=figures.get("energy"),
         energy_wraps_mj=_wraps(map_, "energy"),
         power_mw=figures.get("power"),
+        least_phase_mw=figures.get("phases"),
         current_ma=figures.get("currents"),
         volume_ml=figures.get("volume"),
         volume_wraps_ml=_wraps(map_, "volume"),
@@ -281,7 +286,7 @@ def _total(figure: Figure, values: Sequence[Value], told: Sequence[Raw | Refused
             numbers.append(stored(figure, value, raw))
         except Refused as error:
             raise Refused(f"{str(raw)[:40]!r}: {error}") from None
-    total = max(numbers) if figure == "currents" else sum(numbers)
+    total = {"currents": max, "phases": min}.get(figure, sum)(numbers)
     shown = ", ".join(str(raw)[:40] for raw in told)
     least, most = _BOUNDS[figure]
     if not least <= total <= most:

@@ -9,6 +9,9 @@ MOST_MW = 2_000_000 * MILLIWATTS_PER_KILOWATT
 """In place of a rated_kw that settings do not say: the greatest that they may say."""
 NOISE_PART = 100
 """Power below 0 by at most this part of the greatest is no flow."""
+PHASE_PART = 10
+"""Power of a phase below 0 by at most this part of the whole is none that flows backwards: loads between two phases, of
+a low power factor, shift some from one to the other."""
 BACKWARDS_AFTER_MS = 30 * MILLISECONDS_PER_SECOND
 BACKWARDS_READINGS = 3
 FLAT_AFTER_MS = MILLISECONDS_PER_HOUR
@@ -34,7 +37,9 @@ class Power:
         self.due_mj = 0.0
         """What should have been counted since the register last moved, whichever way it flowed."""
         self.is_backwards = False
-        """Whether it flows the wrong way, and has for a while."""
+        """Whether it flows the wrong way, in all or in a phase, and has for a while."""
+        self.is_phase_backwards = False
+        """Whether that is a phase alone: what is metered is the others less that one."""
         self.is_flat = False
         """Whether it has not changed to the last digit for longer than this meter's does."""
         self._both_ways = settings.both_ways
@@ -62,7 +67,7 @@ class Power:
         self._last_ms = self._flat_ms = at_ms
         self._last_mw = power_mw
 
-    def take(self, at_ms: int, power_mw: int | None) -> None:
+    def take(self, at_ms: int, power_mw: int | None, least_phase_mw: int | None = None) -> None:
         """Take in a reading, later than the one before."""
         if power_mw is not None:
             self._greatest_mw = max(self._greatest_mw, abs(power_mw))
@@ -71,7 +76,7 @@ class Power:
                 # Across a gap, too: a register that did not move in it has to be explained.
                 mean_mw = (self._due(self._last_mw) + self._due(power_mw)) / 2
                 self.due_mj += mean_mw * (at_ms - self._last_ms) / MILLISECONDS_PER_SECOND
-            self._look_backwards(at_ms, power_mw)
+            self._look_backwards(at_ms, power_mw, least_phase_mw or 0)
             self._look_flat(at_ms, power_mw)
         self._last_ms, self._last_mw = at_ms, power_mw
 
@@ -97,15 +102,18 @@ class Power:
     def _is_beyond_noise(self, power_mw: int) -> bool:
         return -power_mw * NOISE_PART > self._greatest_mw
 
-    def _look_backwards(self, at_ms: int, power_mw: int) -> None:
-        if self._both_ways or power_mw >= 0 or not self._is_beyond_noise(power_mw):
-            self.is_backwards, self._backwards_readings = False, 0
+    def _look_backwards(self, at_ms: int, power_mw: int, least_phase_mw: int) -> None:
+        in_all = power_mw < 0 and self._is_beyond_noise(power_mw)
+        in_phase = -least_phase_mw * PHASE_PART > abs(power_mw) and self._is_beyond_noise(least_phase_mw)
+        if self._both_ways or not (in_all or in_phase):
+            self.is_backwards, self.is_phase_backwards, self._backwards_readings = False, False, 0
             return
         if self._backwards_readings == 0:
             self._backwards_ms = at_ms
         self._backwards_readings += 1
         lasts = at_ms - self._backwards_ms >= BACKWARDS_AFTER_MS
         self.is_backwards = lasts and self._backwards_readings >= BACKWARDS_READINGS
+        self.is_phase_backwards = self.is_backwards and not in_all
 
     def _look_flat(self, at_ms: int, power_mw: int) -> None:
         if power_mw == 0 or power_mw != self._last_mw:

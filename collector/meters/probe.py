@@ -9,13 +9,15 @@ from collector.meters import maps
 from collector.meters.drivers import driver
 from collector.meters.maps import Figure as Name
 from collector.meters.maps import Value, fill
+from collector.meters.power import MILLIWATTS_PER_KILOWATT
 from collector.meters.reading import Driver, Reading
 from gigawatch.settings import Meter
 from gigawatch.units import JOULES_PER_KWH, MILLIJOULES_PER_JOULE, SECONDS_PER_HOUR
 
 SHOWN: dict[Name, tuple[str, str, float]] = {
     "energy": ("energy_mj", "kWh", JOULES_PER_KWH * MILLIJOULES_PER_JOULE),
-    "power": ("power_mw", "kW", 1_000_000),
+    "power": ("power_mw", "kW", MILLIWATTS_PER_KILOWATT),
+    "phases": ("least_phase_mw", "kW", MILLIWATTS_PER_KILOWATT),
     "currents": ("current_ma", "A", 1_000),
     "volume": ("volume_ml", "m³", 1_000_000),
     "temperature": ("temp_mc", "°C", 1_000),
@@ -28,6 +30,8 @@ MISSING: dict[Name, str] = {
     "identity": "a replaced meter is known by its register alone",
 }
 """What it means that a figure is not told, where that matters."""
+THOUSANDFOLD = range(500, 2_000)
+"""Power that is so many times what the register grew by, or such a part of it, is in another unit than the map says."""
 
 
 class Figure(Struct, frozen=True, omit_defaults=True):
@@ -94,6 +98,7 @@ def _report(settings: Meter, reads: Driver, seconds: float) -> Report:
         power_kw = _power_kw(first, reading)
         if first.energy_mj is not None and first.energy_mj == reading.energy_mj and reading.power_mw:
             notes.append("The register did not move in this time: read for longer, until it steps once or twice.")
+        notes += _unit_notes(map_.name, power_kw, [first.power_mw, reading.power_mw])
     figures = []
     for name, (field, unit, scale) in SHOWN.items():
         values: tuple[Value, ...] = tuple(map_.readings.get(name, ()))
@@ -133,6 +138,21 @@ def _power_kw(first: Reading, last: Reading) -> float | None:
         return None
     grown_kwh = (last.energy_mj - first.energy_mj) / (JOULES_PER_KWH * MILLIJOULES_PER_JOULE)
     return grown_kwh * SECONDS_PER_HOUR / (last.at_s - first.at_s)
+
+
+def _unit_notes(map_name: str, by_register_kw: float | None, told_mw: list[int | None]) -> list[str]:
+    """What the register says of the unit of power: meters of one kind differ in it, or their documents do."""
+    kws = [abs(it) / MILLIWATTS_PER_KILOWATT for it in told_mw if it]
+    if not by_register_kw or len(kws) < len(told_mw):
+        return []
+    for times, words in ((max(kws) / by_register_kw, "times"), (by_register_kw / min(kws), "times less than")):
+        if round(times) in THOUSANDFOLD:
+            note = (
+                f"Power is about {round(times):,} {words} what the register grew by: its unit is not what the map"
+                f" {map_name} says, if that of energy is. Copy the map, and set the unit of power in it."
+            )
+            return [note]
+    return []
 
 
 def _where(value: Value, words: dict[str, str | int]) -> str:

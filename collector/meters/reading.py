@@ -19,6 +19,8 @@ class Reading(Struct, frozen=True, kw_only=True):
     """At what the register begins again from zero; absent where that is not known."""
     power_mw: int | None = None
     """Below 0 it flows the other way."""
+    least_phase_mw: int | None = None
+    """The least of its phases' powers."""
     current_ma: int | None = None
     """The greatest of the phases'."""
     volume_ml: int | None = None

@@ -3,6 +3,7 @@ is replaced or garbled, and nothing of it touches another meter. Meters are proc
 agent measured is read from its spool."""
 
 import json
+import re
 import signal
 import subprocess
 import time
@@ -268,6 +269,13 @@ def test_the_doctor_and_the_probe_look_at_meters(tmp_path: Path, start: Start) -
     assert figures["power"]["value"] == 90.0 and figures["power"]["where"] == ["register 2, type float32"]
     assert figures["energy"]["value"] == pytest.approx(1_000.0, abs=1)
     assert report["power_by_register_kw"] == pytest.approx(90, rel=0.02)
+    assert report["notes"] == []
+    # What the map takes for kW are W: the register knows.
+    wrong = tmp_path / "kilowatts.toml"
+    wrong.write_text(meters.map.read_text(encoding="utf-8").replace('unit = "W"', 'unit = "kW"'), encoding="utf-8")
+    done = run("meter", "probe", meters.address, "--map", str(wrong), "--index", "unit=1", "--seconds", "1", "--json")
+    (note,) = json.loads(done.stdout)["notes"]
+    assert re.match(r"Power is about (1,0\d\d|9\d\d) times what the register grew by", note)
 
     words = ("meter", "probe", meters.address, "--map", str(meters.map), "--index")
     done = run(*words, "unit=2", "--rated-kw", "10")

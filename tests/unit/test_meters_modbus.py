@@ -33,53 +33,65 @@ SHIPPED: dict[str, tuple[Image, Reading]] = {
     # Registers 3204, 3060, 3000 … and 130, counted from 1.
     "schneider-pm5000": (
         {
-            ("holding", 3_203): registers("q", 1_234_567_890), ("holding", 3_059): registers("f", 412.5),
+            ("holding", 3_203): registers("q", 1_234_567_890),
+            ("holding", 3_053): [
+                *registers("f", 140.25), *registers("f", 137.25), *registers("f", 135.0), *registers("f", 412.5),
+            ],
             ("holding", 2_999): registers("f", 600.5) + registers("f", 610.25) + registers("f", 590.0),
             ("holding", 129): registers("I", 3_000_123_456),
         },
-        Reading(at_s=0, energy_mj=1_234_567_890 * 3_600_000, power_mw=412_500_000, current_ma=610_250,
-                identity="3000123456"),
+        Reading(at_s=0, energy_mj=1_234_567_890 * 3_600_000, power_mw=412_500_000, least_phase_mw=135_000_000,
+                current_ma=610_250, identity="3000123456"),
     ),
     "schneider-ion": (
         {
             ("holding", 3_203): registers("q", 9_007_199_254_740_993),
-            ("holding", 2_999): [*registers("f", 4_000.0) * 3, *[0] * 54, *registers("f", -2_500.0)],
+            ("holding", 2_999): [
+                *registers("f", 4_000.0) * 3, *[0] * 48, *registers("f", -900.5), *registers("f", -799.5),
+                *registers("f", -800.0), *registers("f", -2_500.0),
+            ],
         },
         # More Wh than a double can count: 9 007 199 254 740 993 Wh are too much for the store, see below.
-        Reading(at_s=0, power_mw=-2_500_000_000, current_ma=4_000_000),
+        Reading(at_s=0, power_mw=-2_500_000_000, least_phase_mw=-900_500_000, current_ma=4_000_000),
     ),
     # 19012 … 19069, from 0.
     "janitza-umg96": (
         {
             ("holding", 19_012): [
-                *registers("f", 12.5), *registers("f", 13.0), *registers("f", 11.75), *[0] * 8,
+                *registers("f", 12.5), *registers("f", 13.0), *registers("f", 11.75), *[0] * 2,
+                *registers("f", 2_876.0), *registers("f", 2_874.25), *registers("f", 2_875.25),
                 *registers("f", 8_625.5), *[0] * 40, *registers("f", 16_777_216.0),
             ],
         },
-        Reading(at_s=0, energy_mj=16_777_216 * 3_600_000, power_mw=8_625_500, current_ma=13_000),
+        Reading(at_s=0, energy_mj=16_777_216 * 3_600_000, power_mw=8_625_500, least_phase_mw=2_874_250,
+                current_ma=13_000),
     ),
     # The least 16 bits first; 0.1 kWh, 0.1 W, 0.001 A. 1,234,567.8 kWh are 0x00BC614E.
     "carlo-gavazzi-em24": (
         {
             ("input", 0x34): [0x614E, 0x00BC], ("input", 0x28): swapped("i", -123_456),
             ("input", 0x0C): swapped("i", 16_384) + swapped("i", -20_001) + swapped("i", 0),
+            ("input", 0x12): swapped("i", 40_000) + swapped("i", -163_456) + swapped("i", 0),
         },
-        Reading(at_s=0, energy_mj=12_345_678 * KWH_MJ // 10, power_mw=-12_345_600, current_ma=20_001),
+        Reading(at_s=0, energy_mj=12_345_678 * KWH_MJ // 10, power_mw=-12_345_600, least_phase_mw=-16_345_600,
+                current_ma=20_001),
     ),
     "carlo-gavazzi-em24-rs485": (
         {
             ("input", 0x42): swapped("i", 7), ("input", 0x28): swapped("i", 70_000),
             ("input", 0x0C): swapped("i", 1) * 3,
+            ("input", 0x12): swapped("i", 30_000) + swapped("i", 20_000) + swapped("i", 20_000),
         },
-        Reading(at_s=0, energy_mj=7 * KWH_MJ // 10, power_mw=7_000_000, current_ma=1),
+        Reading(at_s=0, energy_mj=7 * KWH_MJ // 10, power_mw=7_000_000, least_phase_mw=2_000_000, current_ma=1),
     ),
     # Eastron's document has 43 66 33 34 (hexadecimal) for 230.2 as its example of a float.
     "eastron-sdm630": (
         {
             ("input", 0x48): registers("f", 1_024.5), ("input", 0x34): [0x4366, 0x3334],
             ("input", 0x06): registers("f", 1.5) + registers("f", 0.0) + registers("f", 2.25),
+            ("input", 0x0C): registers("f", 90.0) + registers("f", 0.0) + registers("f", 140.25),
         },
-        Reading(at_s=0, energy_mj=round(1_024.5 * KWH_MJ), power_mw=230_200, current_ma=2_250),
+        Reading(at_s=0, energy_mj=round(1_024.5 * KWH_MJ), power_mw=230_200, least_phase_mw=0, current_ma=2_250),
     ),
 }  # fmt: skip
 
@@ -316,9 +328,9 @@ def test_neighbours_are_read_together() -> None:
 
     assert asked_for("janitza-umg96") == [(3, 19_012, 58)]
     assert asked_for("schneider-ion") == [(3, 2_999, 62), (3, 3_203, 4)]
-    assert asked_for("schneider-pm5000") == [(3, 129, 2), (3, 2_999, 6), (3, 3_059, 2), (3, 3_203, 4)]
-    assert asked_for("eastron-sdm630") == [(4, 6, 6), (4, 52, 2), (4, 72, 2)]
-    assert asked_for("carlo-gavazzi-em24") == [(4, 0x0C, 6), (4, 0x28, 2), (4, 0x34, 2)]
+    assert asked_for("schneider-pm5000") == [(3, 129, 2), (3, 2_999, 6), (3, 3_053, 8), (3, 3_203, 4)]
+    assert asked_for("eastron-sdm630") == [(4, 6, 12), (4, 52, 2), (4, 72, 2)]
+    assert asked_for("carlo-gavazzi-em24") == [(4, 0x0C, 12), (4, 0x28, 2), (4, 0x34, 2)]
 
 
 def test_a_meter_is_read_again_after_it_was_away() -> None:

@@ -142,7 +142,7 @@ def test_a_plug_with_tasmota(broker: Broker, driver: Make) -> None:
 # The names of shelly-api-docs.shelly.cloud, EM and EMData; numbers made up.
 EM = {
     "id": 0, "a_current": 4.029, "b_current": 4.027, "c_current": 3.9, "n_current": None, "total_current": 11.083,
-    "total_act_power": 2_484.782,
+    "a_act_power": 951.2, "b_act_power": 951.1, "c_act_power": 582.482, "total_act_power": 2_484.782,
 }  # fmt: skip
 EMDATA = {"id": 0, "a_total_act_energy": 1.0, "total_act": 73_206.42, "total_act_ret": 5.0}
 
@@ -155,6 +155,7 @@ def test_a_shelly_of_three_phases_whose_energy_and_power_come_apart(broker: Brok
     broker.send("shellypro3em-0123/status/emdata:0", EMDATA)
     reading = read(meter, lambda it: it.power_mw is not None)
     assert (reading.energy_mj, reading.power_mw, reading.current_ma) == (73_206_420 * 3_600, 2_484_782, 4_029)
+    assert reading.least_phase_mw == 582_482
     broker.send("shellypro3em-0123/status/em:0", {**EM, "total_act_power": 9.0})
     later = read(meter, lambda it: it.power_mw == 9_000)
     assert (later.power_mw, later.at_s) == (9_000, reading.at_s), "a reading is of the moment of its energy"

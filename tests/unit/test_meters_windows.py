@@ -182,14 +182,15 @@ def test_windows_add_up_to_what_the_register_counted(
 def test_volume_and_energy_of_a_heat_meter_add_up_each_for_itself(beats: list[tuple[int, int, str]]) -> None:
     heat, water = (FakeMeter(2**16 * step - step, step, 2**16 * step, tells_identity=True) for step in (KWH, 1_000))
     watched = Watched()
-    at_ms, sane = 0, 0
+    at_ms, sane, named = 0, 0, False
     for length_ms, amount, fault in [*beats, (10_000, 50_000, "none"), (10_000, 50_000, "none")]:
         sane += 1
         gone_ms = 3_600_000 if fault == "gap" else length_ms
         at_ms += gone_ms
         heat.exact += amount * gone_ms
         water.exact += amount * gone_ms // 1_000_000
-        if fault == "replaced" and sane > 2:
+        # One whose name was never believed, since not all that it said could be, cannot be told from another.
+        if fault == "replaced" and sane > 2 and named:
             heat.replace(0)
             water.replace(0)
         told: dict[str, Any] = {
@@ -201,6 +202,7 @@ def test_volume_and_energy_of_a_heat_meter_add_up_each_for_itself(beats: list[tu
             told["refused"] = ("volume: '': it is no number",)
         else:
             told["volume_ml"], told["identity"] = water.read()
+            named = True
         if fault == "glitch" and sane > 2:
             sane = 0
             told["energy_mj"] = heat.register % heat.wraps + 30_000 * KWH + 1_234_567
@@ -496,6 +498,44 @@ def test_swapped_current_transformers_are_told_and_not_covered(falls: bool) -> N
     forward_kwh = 0.25 * 99
     assert watched.energy_mj() == pytest.approx(forward_kwh * KWH, rel=0.02)
     assert watched.covered_ms() <= 1_060_000
+
+
+@pytest.mark.parametrize("step_kwh", [0.01, 1.0])
+def test_one_current_transformer_of_three_that_is_swapped_is_told_and_not_covered(step_kwh: float) -> None:
+    """Of 90 kW, 30 in each phase, the meter counts 30: too little, and nothing else shows it."""
+    watched = Watched(settings(rated_kw=150.0))
+    kwh = 500.0
+    for turn in range(400):
+        swapped = 100 <= turn < 300
+        shown_kwh = kwh // step_kwh * step_kwh
+        watched.read(
+            10_000 * turn, energy_mj=round(shown_kwh * KWH), power_mw=(30 if swapped else 90) * KW,
+            least_phase_mw=(-30 if swapped else 29) * KW,
+        )  # fmt: skip
+        kwh += (30 if 100 <= turn + 1 < 300 else 90) / 360
+    windows = watched.end()
+    check_apart(windows)
+    assert watched.notices == [("meter_reversed", Severity.WARNING)]
+    assert watched.doubts() == {None, MeterDoubt.REVERSED}
+    # It is seen after 30 s; and what it counted last before that, in a step of its own, may be of that time too.
+    assert watched.energy_mj() == pytest.approx(0.25 * 198 * KWH, abs=(step_kwh + 0.35) * KWH)
+    assert 1_900_000 < watched.covered_ms() < 2_050_000
+    assert watched.energy_mj() / watched.covered_ms() == pytest.approx(90 * KW / 1_000, rel=0.03)
+
+
+def test_a_phase_that_flows_back_a_little_or_may_is_no_fault() -> None:
+    for its, least_mw in ((settings(rated_kw=150.0), -2 * KW), (settings(rated_kw=150.0, both_ways=True), -40 * KW)):
+        watched = Watched(its)
+        for turn in range(60):
+            watched.read(10_000 * turn, energy_mj=turn * KWH // 4, power_mw=90 * KW, least_phase_mw=least_mw)
+        watched.end()
+        assert watched.notices == [] and watched.energy_mj() == 59 * KWH // 4
+    watched = Watched()
+    for turn in range(60):
+        watched.read(10_000 * turn, power_mw=30 * KW, least_phase_mw=-30 * KW)
+    watched.end()
+    assert watched.notices == [("meter_reversed", Severity.WARNING)], "of a meter without a register, too"
+    assert watched.energy_mj() <= 30 * 30 * KW
 
 
 def test_time_that_flowed_backwards_is_not_covered_by_the_first_reading_after_it() -> None:

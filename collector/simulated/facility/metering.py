@@ -36,9 +36,9 @@ ROOM_MC = 24_000
 """Of the air at a meter's own sensor."""
 BITS = {"int16": 15, "uint16": 16, "int32": 31, "uint32": 32, "int64": 63, "uint64": 64}
 """Of a number that grows."""
-DECIMALS = {"energy": 0, "power": 0, "currents": 3}
+DECIMALS = {"energy": 0, "power": 0, "phases": 0, "currents": 3}
 """What an SNMP agent says that it has behind the point, where its map asks for it."""
-NOW: frozenset[Figure] = frozenset({"power", "currents", "temperature"})
+NOW: frozenset[Figure] = frozenset({"power", "phases", "currents", "temperature"})
 """What is now, and not what was counted."""
 MICROLITRES_PER_MILLILITRE = 1_000
 MILLIJOULES_PER_WATT_HOUR = 3_600_000
@@ -177,6 +177,7 @@ class SimulatedMeter:
             "energy": counted,
             "volume": counted // MICROLITRES_PER_MILLILITRE,
             "power": power_mw,
+            "phases": power_mw,
             "temperature": temp_mc,
         }[figure]
         return [Fraction(whole, count)] * count
