@@ -12,9 +12,12 @@ from hypothesis import strategies as st
 from sqlalchemy import Engine, text
 
 from api.meter_sql import FOLD_MARKED, FOLD_NEW, MARK_SITES, OF_DAYS
-from api.rollups import Folder
+from api.rollups import Folder as Rollups
+from collector.meters.folder import Folder
+from collector.meters.reading import Reading as MeterReading
 from gigawatch import database
 from gigawatch.records import EnergyMethod, MeterDoubt, MeterWindow
+from gigawatch.settings import Meter
 from tests.facility import DAY, HOUR, KWH_MJ, fold, hourly, place, send, today, window
 from tests.factory import rows
 
@@ -273,7 +276,7 @@ def test_a_leader_that_is_killed_at_any_step_leaves_what_the_next_goes_on_from(e
         if fatal is FOLD_MARKED:
             send(engine, windows[60:])
         with Fatal.connect(url, autocommit=True, options="-c timezone=UTC") as connection_:
-            folder = Folder(connection_)
+            folder = Rollups(connection_)
             with pytest.raises(Killed):
                 folder.run(today() + HOUR)
     fold(engine)
@@ -793,6 +796,36 @@ def test_a_meter_of_power_alone_that_does_not_follow_what_it_feeds_stands_still(
     send(engine, hourly("v", START, len(powers_w), kwh=1))
     fold(engine)
     assert told() == [0] * len(stuck)
+
+
+def test_what_an_agent_read_of_a_meter_of_power_alone_that_stood_still_is_in_no_pue(
+    engine: Engine, report: Report
+) -> None:
+    """By the agent's own folding: its power changes for two hours, stands still for two, changes again for two."""
+    place(engine, {"u": {"role": "utility"}, "ups": {"role": "ups_out"}, "p": {"role": "pdu"}}, feeds=[("ups", "p")])
+    folder = Folder(Meter(name="ups", driver="modbus", address="10.0.0.1", map="m", interval_s=60.0), 60_000)
+    start_ms = round(START.timestamp() * 1_000)
+    windows, fed_kwh = [], [0.0] * 6
+    for minute in range(361):
+        load_w = 100_000 + 8_000 * (minute % 7) + 6_000 * (minute // 60)
+        shown_w = load_w if not 120 <= minute < 240 else 118_321
+        folder.add(start_ms + 60_000 * minute, MeterReading(at_s=60.0 * minute, power_mw=shown_w * 1_000))
+        windows += folder.close(start_ms + 60_000 * minute)
+        fed_kwh[min(minute // 60, 5)] += load_w / 60_000 * 0.98 * (minute < 360)
+    windows += folder.close(start_ms + 60_000 * 361, stop=True)
+    send(engine, [
+        *windows, *(window("p", START + hour * HOUR, kwh=kwh) for hour, kwh in enumerate(fed_kwh)),
+        *hourly("u", START, 6, kwh=200),
+    ])  # fmt: skip
+    fold(engine)
+    faulty = {
+        (it["category"], (it["time"] - START) // HOUR): it["hours_faulty"]
+        for it in pue(report, step="1 hour", stop=START + 6 * HOUR)
+    }
+    # Of the hours beside them too, in one of which it began: there nobody can say how long it stood still.
+    assert {hour for (category, hour), count in faulty.items() if category == 1 and count} >= {2, 3}
+    assert not {hour for (category, hour), count in faulty.items() if category == 1 and count} & {0, 5}
+    assert not any(count for (category, _), count in faulty.items() if category == 2)
 
 
 def test_an_hour_that_an_agent_does_not_believe_is_left_out_unless_a_later_reading_makes_it_known(
