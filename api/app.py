@@ -22,7 +22,7 @@ from api.alerts.configured import rules_in_force
 from api.alerts.keeper import EVALUATORS, HURRIED, SLOW, Keeper
 from api.alerts.telling import Telling
 from api.counts import Counts
-from api.documents import Greeting, Problem, answers, describe
+from api.documents import Greeting, Problem, answers, describe, known_parameters
 from api.factors import routes as factor_routes
 from api.ingest import RETRY_SOON, Ingest
 from api.metrics import CONTENT_TYPE, Metrics
@@ -123,11 +123,8 @@ def build(loaded: Settings) -> FastAPI:
         rules_engine.dispose()
 
     app = FastAPI(title="Gigawatch", version=__version__, description=DESCRIPTION, lifespan=life, redoc_url=None)
-    app.include_router(router)
-    app.include_router(factor_routes.router)
-    app.include_router(topology_routes.router)
-    app.include_router(report_routes.router)
-    app.include_router(alert_routes.router)
+    for it in (router, factor_routes.router, topology_routes.router, report_routes.router, alert_routes.router):
+        app.include_router(it, dependencies=[Depends(known_parameters)])
     app.openapi = lambda: describe(app)  # type: ignore[method-assign] # FastAPI's own way to extend it
     _add_hello(app)
     _add_health(app)

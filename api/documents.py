@@ -3,9 +3,10 @@
 from typing import Any, get_args
 
 import msgspec
-from fastapi import FastAPI
+from fastapi import FastAPI, Request
 from fastapi.openapi.utils import get_openapi
 from msgspec import Struct
+from starlette.exceptions import HTTPException
 
 from gigawatch.findings import Finding
 from gigawatch.records import Event, GpuHealth, GpuWindow, Inventory, MeterWindow, NodeWindow, ServingWindow
@@ -109,6 +110,20 @@ def _ingest() -> dict[str, Any]:
         "requestBody": {"required": True, "content": {JSON: batch, MSGPACK: batch, BATCHES: many}},
         "responses": {str(status): answer for status, answer in answers(Receipt, 400, 409, 413, 415).items()},
     }
+
+
+async def known_parameters(request: Request) -> None:
+    """A dependency that refuses parameters that nobody knows: what they ask for would be left out without a word.
+
+    Raises:
+        HTTPException: 422 with the parameters that are known.
+    """
+    operation = describe(request.app)["paths"][request.scope["route"].path][request.method.lower()]
+    known = [it["name"] for it in operation.get("parameters", ()) if it["in"] == "query"]
+    for name, value in request.query_params.items():
+        if name not in known:
+            words = f"leave it out, or name one of {', '.join(known)}" if known else "leave it out"
+            raise HTTPException(422, f"Parameter {name[:80]} = {value[:80]!r} is not known: {words}")
 
 
 def describe(app: FastAPI) -> dict[str, Any]:

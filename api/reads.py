@@ -634,7 +634,14 @@ def eu_eed(
     category: Category = None,
 ) -> Response:
     """The figures of a site's yearly report under Delegated Regulation (EU) 2024/1364, and what is missing for it."""
-    return _read(request, lambda connection: facility_readings.eu_eed(connection, site, year, category) or None)
+
+    def read(connection: Connection) -> list[facility_readings.EuIndicator]:
+        found = facility_readings.eu_eed(connection, site, year, category)
+        if not found:
+            raise HTTPException(404, f"site = {site!r} is not known: GET /api/v1/sites names those that are")
+        return found
+
+    return _read(request, read)
 
 
 @router.get("/tariffs", responses=answers(list[readings.Tariff]))

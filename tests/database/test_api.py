@@ -221,6 +221,11 @@ def test_answers_are_what_the_document_says(api: Api, document: dict[str, Any]) 
         ("/api/v1/pue?group_by=rack", 422, "group_by = 'rack'"),
         ("/api/v1/pue?category=4", 422, "category = '4'"),
         ("/api/v1/eu-eed?year=2026", 422, "site"),
+        ("/api/v1/eu-eed?year=2026&site=bergen", 404, "site = 'bergen' is not known"),
+        # It would be a figure of the fleet that somebody takes for one of each site.
+        ("/api/v1/pue?group=site", 422, "Parameter group = 'site' is not known: leave it out, or name one of "),
+        ("/api/v1/carbon?method=market", 422, "Parameter method = 'market' is not known"),
+        ("/api/v1/sites?site=oslo", 422, "Parameter site = 'oslo' is not known: leave it out"),
         ("/api/v1/facility-gaps?start=2024-01-01", 422, "start and stop are more than 366 days apart"),
         ("/api/v1/reports/monthly?site=oslo&month=2026-13", 422, "month = '2026-13' is not a month"),
         ("/api/v1/reports/monthly?site=oslo&month=2026-01&time_zone=Mars", 422, "time zone 'Mars' is not known"),
