@@ -157,7 +157,7 @@ def parse(url: str, answer: Answer, advice: Advice, only: Iterable[str] = ()) ->
     except (ValueError, LookupError, TypeError, AttributeError, OverflowError) as error:
         # The parsers fail in all these ways on what is malformed.
         raise GigawatchError(
-            f"{url} answers what is not in Prometheus' format ({error}); it begins {answer.text[:60]!r}",
+            f"{url} answers what is not in Prometheus' format ({str(error)[:100]}); it begins {answer.text[:60]!r}",
             advice.path,
             ExitCode.DATA,
         ) from error
