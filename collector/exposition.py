@@ -172,11 +172,11 @@ def _unreachable(url: str, error: Exception, limit_s: float, advice: Advice) -> 
             f"{advice.slow} A firewall that drops packets looks the same.",
             ExitCode.UNREACHABLE,
         )
-    return GigawatchError(
-        f"{url} cannot be reached: {error}",
-        advice.port,
-        ExitCode.UNREACHABLE,
-    )
+    if isinstance(error, urllib3.exceptions.LocationValueError):
+        return GigawatchError(f"{url} is no address of metrics: {error}", advice.path, ExitCode.CONFIGURATION)
+    # Of a connection that was refused, urllib3 says first which object it was.
+    reason = str(error).partition(": ")[2] if refused else error
+    return GigawatchError(f"{url} cannot be reached: {reason}", advice.port, ExitCode.UNREACHABLE)
 
 
 def _check(url: str, response: urllib3.BaseHTTPResponse, advice: Advice) -> None:
