@@ -157,7 +157,7 @@ def parse(url: str, answer: Answer, advice: Advice, only: Iterable[str] = ()) ->
     except (ValueError, LookupError, TypeError, AttributeError, OverflowError) as error:
         # The parsers fail in all these ways on what is malformed.
         raise GigawatchError(
-            f"{url} answers what is not in Prometheus' format ({error}); it begins {answer.text[:60]!r}",
+            f"{url} answers what is not in Prometheus' format ({str(error)[:100]}); it begins {answer.text[:60]!r}",
             advice.path,
             ExitCode.DATA,
         ) from error
@@ -172,11 +172,11 @@ def _unreachable(url: str, error: Exception, limit_s: float, advice: Advice) -> 
             f"{advice.slow} A firewall that drops packets looks the same.",
             ExitCode.UNREACHABLE,
         )
-    return GigawatchError(
-        f"{url} cannot be reached: {error}",
-        advice.port,
-        ExitCode.UNREACHABLE,
-    )
+    if isinstance(error, urllib3.exceptions.LocationValueError):
+        return GigawatchError(f"{url} is no address of metrics: {error}", advice.path, ExitCode.CONFIGURATION)
+    # Of a connection that was refused, urllib3 says first which object it was.
+    reason = str(error).partition(": ")[2] if refused else error
+    return GigawatchError(f"{url} cannot be reached: {reason}", advice.port, ExitCode.UNREACHABLE)
 
 
 def _check(url: str, response: urllib3.BaseHTTPResponse, advice: Advice) -> None:

@@ -32,7 +32,12 @@ class GigawatchError(click.ClickException):
     """
 
     def __init__(self, problem: str, remedy: str, exit_code: ExitCode = ExitCode.FAILURE) -> None:
-        super().__init__(f"{problem}\n  {remedy}" if remedy else problem)
-        self.problem = problem
+        self.problem = _printable(problem)
+        super().__init__(f"{self.problem}\n  {remedy}" if remedy else self.problem)
         self.remedy = remedy
         self.exit_code = int(exit_code)  # type: ignore[misc] # click reads it from the instance
+
+
+def _printable(text: str) -> str:
+    """What others said may hold what a terminal obeys: that is written as Python writes it."""
+    return "".join(it if it.isprintable() or it == "\n" else repr(it)[1:-1] for it in text)

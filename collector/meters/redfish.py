@@ -221,7 +221,9 @@ class RedfishDriver:
                 "Management controllers are slow: a greater timeout_s and interval_s may help. A firewall that drops"
                 " packets looks the same.",
             )
-        return MeterProblem(f"{self._url} cannot be reached: {error}", "Check the address, and that Redfish is on.")
+        # Of a connection that was refused, urllib3 says first which object it was.
+        reason = str(error).partition(": ")[2] if refused else error
+        return MeterProblem(f"{self._url} cannot be reached: {reason}", "Check the address, and that Redfish is on.")
 
     def _refused(self, status: int) -> MeterProblem:
         if status in {401, 403}:

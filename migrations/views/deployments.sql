@@ -135,30 +135,30 @@ BEGIN ATOMIC
 END;
 
 -- Hours and days of some spans in which a site's configured PUE changes, with its mean by time: NULL unless all of the bucket has one.
+-- What counts in such a bucket, and not in all of it, begins or ends within it. What changes before the period or after it does not matter.
 CREATE FUNCTION expanded.changing_pue(spans timestamptz[])
 RETURNS TABLE (site_id integer, level text, "time" timestamptz, value numeric)
 LANGUAGE sql STABLE PARALLEL SAFE ROWS 100
 BEGIN ATOMIC
-    SELECT b.site_id, b.level, b.time, mean.value
-    FROM (
-        SELECT DISTINCT f.site_id, l.name AS level, date_bin(l.length, change.moment, '2000-01-01Z') AS time, l.length
-        FROM gigawatch.configured_pue AS f
-        CROSS JOIN LATERAL (VALUES (f.start), (f.stop)) AS change (moment)
-        CROSS JOIN (VALUES ('1h', interval '1 hour'), ('1d', '1 day')) AS l (name, length)
-        WHERE f.retired IS NULL AND change.moment <> date_bin(l.length, change.moment, '2000-01-01Z')
-            AND change.moment > (SELECT min(moment) FROM unnest(spans) AS moment) - interval '1 day'
-            AND change.moment < (SELECT max(moment) FROM unnest(spans) AS moment WHERE isfinite(moment))
+    SELECT f.site_id, l.name, b.time, CASE WHEN sum(part.s) = extract(epoch FROM l.length) THEN sum(part.s * f.pue) / sum(part.s) END
+    FROM gigawatch.configured_pue AS f
+    CROSS JOIN (
+        SELECT min(moment) AS first, max(moment) FILTER (WHERE isfinite(moment)) AS beyond FROM unnest(spans) AS moment
+    ) AS period
+    CROSS JOIN (VALUES ('1h', interval '1 hour'), ('1d', '1 day')) AS l (name, length)
+    CROSS JOIN LATERAL (
+        SELECT date_bin(l.length, change.moment, '2000-01-01Z') AS time,
+            bool_or(change.moment > period.first AND change.moment < period.beyond) AS matters
+        FROM (VALUES (f.start), (f.stop)) AS change (moment)
+        WHERE change.moment <> date_bin(l.length, change.moment, '2000-01-01Z')
+        GROUP BY 1
     ) AS b
     CROSS JOIN LATERAL (
-        SELECT CASE WHEN sum(part.s) = extract(epoch FROM b.length) THEN sum(part.s * f.pue) / sum(part.s) END AS value
-        FROM gigawatch.configured_pue AS f
-        CROSS JOIN LATERAL (
-            SELECT extract(epoch FROM least(f.stop, b.time + b.length) - greatest(f.start, b.time)) AS s
-        ) AS part
-        -- As the index of its constraint has it.
-        WHERE f.retired IS NULL AND int4range(f.site_id, f.site_id, '[]') && int4range(b.site_id, b.site_id, '[]')
-            AND tstzrange(f.start, f.stop) && tstzrange(b.time, b.time + b.length)
-    ) AS mean;
+        SELECT extract(epoch FROM least(f.stop, b.time + l.length) - greatest(f.start, b.time)) AS s
+    ) AS part
+    WHERE f.retired IS NULL AND f.stop > period.first - interval '1 day' AND f.start < period.beyond + interval '1 day'
+    GROUP BY f.site_id, l.name, l.length, b.time
+    HAVING bool_or(b.matters);
 END;
 
 -- Energy by bucket at one boundary: mj is NULL where it is not known there, since neither the hosts nor others with the same GPUs

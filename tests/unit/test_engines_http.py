@@ -175,8 +175,12 @@ def test_an_answer_that_is_none_is_refused_in_time(
 def test_an_address_where_nobody_listens_is_refused() -> None:
     with socket.create_server(("127.0.0.1", 0)) as closed:
         port = closed.getsockname()[1]
-    with connections() as pool, pytest.raises(GigawatchError, match="Connection refused"):
+    refused = r"/metrics cannot be reached: Failed to establish a new connection: .*Connection refused"
+    with connections() as pool, pytest.raises(GigawatchError, match=refused):
         fetch(pool, f"http://127.0.0.1:{port}/metrics")
+    with connections() as pool, pytest.raises(GigawatchError, match=r"no address of metrics: .*scheme ftp") as caught:
+        fetch(pool, "ftp://127.0.0.1/metrics")
+    assert caught.value.exit_code == ExitCode.CONFIGURATION
 
 
 def test_an_answer_that_says_it_is_not_compressed_is_read(serve: Callable[[Behaviour], Server]) -> None:

@@ -308,6 +308,7 @@ def test_labels_that_are_not_known_are_told() -> None:
         'vllm:generation_tokens_total{model_name="m"} many',
         "# TYPE x bogus\nx 1\n",
         "\x00\x01\x02",
+        "\x1b[2J" * 5_000,
     ],
 )
 def test_what_is_malformed_is_refused_with_its_beginning(text: str) -> None:
@@ -315,6 +316,9 @@ def test_what_is_malformed_is_refused_with_its_beginning(text: str) -> None:
         exposition(text)
     assert caught.value.exit_code == ExitCode.DATA
     assert repr(text[:60]) in caught.value.problem
+    # A terminal would obey it.
+    assert str(caught.value).replace("\n", "").isprintable()
+    assert len(caught.value.problem) < 1_000
 
 
 @pytest.mark.parametrize("content_type", [TEXT, "application/openmetrics-text; version=1.0.0"])
