@@ -703,11 +703,13 @@ def test_the_power_ratio_now_is_of_the_last_minutes_and_of_all_meters(engine: En
     (found,) = report(asked)
     assert (found["power_ratio"], found["it_power_w"], found["meters_silent"]) == (1.2, 250, 0)
     # One that is read each quarter of an hour tells what is now until three of these are over.
-    for ended_min, silent in ((46, 1), (44, 0)):
+    quarter = timedelta(minutes=15)
+    newest_ended = START + (now - START) // quarter * quarter
+    for quarters_ago, silent in ((3, 1), (1, 0)):
         with engine.begin() as connection:
             connection.execute(text("DELETE FROM gigawatch.meter_window WHERE meter_id = (SELECT meter_id FROM"
                                     " gigawatch.meter WHERE name = 'a')"))  # fmt: skip
-        begun = datetime.now(START.tzinfo) - timedelta(minutes=ended_min + 15)
+        begun = newest_ended - (quarters_ago + 1) * quarter
         send(engine, [window("a", begun, covered_ms=900_000, energy_mj=90_000_000)])
         (found,) = report(asked)
         assert (found["power_ratio"], found["meters_silent"]) == (None if silent else 1.2, silent)
