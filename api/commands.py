@@ -54,6 +54,7 @@ def serve(
     with sharing():
         serving.serve(
             "api.app:create",
+            config,
             loaded,
             "server",
             "The API is at {address}, described at {address}/docs",

@@ -50,6 +50,7 @@ def dashboard(
         )
     serving.serve(
         "dashboard.app:create",
+        config,
         loaded,
         "dashboard",
         "The dashboard is at {address}/",

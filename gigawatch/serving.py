@@ -4,7 +4,7 @@ import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import click
 import msgspec
@@ -17,6 +17,7 @@ from gigawatch.ports import require_free
 from gigawatch.schema import require_revision
 from gigawatch.settings import Dashboard, Server, Settings, Store
 
+Section = Literal["server", "dashboard"]
 STORE_FLAGS = (
     click.option("--database-url", help="The database; by default the embedded one in the data directory."),
     click.option("--data-dir", help="Folder of the embedded database."),
@@ -53,11 +54,12 @@ def opened(store: Store) -> Iterator[Engine]:
             engine.dispose()
 
 
-def serve(application: str, loaded: Settings, section: str, said: str, **options: Any) -> None:
+def serve(application: str, config: Path | None, loaded: Settings, section: Section, said: str, **options: Any) -> None:
     """Serve until we are stopped.
 
     Args:
         application: module and name of the function that makes it, in each serving process.
+        config: the file of settings that was named.
         loaded: the settings in force.
         section: server or dashboard: where its address is set.
         said: what to tell people first, with {address} in it.
@@ -69,7 +71,7 @@ def serve(application: str, loaded: Settings, section: str, said: str, **options
     place: Server | Dashboard = getattr(loaded, section)
     require_free(place.host, place.port, f"{section}.port", "--port")
     with opened(loaded.store) as engine:
-        hand_down(loaded, engine.url.render_as_string(hide_password=False), section)
+        hand_down(config, loaded, engine.url.render_as_string(hide_password=False), section)
         # The serving processes have connections of their own.
         engine.dispose()
         click.echo(said.format(address=_address(place.host, place.port)), err=True)
@@ -86,9 +88,14 @@ def serve(application: str, loaded: Settings, section: str, said: str, **options
         ).serve()
 
 
-def hand_down(loaded: Settings, url: str, section: str) -> None:
-    """Put the settings in force where the serving processes read theirs: the environment."""
-    for name in ("store", section, "retention"):
+def hand_down(config: Path | None, loaded: Settings, url: str, section: Section) -> None:
+    """Put the settings in force where the serving processes read theirs: the environment.
+
+    Flags say something of the store and of a section alone; all else is in the file.
+    """
+    if config is not None:
+        os.environ["GIGAWATCH_CONFIG"] = str(config.absolute())
+    for name in ("store", section):
         for key, value in msgspec.to_builtins(getattr(loaded, name)).items():
             if value is not None:
                 os.environ[f"GIGAWATCH_{name.upper()}__{key.upper()}"] = str(value)

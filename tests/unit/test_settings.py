@@ -86,9 +86,17 @@ def test_a_named_file_must_exist(tmp_path: Path) -> None:
         load(None, environment={"GIGAWATCH_CONFIG": str(tmp_path / "none.toml")})
 
 
-def test_serving_processes_get_the_retention_of_a_named_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_serving_processes_get_all_of_a_named_file_and_the_flags(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     given: dict[str, str] = {}
     monkeypatch.setattr(os, "environ", given)
-    loaded = load(write(tmp_path, "[retention]\nwindows_d = 3\nevents_d = 400"), environment={})
-    serving.hand_down(loaded, "postgresql://db/gigawatch", "server")
-    assert load(environment=given).retention == loaded.retention
+    write(tmp_path, '[retention]\nwindows_d = 3\n[alerts]\nallow_targets = ["127.0.0.1"]\n[server]\nport = 8700')
+    monkeypatch.chdir(tmp_path)
+    config = Path("gigawatch.toml")
+    loaded = load(config, {"server.host": "::1", "server.port": 8800}, environment={})
+    serving.hand_down(config, loaded, "postgresql://db/gigawatch", "server")
+    monkeypatch.chdir("/")
+    found = load(environment=given)
+    assert (found.alerts, found.retention, found.server) == (loaded.alerts, loaded.retention, loaded.server)
+    assert found.alerts.allow_targets == ("127.0.0.1",) and (found.server.host, found.server.port) == ("::1", 8800)
