@@ -13,7 +13,7 @@ from sqlalchemy import Connection
 from dashboard import figures, quantities, token_figures, view
 from dashboard.components import chart, panel
 from dashboard.pages.fleet import events_table
-from dashboard.plots import Chart, Series, bins, ms
+from dashboard.plots import Chart, Series, bins, is_late, ms
 from dashboard.theme import Theme
 from dashboard.view import Period, View
 from gigawatch import facility_readings, readings, token_readings
@@ -165,7 +165,12 @@ def mark(drawn: Chart, alert: Alert, period: Period, theme: Theme) -> Chart:
     for time, words in moments(alert, period):
         # Below the words that figures have at their top.
         figure.upright(
-            ms(time), {"color": colour, "width": 1.4, "dash": "dash"}, words, {"color": colour, "size": 11}, height=0.9
+            ms(time),
+            {"color": colour, "width": 1.4, "dash": "dash"},
+            words,
+            {"color": colour, "size": 11},
+            before=is_late(time, period),
+            height=0.9,
         )
     said = ", ".join(f"{words} at {quantities.clock(time)}" for time, words in moments(alert, period))
     return Chart(figure, f"{drawn.summary} The alert {said}." if said else drawn.summary)

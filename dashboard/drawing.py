@@ -33,10 +33,13 @@ class Drawing(dict[str, Any]):
         self._shape(type="line", line=line, x0=0, x1=1, xref="x domain", y0=y, y1=y, yref="y")
         self.note(text=text, font=font, x=0, xref="x domain", xanchor="left", y=y, yref="y", yanchor="bottom")
 
-    def upright(self, x: float, line: Properties, text: str, font: Properties, height: float = 1) -> None:
-        """Add a line from the bottom to the top at a time, with words beside it, so high of the whole."""
+    def upright(
+        self, x: float, line: Properties, text: str, font: Properties, *, before: bool, height: float = 1
+    ) -> None:
+        """Add a line from the bottom to the top at a time, with words before or behind it, so high of the whole."""
         self._shape(type="line", line=line, x0=x, x1=x, xref="x", y0=0, y1=1, yref="y domain")
-        self.note(text=text, font=font, x=x, xref="x", xanchor="left", y=height, yref="y domain", yanchor="top")
+        side = "right" if before else "left"
+        self.note(text=text, font=font, x=x, xref="x", xanchor=side, y=height, yref="y domain", yanchor="top")
 
     def band(self, x0: float, x1: float, **look: Any) -> None:
         """Shade what lies between two times."""

@@ -28,6 +28,7 @@ from dashboard.plots import (
     faint,
     gaps_in_words,
     in_words,
+    is_late,
     middles,
     ms,
     only_where,
@@ -752,4 +753,5 @@ def _marks(figure: Drawing, events: Sequence[EventRow], period: Period, theme: T
             figure.upright(
                 ms(event.time), {"color": theme.bad, "width": 1.2, "dash": "dot"},
                 f"XID {event.code}" if event.code is not None else event.kind, {"color": theme.bad, "size": 11},
+                before=is_late(event.time, period),
             )  # fmt: skip

@@ -38,6 +38,11 @@ def bins(period: Period) -> list[datetime]:
     return times
 
 
+def is_late(time: datetime, period: Period) -> bool:
+    """Whether a moment is so near to the end of a period that words behind it would be cut off."""
+    return time > period.stop - 0.15 * (period.stop - period.start)
+
+
 DASHES = ("solid", "dot", "dash")
 
 

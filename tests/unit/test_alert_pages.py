@@ -5,7 +5,7 @@ from typing import Any
 
 import pytest
 
-from dashboard import acting, alert_parts, alert_series
+from dashboard import acting, alert_parts, alert_series, plots, theme
 from dashboard.pages import alert_rules, alert_silences
 from dashboard.view import Period
 from gigawatch.alerts.matchers import Matcher
@@ -155,3 +155,14 @@ def test_what_came_of_a_test_is_said(state: Any, attempts: int, answer: str | No
         status=None, answer=answer, title="",
     )  # fmt: skip
     assert acting.outcome(line).startswith(said)
+
+
+def test_words_beside_a_moment_are_not_cut_off_at_the_end() -> None:
+    period = Period(NOW - timedelta(minutes=30), NOW, timedelta(minutes=1))
+    chart = alert_series.mark(
+        plots.Chart(plots.blank(theme.LIGHT, period, height=100), ""),
+        alert(started=NOW - timedelta(minutes=20), fired=NOW - timedelta(minutes=2)), period, theme.LIGHT,
+    )  # fmt: skip
+    assert [(it["text"], it["xanchor"]) for it in chart.figure["layout"]["annotations"]] == [
+        ("began", "left"), ("fired", "right"),
+    ]  # fmt: skip
