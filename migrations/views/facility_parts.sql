@@ -71,19 +71,23 @@ JOIN gigawatch.meter AS m ON m.meter_id = above.meter_id
 JOIN gigawatch.meter AS upper ON upper.meter_id = above.above_id
 JOIN pair ON pair.role = m.role AND pair.above_role = upper.role;
 
--- What a meter tells now: its newest window, where that ended no longer ago than 5 minutes or three of its length.
-CREATE VIEW expanded.meter_tells_now AS
-SELECT m.meter_id, w.time, w.length, w.time + w.length AS ended, w.power_mw, w.current_max_ma, w.temp_mean_mc, w.doubt
+-- The newest window of each meter of the last day, and whether it tells what is now: where it ended no longer ago than 5 minutes or three of its length.
+CREATE VIEW expanded.meter_newest AS
+SELECT m.meter_id, w.time, w.length, w.time + w.length AS ended, w.time + w.length >= now() - greatest(interval '5 minutes', 3 * w.length) AS is_now,
+    w.polled_mw, w.power_mw, w.current_max_ma, w.temp_mean_mc, w.doubt
 FROM gigawatch.meter AS m
 CROSS JOIN LATERAL (
-    SELECT it.time, it.covered_ms * interval '1 ms' AS length,
+    SELECT it.time, it.covered_ms * interval '1 ms' AS length, it.power_mean_mw AS polled_mw,
         coalesce(it.power_mean_mw, it.energy_mj * 1000 / it.covered_ms) AS power_mw, it.current_max_ma, it.temp_mean_mc, it.doubt
     FROM gigawatch.meter_window AS it
     WHERE it.meter_id = m.meter_id AND it.time > now() - interval '1 day'
     ORDER BY it.time DESC
     LIMIT 1
-) AS w
-WHERE w.time + w.length >= now() - greatest(interval '5 minutes', 3 * w.length);
+) AS w;
+
+-- What each meter tells now.
+CREATE VIEW expanded.meter_tells_now AS
+SELECT newest.* FROM expanded.meter_newest AS newest WHERE newest.is_now;
 
 -- Up to when the facility's hours are known.
 CREATE FUNCTION expanded.facility_until() RETURNS timestamptz LANGUAGE sql STABLE PARALLEL SAFE

@@ -39,7 +39,7 @@ SELECT
         WHEN m.virtual THEN CASE WHEN day.last_hours > 0 THEN 'ok' ELSE 'silent' END
         WHEN m.last_seen IS NULL THEN 'never heard of'
         WHEN m.node_id IS NULL THEN 'imported'
-        WHEN newest.ended IS NULL OR newest.ended < now() - greatest(interval '5 minutes', 3 * newest.length) THEN 'silent'
+        WHEN newest.is_now IS NOT TRUE THEN 'silent'
         WHEN newest.doubt = 2 OR m.role NOT IN ('utility', 'generation') AND (newest.polled_mw < 0 OR day.last_reversed_h > 0)
             THEN 'reversed'
         WHEN newest.doubt = 1 OR day.last_stuck_h > 0 THEN 'stuck'
@@ -62,13 +62,7 @@ JOIN gigawatch.site USING (site_id)
 LEFT JOIN gigawatch.hall ON hall.hall_id = m.hall_id
 LEFT JOIN gigawatch.node ON node.node_id = m.node_id
 LEFT JOIN day ON day.meter_id = m.meter_id
-LEFT JOIN LATERAL (
-    SELECT w.time + w.covered_ms * interval '1 ms' AS ended, w.covered_ms * interval '1 ms' AS length,
-        w.doubt, w.power_mean_mw AS polled_mw, coalesce(w.power_mean_mw, w.energy_mj * 1000 / w.covered_ms) AS power_mw
-    FROM gigawatch.meter_window AS w
-    WHERE w.meter_id = m.meter_id AND w.time > now() - interval '1 day'
-    ORDER BY w.time DESC LIMIT 1
-) AS newest ON true;
+LEFT JOIN expanded.meter_newest AS newest ON newest.meter_id = m.meter_id;
 COMMENT ON VIEW report.meter_health IS 'Each meter of the facility, whether it is heard of, and whether what it says can be right';
 COMMENT ON COLUMN report.meter_health.site IS 'Site';
 COMMENT ON COLUMN report.meter_health.hall IS 'Hall that it is of; NULL: of the whole site';
