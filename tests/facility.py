@@ -58,6 +58,11 @@ def send(
         meter_windows=list(windows),
         events=events,
     )
+    return store(engine, body, now, keep)
+
+
+def store(engine: Engine, body: bytes, now: datetime, keep: timedelta) -> Receipt:
+    """Store a body with one batch, as the API does."""
     (parcel,) = decode(body, MSGPACK, now, 300)
     assert isinstance(parcel, Parcel)
     writer = Store(engine, keep)

@@ -104,6 +104,18 @@ def settled(engine: Engine, name: str, state: str = "sent") -> Callable[[], bool
     return lambda: bool(deliveries(engine, name)) and all(it.state == state for it in deliveries(engine, name))
 
 
+def latencies_of(good: Receiver, engine: Engine, deliverer: Deliverer, count: int) -> list[float]:
+    """How long target good waits for each of some notifications that are put out one after the other."""
+    found = []
+    for number in range(count):
+        began_s = time.monotonic()
+        put_out(engine, "good")
+        deliverer.wake()
+        until(lambda number=number: len(good.received) > number)
+        found.append(good.received[-1].time_s - began_s)
+    return found
+
+
 def tried(engine: Engine, name: str, times: int = 1) -> Callable[[], bool]:
     return lambda: deliveries(engine, name)[0].attempts >= times and deliveries(engine, name)[0].answer is not None
 
@@ -170,13 +182,7 @@ def test_bad_receivers_keep_no_other_waiting(engine: Engine, tmp_path: Path) -> 
         with delivering(engine, configured(**bad, good=good.url)) as deliverer:
             until(lambda: all(tried(engine, name)() for name in bad))
             # Each is to be there long before a hanging one's time is over.
-            latencies_s = []
-            for number in range(20):
-                began_s = time.monotonic()
-                put_out(engine, "good")
-                deliverer.wake()
-                until(lambda number=number: len(good.received) > number)
-                latencies_s.append(good.received[-1].time_s - began_s)
+            latencies_s = latencies_of(good, engine, deliverer, 20)
         log.info("the good one: median %.3f s, longest %.3f s", sorted(latencies_s)[10], max(latencies_s))
         assert max(latencies_s) < 1.0
     answered = {name: (rows[0].status, rows[0].answer) for name in bad for rows in [deliveries(engine, name)]}
@@ -239,13 +245,7 @@ def test_answers_that_are_made_to_do_harm_do_none(
             put_out(engine, name)
         pace = msgspec.structs.replace(QUICK, backoff_s=0.2, longest_backoff_s=0.2)
         with delivering(engine, configured(**urls, good=good.url), pace) as deliverer:
-            latencies_s = []
-            for number in range(10):
-                began_s = time.monotonic()
-                put_out(engine, "good")
-                deliverer.wake()
-                until(lambda number=number: len(good.received) > number)
-                latencies_s.append(good.received[-1].time_s - began_s)
+            latencies_s = latencies_of(good, engine, deliverer, 10)
             until(lambda: all(tried(engine, name)() for name in bad))
         for name in ("headers", "preludes", "crumbs", "extended"):
             # What lies in buffers between us is sent as well.

@@ -10,14 +10,12 @@ import pytest
 from sqlalchemy import Engine, text
 
 from api.alerts import configured
-from api.decode import Parcel, decode
 from api.factors import store as factors
 from api.factors.intervals import Factors, Interval
 from api.retention import retain
-from api.store import Store
 from gigawatch.records import Assignment, EnergyMethod, Gpu, GpuWindow, Inventory, NodeWindow
 from gigawatch.settings import Alerts, Retention
-from gigawatch.wire import MSGPACK, Batch, Receipt, encode
+from gigawatch.wire import Batch, encode
 from tests import facility
 from tests.factory import rows
 
@@ -71,13 +69,7 @@ def send(engine: Engine, node: str, minutes: Iterable[datetime]) -> None:
     body = encode(
         Batch(machine_id=f"machine-{node}", sent_at=now), inventory=inventory, gpu_windows=gpus, node_windows=nodes
     )
-    (parcel,) = decode(body, MSGPACK, now, 300)
-    assert isinstance(parcel, Parcel)
-    writer = Store(engine, KEEP)
-    (receipt,) = writer.store([parcel])
-    writer.close()
-    assert isinstance(receipt, Receipt), receipt
-    assert receipt.refused == []
+    assert facility.store(engine, body, now, KEEP).refused == []
 
 
 def span(start: datetime, stop: datetime, step: timedelta = MINUTE) -> list[datetime]:

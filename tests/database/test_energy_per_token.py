@@ -589,10 +589,8 @@ def test_minutes_without_a_pue_are_left_out_at_the_facility(engine: Engine, repo
     assert (found["chat", "it"]["coverage"], found["chat", "facility"]["coverage"]) == (1, 0.75)
 
 
-def test_a_configured_pue_that_changes_within_a_day(engine: Engine, report: Report) -> None:
-    """Hours and days are read as wholes, and so is their PUE: its mean by time, and none where a part has none."""
-    noon_ms = round((facility.today() - facility.DAY / 2).timestamp() * 1_000)
-    scene = Scene(4, noon_ms - 2 * MINUTE_MS)
+def serve_steadily(engine: Engine, scene: Scene) -> None:
+    """One GPU of a metered node serves deployment chat, as much in each step."""
     vllm = Vllm("chat")
     machine = Machine("a", 1, engines=[vllm])
     machine.node_mw = 1_000_000
@@ -603,6 +601,12 @@ def test_a_configured_pue_that_changes_within_a_day(engine: Engine, report: Repo
         vllm.generated_tokens += 1_000
 
     scene.run(engine, [machine], lambda _machine, _gpu, _now_ms: 800, work)
+
+
+def test_a_configured_pue_that_changes_within_a_day(engine: Engine, report: Report) -> None:
+    """Hours and days are read as wholes, and so is their PUE: its mean by time, and none where a part has none."""
+    noon_ms = round((facility.today() - facility.DAY / 2).timestamp() * 1_000)
+    serve_steadily(engine, Scene(4, noon_ms - 2 * MINUTE_MS))
     fold(engine, now_minute_ms(0))
     price(engine, "tariff", "price_per_kwh, currency", "3.6, 'EUR'")
     day_ms = noon_ms - 12 * HOUR_MS, noon_ms + 12 * HOUR_MS
@@ -659,16 +663,7 @@ def test_a_measured_pue_goes_before_the_one_configured(engine: Engine, report: R
     """At noon of yesterday; that day's PUE is measured at the PDUs, and nearer to the IT equipment after a while."""
     noon = facility.today() - facility.DAY / 2
     scene = Scene(4, round(noon.timestamp() * 1_000))
-    vllm = Vllm("chat")
-    machine = Machine("a", 1, engines=[vllm])
-    machine.node_mw = 1_000_000
-    machine.serve(scene.start_ms, {0: local(vllm)})
-
-    def work(before_ms: int, now_ms: int) -> None:
-        vllm.running = 1
-        vllm.generated_tokens += 1_000
-
-    scene.run(engine, [machine], lambda _machine, _gpu, _now_ms: 800, work)
+    serve_steadily(engine, scene)
     configure_pue(engine, "oslo", 1.5, scene.start_ms - 24 * HOUR_MS, scene.stop_ms)
     price(engine, "tariff", "price_per_kwh, currency", "1, 'EUR'")
 
