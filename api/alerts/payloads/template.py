@@ -10,7 +10,8 @@ import msgspec
 
 from api.alerts.payloads.request import Impossible, Request, Telling
 
-TIMEOUT_S = 3.0
+TIMEOUT_S = 20.0
+"""Its process may use two seconds of a processor, for which a busy machine takes so long."""
 
 
 def request(telling: Telling) -> Request:
