@@ -16,6 +16,8 @@ from typing import cast
 from pymodbus.server import ModbusTcpServer
 from pymodbus.simulator import DataType, SimData, SimDevice
 
+from tests.processes import free_port
+
 Image = Mapping[tuple[str, int], list[int]]
 """Registers by function ("holding" or "input") and the address of the first."""
 READY_TIMEOUT_S = 20
@@ -83,12 +85,10 @@ async def _stop(server: ModbusTcpServer) -> None:
 class SnmpAgent:
     """net-snmp's snmpd on a port of 127.0.0.1, whose values are the test's: by OID, the type and the value."""
 
-    def __init__(self, folder: Path, users: str = "", port: int = 0) -> None:
+    def __init__(self, folder: Path, users: str = "", port: int | None = None) -> None:
         self._folder = folder
         self._users = users
-        with socket.socket(type=socket.SOCK_DGRAM) as probe:
-            probe.bind(("127.0.0.1", port))
-            self.port = int(probe.getsockname()[1])
+        self.port = port or free_port(socket.SOCK_DGRAM)
         self._process: subprocess.Popen[bytes] | None = None
 
     def serve(self, values: Mapping[str, tuple[str, object]]) -> None:
