@@ -11,6 +11,7 @@ from pathlib import Path
 
 import psycopg
 import pytest
+from hypothesis import HealthCheck, settings
 from sqlalchemy import Engine
 
 from api.alerts import login
@@ -21,6 +22,12 @@ from migrations.run import migrate
 
 # A shell's background job ignores Ctrl-C, and so would all that the tests start and interrupt.
 signal.signal(signal.SIGINT, signal.default_int_handler)
+
+# That an example is late, or slow to make, says how busy the machine is. Examples share a test's store knowingly.
+settings.register_profile(
+    "gigawatch", deadline=None, suppress_health_check=[HealthCheck.too_slow, HealthCheck.function_scoped_fixture]
+)
+settings.load_profile("gigawatch")
 
 LEVELS = ("embedded", "timescaledb")
 MEMORY = Path("/dev/shm")  # noqa: S108 # of our own name below it

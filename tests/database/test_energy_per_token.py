@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from hypothesis import HealthCheck, given, settings
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from sqlalchemy import Engine, text
 
@@ -301,7 +301,7 @@ moves = st.lists(st.tuples(st.integers(0, 239), st.integers(0, 1), st.integers(0
                  max_size=12)  # fmt: skip
 
 
-@settings(max_examples=12, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=12)
 @given(moves, st.integers(0, 3), st.data())
 def test_the_parts_of_energy_add_up_to_what_is_metered(
     embedded_server: Any, schedule: list[tuple[int, int, int, tuple[Assignment, ...]]], seed: int, data: Any

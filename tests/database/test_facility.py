@@ -2,12 +2,12 @@
 
 import json
 from collections.abc import Callable, Sequence
-from datetime import UTC, datetime, timedelta
+from datetime import datetime, timedelta
 from typing import Any
 
 import psycopg
 import pytest
-from hypothesis import HealthCheck, given, settings
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from sqlalchemy import Engine, text
 
@@ -18,7 +18,7 @@ from collector.meters.reading import Reading as MeterReading
 from gigawatch import database
 from gigawatch.records import EnergyMethod, MeterDoubt, MeterWindow
 from gigawatch.settings import Meter
-from tests.facility import DAY, HOUR, KWH_MJ, fold, hourly, place, send, today, window
+from tests.facility import DAY, HOUR, KWH_MJ, fold, hourly, newest, place, send, today, window
 from tests.factory import rows
 
 Report = Callable[..., list[dict[str, Any]]]
@@ -286,7 +286,7 @@ def test_a_leader_that_is_killed_at_any_step_leaves_what_the_next_goes_on_from(e
 Cut = st.lists(st.integers(1, 3_599_999), max_size=4, unique=True).map(sorted)
 
 
-@settings(max_examples=12, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=12)
 @given(st.data())
 def test_windows_cut_anyhow_in_any_order_add_up_to_the_same_whole(embedded_server: Any, data: st.DataObject) -> None:
     """Parts add up to the whole by the millijoule, however they come, and whenever they are folded."""
@@ -695,7 +695,7 @@ def test_the_power_ratio_now_is_of_the_last_minutes_and_of_all_meters(engine: En
         terms=[("v", "b", 1)],
     )
     now = datetime.now(START.tzinfo).replace(microsecond=0) - timedelta(seconds=30)
-    recent = {"covered_ms": 10_000, "start": now.replace(second=now.second // 10 * 10)}
+    recent = {"covered_ms": 10_000, "start": newest()}
     send(engine, [window("u", power_mean_mw=300_000, **recent), window("a", energy_mj=1_000_000, **recent)])
     asked = "SELECT * FROM report.power_ratio_now"
     assert [(it["power_ratio"], it["meters_silent"]) for it in report(asked)] == [(None, 1)]
@@ -741,7 +741,7 @@ def test_pue_beside_load_and_the_air_outside_also_says_which_hours_are_in_no_sum
 
 
 def test_the_fleets_power_ratio_is_of_sums_over_sites_whose_meters_answer(engine: Engine, report: Report) -> None:
-    moment = datetime.now(UTC) - timedelta(minutes=2)
+    moment = newest(timedelta(minutes=1))
     for site, facility_kw, it_kw in (("oslo", 120, 100), ("austin", 30, 20), ("paris", 9, None)):
         place(engine, UTILITY_AND_PDU, site=site)
         powers = {"u": facility_kw, "p": it_kw}

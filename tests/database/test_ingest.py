@@ -1,5 +1,6 @@
 """The ingest path over real HTTP: exactly once, bad items refused alone, nothing acknowledged before it is stored."""
 
+import functools
 import gzip
 import itertools
 import json
@@ -12,7 +13,7 @@ from typing import Any
 import httpx
 import msgspec
 import pytest
-from hypothesis import HealthCheck, given, settings
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from sqlalchemy import Engine, text
 
@@ -37,9 +38,16 @@ def api(database_url: str, tmp_path: Path) -> Iterator[Api]:
         yield api
 
 
+@functools.cache
 def minute() -> datetime:
-    """The start of the last full minute but one."""
+    """The start of the last full minute but one when a test first asked: what it sends twice is the same."""
     return datetime.now(UTC).replace(second=0, microsecond=0) - timedelta(minutes=2)
+
+
+@pytest.fixture(autouse=True)
+def anew() -> None:
+    """Each test has a moment of its own."""
+    minute.cache_clear()
 
 
 def window(second: int = 0, uuid: str = "GPU-1", **values: Any) -> GpuWindow:
@@ -177,7 +185,7 @@ def test_a_bad_item_is_refused_with_its_field_and_the_rest_is_kept(api: Api, eng
         {**good, "gpu_uuid": "GPU-1'; DROP TABLE gigawatch.gpu; --"},
         {**good, "gpu_uuid": "MIG-1"},
         {**good, "energy_method": None},
-        {**good, "start": (datetime.now(UTC) + timedelta(hours=1)).replace(second=0).isoformat()},
+        {**good, "start": (minute() + timedelta(hours=1)).isoformat()},
         7,
     ]
     answer = accepted(post(api, as_json(gpu_windows=[*wrong, good], events=[{"kind": "xid"}]), JSON))
@@ -450,7 +458,7 @@ def test_a_removed_gpu_is_marked_and_comes_back(api: Api, engine: Engine) -> Non
 optional = [column for column in columns() if not column.required and column.name not in {"energy_mj", "energy_method"}]
 
 
-@settings(max_examples=20, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=20)
 @given(
     st.lists(
         st.fixed_dictionaries({it.name: st.none() | st.integers(it.lower, it.upper) for it in optional}),
@@ -480,7 +488,7 @@ def test_what_is_stored_is_what_was_sent(hostile_api: Api, rows: list[dict[str, 
     assert answer[0]["clock_event_reasons"] == (union if bits else None)
 
 
-@settings(max_examples=15, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=15)
 @given(st.lists(st.integers(0, 5), min_size=1, max_size=25))
 def test_any_order_and_repetition_stores_each_batch_at_most_once(hostile_api: Api, order: list[int]) -> None:
     """Batches 0 to 5 of a spool, sent in any order and as often as may be, each with one window."""

@@ -10,7 +10,7 @@ from random import Random
 from typing import Any
 
 import pytest
-from hypothesis import HealthCheck, given, settings
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from sqlalchemy import Connection, Engine, text
 
@@ -88,7 +88,7 @@ def brute(seconds: Mapping[int, Second], over_s: int) -> tuple[float | None, lis
     return max(swings, default=None), ramps, long
 
 
-few = settings(max_examples=30, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+few = settings(max_examples=30)
 some_seconds = st.dictionaries(
     st.integers(0, 179),
     st.tuples(st.integers(0, 5_000_000), st.sampled_from((1, 3, 3, 3, 3))),

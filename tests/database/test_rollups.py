@@ -10,7 +10,7 @@ from typing import Any
 import msgspec
 import psycopg
 import pytest
-from hypothesis import HealthCheck, Phase, given, settings
+from hypothesis import Phase, given, settings
 from hypothesis import strategies as st
 from sqlalchemy import Engine, text
 
@@ -26,8 +26,9 @@ from gigawatch.settings import Retention
 from gigawatch.wire import MSGPACK, Batch, Receipt, encode
 
 KEEP = timedelta(days=7)
-BASE = datetime.now(UTC).replace(hour=0, minute=0, second=0, microsecond=0) - timedelta(hours=1, minutes=10)
-"""Before a midnight, so that days, hours and minutes all end within the test's two and a half hours."""
+MIDNIGHT = (datetime.now(UTC) - timedelta(hours=2)).replace(hour=0, minute=0, second=0, microsecond=0)
+BASE = MIDNIGHT - timedelta(hours=1, minutes=10)
+"""Days, hours and minutes all end within the test's two and a half hours, which are over."""
 END = BASE + timedelta(hours=2, minutes=30)
 NODES = (("oslo", "r1", "H100"), ("oslo", "r2", "H100"), ("paris", None, "B200"))
 GPUS = 2
@@ -175,12 +176,7 @@ steps = st.lists(
 
 
 # An example takes half a second: shrinking one that fails would take many minutes.
-@settings(
-    max_examples=25,
-    deadline=None,
-    phases=[Phase.explicit, Phase.reuse, Phase.generate],
-    suppress_health_check=[HealthCheck.function_scoped_fixture],
-)
+@settings(max_examples=25, phases=[Phase.explicit, Phase.reuse, Phase.generate])
 @given(steps)
 def test_rollups_equal_a_recomputation_after_any_order_of_late_data(embedded_server: Any, plan: list[Any]) -> None:
     url = embedded_server.create()

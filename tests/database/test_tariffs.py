@@ -12,7 +12,7 @@ from typing import Any
 import httpx
 import pytest
 from click.testing import CliRunner
-from hypothesis import HealthCheck, example, given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from sqlalchemy import Connection, Engine, text
 from sqlalchemy.exc import DBAPIError
@@ -249,7 +249,7 @@ PLACES = st.integers(0, 24)
 # A price begins, or ends, in the middle of an hour, and there is no other.
 @example(15, [(2, 1_000, True)], [0, 24], 0, set(), True)
 @example(15, [(0, 1_000, True), (2, 0, False)], [0, 24], 0, set(), True)
-@settings(max_examples=30, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=30)
 def test_a_period_costs_what_its_parts_cost(
     engine: Engine,
     width: int,

@@ -140,7 +140,7 @@ def test_payloads_are_what_their_receivers_take(kind: str, variant: str) -> None
 
 @pytest.mark.parametrize("kind", SPOKEN)
 @given(words=WORDS)
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=25)
 def test_payloads_keep_their_bounds_whatever_the_words(kind: str, words: str) -> None:
     worst = [
         alert(

@@ -200,7 +200,8 @@ def test_version_3_without_privacy(agent: SnmpAgent, tmp_path: Path) -> None:
 def test_version_3_with_wrong_keys(
     name: str, keys: dict[str, str], problem: str, remedy: str, agent: SnmpAgent, tmp_path: Path
 ) -> None:
-    settings_ = meter(agent.port, timeout_s=1.0, **user(tmp_path, name, **keys))
+    waits = {"timeout_s": 1.0} if "no answer" in problem else {}
+    settings_ = meter(agent.port, **waits, **user(tmp_path, name, **keys))
     with pytest.raises(MeterProblem, match=problem) as raised:
         SnmpDriver(settings_, maps.load("ups-rfc1628")).read()
     assert raised.value.problem.startswith(f"SNMP meter 127.0.0.1:{agent.port}: ")
@@ -216,10 +217,10 @@ def test_an_agent_that_is_replaced(tmp_path: Path) -> None:
     first.start()
     first.serve(values)
     keys = user(tmp_path, "SHA-AES", auth_key=AUTH_KEY, priv_key=PRIV_KEY)
-    driver = SnmpDriver(meter(first.port, timeout_s=2.0, **keys), maps.load("ups-rfc1628"))
+    driver = SnmpDriver(meter(first.port, timeout_s=4.0, **keys), maps.load("ups-rfc1628"))
     assert driver.read().power_mw == 120_500_000
     first.stop()
-    with pytest.raises(MeterProblem, match="no answer within 2 s"):
+    with pytest.raises(MeterProblem, match="no answer within 4 s"):
         driver.read()
     second = SnmpAgent(tmp_path / "second", net_snmp_users(), first.port)
     second.start()
@@ -374,10 +375,10 @@ def test_an_answer_to_another_question() -> None:
         return request.replace(b"\xa0", b"\xa2", 1).replace(b"\x01\x21\x01\x01", b"\x01\x21\x01\x02")
 
     with peer(answer) as port, pytest.raises(MeterProblem, match="its answer is to other OIDs"):
-        SnmpDriver(meter(port, timeout_s=0.3), made(f"{UPS}.1.0")).read()
+        SnmpDriver(meter(port), made(f"{UPS}.1.0")).read()
 
 
-@settings(deadline=None, max_examples=40)
+@settings(max_examples=40)
 @given(junk=st.binary(max_size=60), at=st.integers(0, 60), version_3=st.booleans())
 def test_no_answer_breaks_the_driver(
     junk: bytes, at: int, version_3: bool, tmp_path_factory: pytest.TempPathFactory

@@ -117,7 +117,7 @@ STEPS = st.one_of(
 )
 
 
-@hypothesis_settings(max_examples=60, deadline=None)
+@hypothesis_settings(max_examples=60)
 @given(st.lists(STEPS, max_size=40))
 def test_each_batch_that_was_acknowledged_is_stored_once_and_in_order(steps: list[tuple[str, int, int]]) -> None:
     with running_upstream() as upstream, tempfile.TemporaryDirectory() as folder:
@@ -237,7 +237,7 @@ def test_refusals_are_told_of_the_node_and_hold_up_nobody(spool: RelaySpool, ups
     assert event.message == "The server refused batch 1 whole: 422: no good"
     told = next(batch for batch in upstream.stored if batch.events)
     assert told.simulated
-    assert (told.sent_at - datetime.now(UTC)).total_seconds() == pytest.approx(7, abs=1)
+    assert (told.sent_at - datetime.now(UTC)).total_seconds() == pytest.approx(7, abs=5)
 
 
 def test_refused_items_are_told_but_not_of_the_relays_own_events(spool: RelaySpool, upstream: Upstream) -> None:

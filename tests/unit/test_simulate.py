@@ -50,7 +50,7 @@ def reasons(windows: Sequence[GpuWindow]) -> int:
     return union
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(
     number=st.integers(0, 15),
     seed=st.integers(0, 2**31 - 1),

@@ -46,7 +46,7 @@ def facility(folder: Path, *, at_s: int = NOW_S, amount: Any = "none", seed: int
     )  # fmt: skip
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=200)
 @given(
     site=st.sampled_from([site.name for site in ALL_SITES]),
     seed=st.integers(0, 2**31 - 1),
@@ -80,7 +80,7 @@ def test_what_comes_in_is_what_is_fed_and_lost(site: str, seed: int, time_s: int
     assert (flows.water_ul_s > 0) == plant.weather.place.tower
 
 
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=100)
 @given(site=st.sampled_from(ALL_SITES), seed=st.integers(0, 2**31 - 1), time_s=st.integers(0, 2**32))
 def test_weather_is_that_of_the_place_and_of_the_time_alone(site: fleet.Site, seed: int, time_s: int) -> None:
     place = PLACES[site.name]

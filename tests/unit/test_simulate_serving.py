@@ -89,7 +89,6 @@ def test_the_batch_follows_the_load_and_energy_per_token_the_batch(util: float, 
     assert sum(it.prompt_tokens or 0 for it in settled) / tokens == pytest.approx(1_155 / 211, rel=0.1)
 
 
-@settings(deadline=None)
 @given(
     st.sampled_from(EVERY),
     st.lists(
@@ -141,7 +140,7 @@ def test_no_token_and_no_request_is_lost(served: Served, course: list[tuple[floa
     assert 0 < counts.time_to_first_token.sum_s <= counts.end_to_end_latency.sum_s
 
 
-@settings(deadline=None, max_examples=50)
+@settings(max_examples=50)
 @given(
     st.lists(
         st.tuples(st.sampled_from([0.0, 0.03, 0.4, 1.0]), st.sampled_from([0.0, 500.0, 4_000.0])),
