@@ -24,6 +24,13 @@ def today() -> datetime:
     return datetime.now(UTC).replace(hour=0, minute=0, second=0, microsecond=0)
 
 
+def newest(length: timedelta = timedelta(seconds=10)) -> datetime:
+    """When the newest window that is over began, where all are of this length and begin at multiples of it: one that
+    begins at any other moment may cross a full hour, and is refused."""
+    day = today()
+    return day + ((datetime.now(UTC) - day) // length - 1) * length
+
+
 def window(meter: str, start: datetime, **values: Any) -> MeterWindow:
     """A window of a whole hour, unless told otherwise."""
     if "kwh" in values:

@@ -29,12 +29,26 @@ from gigawatch.alerts.sending import resend, send_test
 from gigawatch.errors import ExitCode, GigawatchError
 from gigawatch.settings import Alerts
 from tests.alerting import notification
-from tests.receivers import Receiver, answers, breaks_off, drips, floods, hangs, in_turn, lingers, self_signed, sends
+from tests.receivers import (
+    Handler,
+    Receiver,
+    answers,
+    breaks_off,
+    drips,
+    floods,
+    hangs,
+    in_turn,
+    lingers,
+    self_signed,
+    sends,
+)
 
 # What is here does not differ between the store's levels.
 pytestmark = pytest.mark.parametrize("database_url", ["embedded"], indirect=True)
 QUICK = Pace(look_every_s=0.2, backoff_s=0.01, longest_backoff_s=0.05, breaker_failures=1_000)
 ALLOWED = Alerts(allow_targets=("127.0.0.0/8",), delivery_timeout_s=1.0)
+PATIENT = msgspec.structs.replace(ALLOWED, delivery_timeout_s=4.0)
+"""Longer than a busy machine takes for a notification that nothing keeps waiting."""
 log = logging.getLogger(__name__)
 OK = answers(200, b"ok")
 
@@ -143,7 +157,7 @@ def test_notifications_arrive_once_in_order_signed_and_are_noted(engine: Engine,
         assert request.headers["authorization"] == "Bearer t0ken-of-it"
     rows = deliveries(engine, "pager")
     assert {(it.attempts, it.status, it.answer) for it in rows} == {(1, 200, "ok")}
-    assert all(0 <= it.duration_ms < 1_000 for it in rows)
+    assert all(0 <= it.duration_ms < 5_000 for it in rows)
     row = target(engine, "pager")
     assert (row.kind, row.address) == ("alertmanager", receiver.url.removesuffix("/hook"))
     assert row.failures == 0 and row.succeeded is not None and row.error is None
@@ -179,12 +193,12 @@ def test_bad_receivers_keep_no_other_waiting(engine: Engine, tmp_path: Path) -> 
         good = receiver(OK)
         for name in bad:
             put_out(engine, name, 2)
-        with delivering(engine, configured(**bad, good=good.url)) as deliverer:
+        with delivering(engine, configured(**bad, good=good.url), alerts=PATIENT) as deliverer:
             until(lambda: all(tried(engine, name)() for name in bad))
             # Each is to be there long before a hanging one's time is over.
             latencies_s = latencies_of(good, engine, deliverer, 20)
         log.info("the good one: median %.3f s, longest %.3f s", sorted(latencies_s)[10], max(latencies_s))
-        assert max(latencies_s) < 1.0
+        assert max(latencies_s) < PATIENT.delivery_timeout_s
     answered = {name: (rows[0].status, rows[0].answer) for name in bad for rows in [deliveries(engine, name)]}
     assert {status for name, (status, _) in answered.items() if name in {"hangs", "drips", "metadata"}} == {None}
     assert answered["fails"] == (500, "HTTP 500: out of order")
@@ -194,9 +208,9 @@ def test_bad_receivers_keep_no_other_waiting(engine: Engine, tmp_path: Path) -> 
     # What buffers between us hold, and no gigabyte.
     assert flood.sent_bytes / len(flood.received) < 16 << 20
     for name, words in {
-        "hangs": "127.0.0.1 did not answer within 1 s (alerts.delivery_timeout_s)",
-        "drips": "127.0.0.1 did not answer within 1 s (alerts.delivery_timeout_s)",
-        "silent_tls": "did not answer within 1 s",
+        "hangs": "127.0.0.1 did not answer within 4 s (alerts.delivery_timeout_s)",
+        "drips": "127.0.0.1 did not answer within 4 s (alerts.delivery_timeout_s)",
+        "silent_tls": "did not answer within 4 s",
         "breaks_off": "could not be asked",
         "untrusted": "no TLS with 127.0.0.1: [SSL: CERTIFICATE_VERIFY_FAILED]",
         "no_tls": "no TLS with 127.0.0.1",
@@ -251,7 +265,7 @@ def test_answers_that_are_made_to_do_harm_do_none(
             # What lies in buffers between us is sent as well.
             assert receivers[name].sent_bytes / len(receivers[name].received) < 16 << 20, name
     log.info("beside harmful ones: median %.3f s, longest %.3f s", sorted(latencies_s)[5], max(latencies_s))
-    assert max(latencies_s) < 1.0
+    assert max(latencies_s) < 4.0
     assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before_kib < 100 << 10
     answered = {name: deliveries(engine, name)[0].answer for name in bad}
     assert all(len(it) <= 1_000 and it.isprintable() for it in answered.values()), answered
@@ -282,12 +296,15 @@ def test_whoever_says_that_it_took_something_has_taken_it(engine: Engine) -> Non
             until(settled(engine, "pager"))
     (row,) = deliveries(engine, "pager")
     assert len(receiver.received) == 1 and row.status == 200 and row.answer.startswith("xxx")
-    assert 1_000 <= row.duration_ms < 2_000
+    assert 1_000 <= row.duration_ms < 5_000
 
 
 def test_failures_are_tried_again_with_the_same_key_before_what_came_later(engine: Engine) -> None:
     fails = answers(503, Retry_After="0")
-    date = answers(429, Retry_After=email.utils.formatdate(time.time() + 1.5, usegmt=True))
+
+    def date(handler: Handler) -> None:
+        answers(429, Retry_After=email.utils.formatdate(time.time() + 1.5, usegmt=True))(handler)
+
     with Receiver(in_turn(answers(500), breaks_off, fails, answers(408), date, OK)) as receiver:
         first, second = put_out(engine, "pager", 2)
         with delivering(engine, configured(pager=receiver.url)):
@@ -321,24 +338,24 @@ def test_what_never_can_succeed_is_put_aside_and_can_be_sent_again(engine: Engin
 def test_what_fails_for_too_long_is_given_up(engine: Engine) -> None:
     with Receiver(answers(500)) as receiver:
         put_out(engine, "pager")
-        alerts = msgspec.structs.replace(ALLOWED, give_up_after_h=0.5 / 3600)
+        alerts = msgspec.structs.replace(ALLOWED, give_up_after_h=3 / 3600)
         with delivering(engine, configured(pager=receiver.url), alerts=alerts):
             until(settled(engine, "pager", "dead"))
     assert len(receiver.received) > 1 and deliveries(engine, "pager")[0].answer == "HTTP 500"
 
 
 def test_a_circuit_breaker_opens_and_closes(engine: Engine) -> None:
-    pace = msgspec.structs.replace(QUICK, breaker_failures=3, breaker_s=0.5, longest_breaker_s=60)
+    pace = msgspec.structs.replace(QUICK, breaker_failures=3, breaker_s=1, longest_breaker_s=60)
     with Receiver(in_turn(*[answers(500)] * 5, OK)) as receiver:
         put_out(engine, "pager", 3)
         with delivering(engine, configured(pager=receiver.url), pace):
-            until(lambda: len(receiver.received) == 4)
+            until(lambda: len(receiver.received) >= 4)
             assert target(engine, "pager").failures >= 3
             until(settled(engine, "pager"))
     times_s = [it.time_s for it in receiver.received]
     gaps_s = [after - before for before, after in zip(times_s, times_s[1:], strict=False)]
-    # Two quick ones, then half a second, a second and two; then all that waits.
-    assert max(gaps_s[:2]) < 0.5 <= gaps_s[2] and gaps_s[3] >= 1.0 and gaps_s[4] >= 2.0 > max(gaps_s[5:])
+    # Two quick ones, then a second, two and four; then all that waits.
+    assert max(gaps_s[:2]) < 1.0 <= gaps_s[2] and gaps_s[3] >= 2.0 and gaps_s[4] >= 4.0 > max(gaps_s[5:])
     row = target(engine, "pager")
     assert row.failures == 0 and row.open_until is None
 

@@ -14,7 +14,7 @@ from api.alerts.rule import Override, Rule
 from gigawatch.records import Event, Severity
 from gigawatch.settings import Alerts
 from tests import facility
-from tests.facility import DAY, HOUR, KWH_MJ, place, send, window
+from tests.facility import DAY, HOUR, KWH_MJ, newest, place, send, window
 
 MINUTE, SECOND = timedelta(minutes=1), timedelta(seconds=1)
 H100 = "NVIDIA H100 80GB HBM3"
@@ -251,7 +251,9 @@ def test_an_event_is_told_from_its_coming_on_however_late(engine: Engine, said: 
 
 
 def test_meters_breakers_temperatures_feeds_and_budgets(engine: Engine, said: Said) -> None:
-    now = datetime.now(UTC)
+    length = 10 * SECOND
+    last = newest(length)
+    now = last + length
     start = now - 20 * MINUTE
     place(
         engine,
@@ -278,8 +280,8 @@ def test_meters_breakers_temperatures_feeds_and_budgets(engine: Engine, said: Sa
             put(connection, "power_budget", site_id=site_id, scope="rack", name=rack, budget_mw=budget_w * 1000)
 
     def each(meter: str, since: datetime, **values: Any) -> list[Any]:
-        count = int((now - since) / MINUTE)
-        return [window(meter, since + number * MINUTE, covered_ms=60_000, **values) for number in range(count)]
+        count = (now - since) // length
+        return [window(meter, since + number * length, covered_ms=10_000, **values) for number in range(count)]
 
     send(
         engine,
@@ -287,7 +289,7 @@ def test_meters_breakers_temperatures_feeds_and_budgets(engine: Engine, said: Sa
             *each("row", start, power_mean_mw=20_000_000),
             *each("pdu 1", start, power_mean_mw=9_100_000, current_max_ma=24_100),
             *each("pdu 2", start, power_mean_mw=10_100_000, current_max_ma=16_000)[:-1],
-            window("pdu 2", now - MINUTE, covered_ms=60_000, power_mean_mw=400_000, current_max_ma=700),
+            window("pdu 2", last, covered_ms=10_000, power_mean_mw=400_000, current_max_ma=700),
             *each("aisle", start, temp_mean_mc=27_100),
             *each("new", now - 6 * MINUTE, temp_mean_mc=33_000),
             *each("tcs supply", start, temp_mean_mc=45_500),

@@ -33,6 +33,8 @@ from tests.servers import Api, running_api
 OPEN = {"/healthz", "/readyz"}
 MEASURED = datetime.now(UTC) - 3 * HOUR
 """When meters of oslo's facility counted."""
+THIS_MONTH = MEASURED.replace(day=1, hour=0, minute=0, second=0, microsecond=0)
+"""They counted in the last hours before it, too."""
 NEEDED = {
     "/api/v1/eu-eed": {"site": "oslo", "year": "2026"},
     "/api/v1/reports/eu-eed": {"site": "oslo", "year": f"{MEASURED:%Y}"},
@@ -107,10 +109,11 @@ def _measure(engine: Engine) -> None:
         "heat_removed": {}, "heat_reuse": {}, "water": {"potable": True},
     }  # fmt: skip
     place(engine, {role: {"role": role, **values} for role, values in roles.items()})
-    start = datetime.now(UTC).replace(minute=0, second=0, microsecond=0) - 4 * HOUR
+    now = datetime.now(UTC).replace(minute=0, second=0, microsecond=0)
     for role in roles:
         amount = {"volume_ml": 50_000} if role == "water" else {"kwh": 100 if role == "utility" else 20}
-        send(engine, hourly(role, start, 4, current_max_ma=10_000, **amount))
+        for start in (THIS_MONTH - 4 * HOUR, now - 4 * HOUR):
+            send(engine, hourly(role, start, 4, current_max_ma=10_000, **amount))
     fold(engine)
 
 
@@ -255,7 +258,8 @@ def test_wrong_parameters_are_named(api: Api, asked: str, status: int, words: st
 
 
 def test_reports_in_each_format_are_those_of_the_command(api: Api, tmp_path: Path) -> None:
-    month = f"{MEASURED:%Y-%m}"
+    # Of a month that is over: of one that is not, another hour may be over when it is asked for again.
+    month = f"{THIS_MONTH - HOUR:%Y-%m}"
     url = api.environment["GIGAWATCH_STORE__DATABASE_URL"]
     arguments = ["monthly", "--site", "oslo", "--month", month, "--database-url", url, "--output", str(tmp_path)]
     formats = [it for name in FORMATS for it in ("--format", name)]

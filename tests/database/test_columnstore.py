@@ -101,11 +101,8 @@ def test_late_data_wait_while_a_chunk_is_compressed_and_new_data_do_not(engine: 
     with engine.begin() as connection:
         seed.seed(connection, NOW)
     fold(engine, NOW - timedelta(minutes=10))
-    change(
-        engine,
-        "INSERT INTO gigawatch.rollup_dirty SELECT '1m', date_trunc('minute', now() - interval '30 min'), node_id"
-        " FROM gigawatch.node",
-    )
+    late = (NOW - timedelta(minutes=30)).replace(second=0, microsecond=0).isoformat()
+    change(engine, f"INSERT INTO gigawatch.rollup_dirty SELECT '1m', '{late}', node_id FROM gigawatch.node")
     with psycopg.connect(psycopg_url(engine), autocommit=True) as connection:
         connection.execute("SELECT pg_advisory_lock(%s)", [COMPRESS_LOCK])
         assert fold(engine) > 0

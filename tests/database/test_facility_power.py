@@ -1,13 +1,13 @@
 """What of the facility's power is left, and what of it is explained: meters' windows in, the report's views out."""
 
 from collections.abc import Callable
-from datetime import datetime, timedelta
+from datetime import timedelta
 from typing import Any
 
 import pytest
 from sqlalchemy import Engine, text
 
-from tests.facility import DAY, HOUR, fold, hourly, place, send, today, window
+from tests.facility import DAY, HOUR, fold, hourly, newest, place, send, today, window
 from tests.factory import rows
 
 Report = Callable[..., list[dict[str, Any]]]
@@ -36,7 +36,7 @@ def test_example_11_breakers_carry_eighty_percent(engine: Engine, report: Report
         window("a", begin + n * DAY, kwh=3, current_max_ma=10_000 + 500 * n, power_max_mw=3_500_000) for n in range(20)
     ])  # fmt: skip
     send(engine, [window("b", START, kwh=2, current_max_ma=12_000)])
-    now = datetime.now(START.tzinfo) - timedelta(seconds=30)
+    now = newest()
     send(engine, [window("a", now, covered_ms=10_000, energy_mj=30_000_000, current_max_ma=15_000)])
     fold(engine)
     found = {(it["name"], it["kind"]): it for it in capacity(report)}
@@ -85,7 +85,7 @@ def test_a_feed_that_peaked_is_among_the_tightest_though_others_draw_more_now(en
         window(name, START + 2 * HOUR, kwh=1, power_max_mw=kw * 10**6)
         for name, kw in {"a": 6, "b": 19, "c": 8, "d": 7}.items()
     ])  # fmt: skip
-    now = datetime.now(START.tzinfo) - timedelta(seconds=30)
+    now = newest()
     send(engine, [
         window(name, now, covered_ms=10_000, energy_mj=kw * 10**7) for name, kw in {"a": 5, "b": 1, "c": 4}.items()
     ])  # fmt: skip
@@ -126,7 +126,7 @@ def test_budgets_are_compared_with_the_meters_that_feed_their_racks(engine: Engi
     found = {it["name"]: it["peak"] for it in capacity(report)}
     assert found == {"oslo": 450_000, "1": 330_000, "1/A": 220_000, "r1": 100_000, "r3": 110_000}
     # Of many, those of which most is used now: 245 of 250 kW and 125 of 130, not 110 of 120.
-    now = datetime.now(START.tzinfo) - timedelta(seconds=30)
+    now = newest()
     for name, kw in (("p1", 110), ("p2", 135), ("p3", 125)):
         send(engine, [window(name, now, covered_ms=10_000, energy_mj=kw * 10**7)])
     few = report(

@@ -1,7 +1,7 @@
 """`gigawatch meter import` and `list`, and the reads over HTTP: files in, the report's views out."""
 
 import json
-from datetime import UTC, datetime, timedelta
+from datetime import datetime, timedelta
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +11,7 @@ from sqlalchemy import Engine
 
 from gigawatch.cli import main
 from gigawatch.errors import ExitCode, GigawatchError
-from tests.facility import DAY, HOUR, KWH_MJ, fold, hourly, place, send, today, window
+from tests.facility import DAY, HOUR, KWH_MJ, fold, hourly, newest, place, send, today, window
 from tests.factory import rows
 from tests.servers import running_api
 
@@ -143,11 +143,11 @@ def test_what_is_there_is_replaced_where_that_is_asked_for(site: Engine, databas
 
 
 def test_the_list_says_how_each_meter_is(site: Engine, database_url: str, tmp_path: Path) -> None:
-    now = datetime.now(UTC)
-    last = now.replace(minute=0, second=0, microsecond=0) - HOUR
+    start = newest()
+    recent = {"covered_ms": 10_000, "start": start}
+    last = start.replace(minute=0, second=0) - HOUR
     place(site, {name: {"role": "pdu"} for name in ("back", "still", "bad", "old", "never")})
     place(site, {"old": {"until": START}})
-    recent = {"covered_ms": 10_000, "start": now - timedelta(seconds=20)}
     send(site, [
         *(window(name, kwh=0.001, **recent) for name in ("u", "still", "bad", "old", "lost")),
         window("back", kwh=0, power_mean_mw=-5_000, **recent),

@@ -1,5 +1,6 @@
 """Meters' windows at the door: good ones are stored once, bad ones refused by field, and nothing else is lost."""
 
+import functools
 import json
 from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
@@ -28,8 +29,20 @@ def api(database_url: str, tmp_path: Path) -> Iterator[Api]:
         yield api
 
 
+@functools.cache
+def this_hour() -> datetime:
+    """The start of the hour in which a test first asked: what it sends twice is the same."""
+    return datetime.now(UTC).replace(minute=0, second=0, microsecond=0)
+
+
+@pytest.fixture(autouse=True)
+def anew() -> None:
+    """Each test has a moment of its own."""
+    this_hour.cache_clear()
+
+
 def hour(ago: int = 2) -> datetime:
-    return datetime.now(UTC).replace(minute=0, second=0, microsecond=0) - ago * HOUR
+    return this_hour() - ago * HOUR
 
 
 def plain(**values: Any) -> dict[str, Any]:

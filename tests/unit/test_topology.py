@@ -429,9 +429,9 @@ def bomb() -> str:
     ],
 )  # fmt: skip
 def test_hostile_files_are_refused_soon(body: bytes, line: int | None, problem: str) -> None:
-    began = time.monotonic()
+    began = time.process_time()
     told = [it for it in found(body) if it.severity == "error"]
-    assert time.monotonic() - began < 20
+    assert time.process_time() - began < 20
     assert (told[0].line, problem) == (line, told[0].problem[: len(problem)])
 
 
@@ -530,11 +530,11 @@ def large() -> str:
 
 def test_a_large_site_is_checked_and_drawn_soon_by_row() -> None:
     text = large()
-    began = time.monotonic()
+    began = time.process_time()
     plan = planned(text)
-    checked = time.monotonic()
+    checked = time.process_time()
     svg = picture.drawn(plan)
-    drawn = time.monotonic()
+    drawn = time.process_time()
     assert len(plan.racks) == 2_016 and len(plan.meters) == 4_041
     assert (checked - began < 10) and (drawn - checked < 5)
     texts = [it.text for it in parsed(svg).iter("{http://www.w3.org/2000/svg}text")]
