@@ -62,7 +62,7 @@ def test_a_name_server_that_hangs_costs_a_meter_its_time_limit_and_no_more(tmp_p
     took = json.loads(done.stdout.splitlines()[-1])
     assert len(took) == 12
     for which, (seconds, said) in took.items():
-        assert seconds < 1.2, f"{which} took {seconds} s: {said}"
+        assert seconds < 3, f"{which} took {seconds} s: {said}"
         # ipmitool is ended; what reads a broker's messages may be asked before its look-up is given up.
         if not which.startswith(("ipmi", "mqtt")):
             assert "no name server told the address of meter.example within 0.5 s" in said, which
