@@ -146,7 +146,7 @@ def test_a_templates_errors_name_line_and_reason(source: str, words: str) -> Non
 )
 def test_a_template_that_would_not_end_is_ended(bomb: str) -> None:
     before_s = resource.getrusage(resource.RUSAGE_CHILDREN).ru_utime
-    with pytest.raises(Impossible, match="the template failed"):
+    with pytest.raises(Impossible, match="template"):
         rendered(bomb)
     assert resource.getrusage(resource.RUSAGE_CHILDREN).ru_utime - before_s < rendering.CPU_S + 1
 
