@@ -38,7 +38,7 @@ def collect(scenario: Path | None, *options: str) -> "subprocess.CompletedProces
     """Run `gigawatch collect` with these options to its end."""
     return subprocess.run(
         [*GIGAWATCH, "collect", *options],
-        env=environment(scenario), capture_output=True, text=True, check=False, timeout=60,
+        env=environment(scenario), capture_output=True, text=True, check=False, timeout=180,
     )  # fmt: skip
 
 
@@ -133,7 +133,7 @@ def unpack_nodes(packed: wire.PackedNodeWindows) -> list[NodeWindow]:
     return windows
 
 
-def wait_for(what: str, condition: Any, timeout_s: float = 30.0) -> Any:
+def wait_for(what: str, condition: Any, timeout_s: float = 60.0) -> Any:
     """Wait until the condition gives something true, and return it."""
     deadline = time.monotonic() + timeout_s
     while time.monotonic() < deadline:

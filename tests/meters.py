@@ -20,7 +20,7 @@ from tests.processes import free_port
 
 Image = Mapping[tuple[str, int], list[int]]
 """Registers by function ("holding" or "input") and the address of the first."""
-READY_TIMEOUT_S = 20
+READY_TIMEOUT_S = 60
 
 # What net-snmp asks of a program that passes values on, on its standard input. It reads the values at every question.
 PASS = """

@@ -11,10 +11,11 @@ from contextlib import suppress
 from pathlib import Path
 
 import httpx
+from sqlalchemy import Connection, text
 
 GIGAWATCH = [sys.executable, "-m", "gigawatch"]
-READY_TIMEOUT_S = 30
-STOP_TIMEOUT_S = 30
+READY_TIMEOUT_S = 90
+STOP_TIMEOUT_S = 60
 PORTS = range(10_000, 32_768)
 """Below those that Linux gives out itself, to connections and to who asks for any port."""
 
@@ -26,6 +27,14 @@ def free_port(kind: socket.SocketKind = socket.SOCK_STREAM) -> int:
         with socket.socket(type=kind) as probe, suppress(OSError):
             probe.bind(("127.0.0.1", port))
             return port
+
+
+def processor_s(connection: Connection) -> float:
+    """What this process and the database's of a connection have used of processors: elapsed time is that of all that
+    the machine does."""
+    backend = connection.scalar(text("SELECT pg_backend_pid()"))
+    user, system = Path(f"/proc/{backend}/stat").read_text(encoding="ascii").rpartition(") ")[2].split()[11:13]
+    return time.process_time() + (int(user) + int(system)) / os.sysconf("SC_CLK_TCK")
 
 
 class Process:

@@ -84,13 +84,13 @@ def asked_for(report_engine: Engine, asked: View, render: Any = tokens.render) -
 
 def test_who_looks_on_does_not_wait(report_engine: Engine, site: Site, reading: Ahead) -> None:
     first = site.go_on()
-    wait_for("the first minute", lambda: reading.until(View()) == first, 20)
+    wait_for("the first minute", lambda: reading.until(View()) == first)
     _, cold = asked_for(report_engine, DEPLOYMENT)
     words, warm = asked_for(report_engine, DEPLOYMENT)
     assert (cold > 5, warm) == (True, 0)
     second = site.go_on()
     assert second > first
-    wait_for("the second minute", lambda: reading.until(DEPLOYMENT) == second, 20)
+    wait_for("the second minute", lambda: reading.until(DEPLOYMENT) == second)
     later, statements = asked_for(report_engine, DEPLOYMENT)
     assert statements == 0
     assert f"{first:%H:%M}" in words
@@ -101,7 +101,7 @@ def test_the_page_as_it_is_opened_is_read_though_nobody_asked(
     report_engine: Engine, site: Site, reading: Ahead
 ) -> None:
     known = site.go_on()
-    wait_for("the minute", lambda: reading.until(DEPLOYMENT) == known, 20)
+    wait_for("the minute", lambda: reading.until(DEPLOYMENT) == known)
     assert asked_for(report_engine, View())[1] == 0
 
 
@@ -109,11 +109,11 @@ def test_what_nobody_asks_for_any_more_is_not_read(
     report_engine: Engine, site: Site, reading: Ahead, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     first = site.go_on()
-    wait_for("the first minute", lambda: reading.until(View()) == first, 20)
+    wait_for("the first minute", lambda: reading.until(View()) == first)
     asked_for(report_engine, DEPLOYMENT)
     monkeypatch.setattr(ahead, "LATELY_S", -1.0)
     second = site.go_on()
-    wait_for("the second minute", lambda: reading.until(View()) == second, 20)
+    wait_for("the second minute", lambda: reading.until(View()) == second)
     assert asked_for(report_engine, DEPLOYMENT)[1] > 5
 
 
@@ -157,7 +157,7 @@ def test_the_facility_is_read_again_where_no_hour_is_newer(
 
     thread = ahead.start(report_engine, facility_readings.facility_until, page, always=[View(range="24h")], again_s=0.2)
     try:
-        wait_for("the first pass", lambda: thread.until(View()) is not None, 20)
+        wait_for("the first pass", lambda: thread.until(View()) is not None)
         words, statements = asked_for(report_engine, View(range="24h"), facility.render)
         # What is of this moment is read again after four seconds, hours are not.
         assert statements <= 3
@@ -165,7 +165,7 @@ def test_the_facility_is_read_again_where_no_hour_is_newer(
         meters.send(engine, meters.hourly("p", start + 23 * meters.HOUR, 1, kwh=100))
         meters.fold(engine, start + meters.DAY)
         done = len(passes)
-        wait_for("another pass", lambda: len(passes) > done + 1, 20)
+        wait_for("another pass", lambda: len(passes) > done + 1)
         words, statements = asked_for(report_engine, View(range="24h"), facility.render)
         assert statements <= 3
         assert "of this period are missing" not in words

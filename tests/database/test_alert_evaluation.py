@@ -36,6 +36,7 @@ from gigawatch.records import Event, Inventory, Severity
 from gigawatch.settings import Alerts, Retention
 from gigawatch.wire import MSGPACK, Batch, encode
 from migrations.run import migrate
+from tests.processes import processor_s
 
 NOW = datetime(2026, 1, 1, tzinfo=UTC)
 SETTINGS = Alerts(rule_timeout_s=1, rule_max_rows=1_000)
@@ -64,7 +65,7 @@ def rows(engine: Engine, sql: str, **values: Any) -> list[tuple[Any, ...]]:
         return [tuple(row) for row in connection.execute(text(sql), values)]
 
 
-def until(holds: Callable[[], bool], within_s: float = 15) -> None:
+def until(holds: Callable[[], bool], within_s: float = 60) -> None:
     end_s = time.monotonic() + within_s
     while not holds():
         assert time.monotonic() < end_s, "it did not come to be"
@@ -146,7 +147,7 @@ def test_a_rule_that_is_wrong_says_why(rules_engine: Engine, sql: str, words: st
     began_s = time.monotonic()
     with pytest.raises(EvaluationError, match=words):
         run(rules_engine, sql)
-    assert time.monotonic() - began_s < 5
+    assert time.monotonic() - began_s < 20
     # The next one on the same connection is as if nothing had been.
     assert len(run(rules_engine, "SELECT 'a' AS host, 1 AS value")) == 1
 
@@ -216,7 +217,7 @@ def test_whatever_a_rule_tries_it_can_do_no_more_than_reports(
     began_s = time.monotonic()
     with pytest.raises(EvaluationError, match=words):
         run(rules_engine, sql)
-    assert time.monotonic() - began_s < 5
+    assert time.monotonic() - began_s < 20
     assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before_kib < 200 << 10
     assert len(run(rules_engine, "SELECT 'a' AS host, 1 AS value")) == 1
 
@@ -253,11 +254,12 @@ def test_what_is_wide_is_cut_off_and_keeps_the_leader_small(rules_engine: Engine
     before_kib = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     sql = """SELECT it AS host, 1 AS value, repeat('é', 50000000) AS more, repeat('x', 100000000) AS summary,
         ARRAY[repeat('r', 100000000), it::text] AS racks FROM generate_series(1, 3) AS it"""
-    found = evaluate(rules_engine, rule(sql), NOW, Alerts(rule_timeout_s=60))
+    patient = Alerts(rule_timeout_s=60)
+    found = evaluate(rules_engine, rule(sql), NOW, patient)
     assert [len(it.details["more"]) for it in found] == [2_000] * 3
     assert found[0].racks == ("1", "r" * 255) and len(found[0].summary) == 1_000
     many = "SELECT 'a' AS host, 1 AS value, ARRAY(SELECT generate_series(1, 1000000)::text) AS racks"
-    (of_many,) = run(rules_engine, many)
+    (of_many,) = evaluate(rules_engine, rule(many), NOW, patient)
     assert len(of_many.racks or ()) == 10_000
     assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before_kib < 100 << 10
 
@@ -271,7 +273,7 @@ def test_what_the_database_does_not_end_is_ended_from_here(
     began_s = time.monotonic()
     with pytest.raises(EvaluationError, match="longer than 1 s"):
         run(rules_engine, "SELECT pg_sleep(30)::text AS host, 1 AS value")
-    assert 1.5 < time.monotonic() - began_s < 5
+    assert 1.5 < time.monotonic() - began_s < 20
 
 
 @pytest.mark.parametrize("database_url", ["embedded"], indirect=True)
@@ -337,13 +339,13 @@ def test_ten_thousand_alerts_are_written_well_within_a_second(engine: Engine) ->
     # Fires; holds; ceases; ends.
     for step, observations in enumerate((found, found, [], [])):
         now = NOW + step * timedelta(minutes=1)
-        began_s = time.monotonic()
         with engine.begin() as connection:
+            began_s = processor_s(connection)
             before = states.read(connection, of.name, now)
             states.write(connection, of.name, states.advance(of, before, observations, now), now)
-        took_s = time.monotonic() - began_s
+            took_s = processor_s(connection) - began_s
         print(f"\nstep {step}: 10,000 alerts in {took_s:.2f} s")  # noqa: T201 # shown by pytest -s
-        assert took_s < 5
+        assert took_s < 2
     assert rows(engine, "SELECT state, count(*), min(resolved) FROM report.alerts GROUP BY 1") == [
         ("resolved", 10_000, NOW + timedelta(minutes=3))
     ]
@@ -551,7 +553,7 @@ def test_a_rule_that_fails_harms_no_other(engine: Engine, report_engine: Engine,
         began_s = time.monotonic()
         happen(engine, "other", 48)
         until(lambda: len(alerts(engine)) == 2)
-        assert time.monotonic() - began_s < 3
+        assert time.monotonic() - began_s < 20
         missed = "SELECT name FROM report.alert_rules WHERE missed > 0"
         until(lambda: ("endless_0",) in rows(engine, missed))
     failing = dict(rows(engine, "SELECT name, error FROM report.alert_rules WHERE failing_since IS NOT NULL"))
@@ -636,7 +638,7 @@ def test_who_leads_next_goes_on_where_the_last_was(
         until(lambda: len(alerts(engine)) == 1)
         second.start()
         # A fold that goes on for long keeps nobody waiting.
-        assert folding.wait(15)
+        assert folding.wait(60)
         happen(engine, "node", 79)
         until(lambda: len(alerts(engine)) == 2)
         assert len(tellings) == 1

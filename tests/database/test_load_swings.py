@@ -3,11 +3,8 @@
 import cmath
 import itertools
 import math
-import os
-import time
 from collections.abc import Iterator, Mapping
 from datetime import UTC, datetime, timedelta
-from pathlib import Path
 from random import Random
 from typing import Any
 
@@ -17,6 +14,7 @@ from hypothesis import strategies as st
 from sqlalchemy import Connection, Engine, text
 
 from gigawatch import database, readings
+from tests.processes import processor_s
 
 BASE = datetime(2026, 11, 23, 8, tzinfo=UTC)
 Second = tuple[int, int]
@@ -326,20 +324,13 @@ def test_the_spectrum_is_of_the_longest_stretch_that_can_be_compared(connection:
 
 def test_an_hour_of_a_site_takes_less_than_300_ms(connection: Connection) -> None:
     store(connection, {"oslo": sine(1e6, 31, 4 * 3_600), "paris": sine(1e6, 31, 4 * 3_600)})
-    backend = connection.scalar(text("SELECT pg_backend_pid()"))
-
-    def busy_s() -> float:
-        """Processor time of both ends: the machine has other things to do."""
-        user, system = Path(f"/proc/{backend}/stat").read_text(encoding="ascii").rpartition(") ")[2].split()[11:13]
-        return time.process_time() + (int(user) + int(system)) / os.sysconf("SC_CLK_TCK")
-
     for read in (
         readings.site_seconds, readings.load_swings, readings.load_swing_summary, readings.load_spectrum,
     ):  # fmt: skip
-        before_s = busy_s()
+        before_s = processor_s(connection)
         for _ in range(5):
             read(connection, at(1_800), at(5_400), "oslo")
-        assert (busy_s() - before_s) / 5 < 0.3, read.__name__
+        assert (processor_s(connection) - before_s) / 5 < 0.3, read.__name__
 
 
 def test_people_may_read_them(report_engine: Engine) -> None:

@@ -40,7 +40,7 @@ def simulate(api: Api, folder: Path, *options: str) -> dict[str, Any]:
     done = subprocess.run(
         [sys.executable, "-m", "gigawatch", "simulate", "--json", *options,
          "--server-url", api.url, "--token-file", str(token)],
-        capture_output=True, text=True, timeout=60, check=False,
+        capture_output=True, text=True, timeout=180, check=False,
     )  # fmt: skip
     assert done.returncode == 0, done.stderr
     summary: dict[str, Any] = json.loads(done.stdout)

@@ -20,6 +20,7 @@ from api.topology import commands, files, store, tables
 from api.topology.store import Applied
 from gigawatch import facility_readings
 from gigawatch.topology.plan import in_force
+from tests.processes import processor_s
 from tests.servers import Api, running_api
 from tests.unit.test_topology import EXAMPLE, random_site
 
@@ -239,11 +240,11 @@ def test_topologies_at_once_wait_for_each_other_and_for_agents(engine: Engine) -
 def test_a_large_site_is_applied_within_seconds(owner: Connection) -> None:
     meters = {f"pdu-[0001-2000]-{feed}": {"role": "pdu", "feed": feed, "racks": "r-[*]"} for feed in "AB"}
     body = yaml.safe_dump({"sites": {"s": {"halls": {"H": {"racks": "r-[0001-2000]"}}, "meters": meters}}})
-    began = datetime.now(UTC)
+    began_s = processor_s(owner)
     assert len(changes(apply(owner, body))) == 6_002
     assert changes(apply(owner, body)) == []
     assert len(facility_readings.meters(owner)) == 4_000
-    assert (datetime.now(UTC) - began).total_seconds() < 20
+    assert processor_s(owner) - began_s < 20
 
 
 @pytest.fixture

@@ -338,7 +338,7 @@ class Node:
         return dict(self.assigner.find(GPUS, self.pids))
 
     def until(self, expected: object) -> None:
-        deadline_s = time.monotonic() + 5
+        deadline_s = time.monotonic() + 30
         while self.find() != expected:
             assert time.monotonic() < deadline_s, self.find()
             time.sleep(0.005)

@@ -312,7 +312,7 @@ def test_signals_stop_it_within_two_seconds(numbers: list[int]) -> None:
     began_s = time.monotonic()
     for number in numbers:
         process.send_signal(number)
-    _, told = process.communicate(timeout=10)
+    _, told = process.communicate(timeout=60)
     assert time.monotonic() - began_s < 2
     assert process.returncode == 0
     assert "Traceback" not in told
