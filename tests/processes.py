@@ -1,25 +1,31 @@
 """Runs a verb of `gigawatch` as a process of its own, to be killed and started again."""
 
 import os
+import secrets
 import signal
 import socket
 import subprocess
 import sys
 import time
+from contextlib import suppress
 from pathlib import Path
 
 import httpx
 
 GIGAWATCH = [sys.executable, "-m", "gigawatch"]
-READY_TIMEOUT_S = 30
-STOP_TIMEOUT_S = 30
+READY_TIMEOUT_S = 90
+STOP_TIMEOUT_S = 60
+PORTS = range(10_000, 32_768)
+"""Below those that Linux gives out itself, to connections and to who asks for any port."""
 
 
-def free_port() -> int:
-    """A port that was free a moment ago."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
+def free_port(kind: socket.SocketKind = socket.SOCK_STREAM) -> int:
+    """A port that is free, and likely to be so still when it is used."""
+    while True:
+        port = secrets.choice(PORTS)
+        with socket.socket(type=kind) as probe, suppress(OSError):
+            probe.bind(("127.0.0.1", port))
+            return port
 
 
 class Process:
@@ -56,7 +62,9 @@ class Process:
         self.process.wait()
 
     def stop(self) -> int:
-        """SIGTERM, as systemd does; the exit status."""
+        """SIGTERM, as systemd does; the exit status, 0 where it was never started."""
+        if self._process is None:
+            return 0
         if self.process.poll() is None:
             self.process.terminate()
         try:
