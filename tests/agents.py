@@ -18,7 +18,7 @@ from collector.spool import Spool
 from gigawatch import wire
 from gigawatch.records import Event, GpuHealth, Inventory, MeterWindow, NodeWindow, ServingWindow
 from tests.nvml import standin
-from tests.processes import GIGAWATCH, Process
+from tests.processes import GIGAWATCH, READY_TIMEOUT_S, Process
 
 
 @functools.cache
@@ -62,6 +62,17 @@ class Agent(Process):
         data_dir.mkdir(parents=True, exist_ok=True)
         arguments = ["collect", "--data-dir", str(data_dir), *options]
         super().__init__(data_dir / "agent.log", arguments, environment(scenario, **settings))
+
+    def start(self) -> None:
+        """Start it and wait until it begins to read: before, it knows no signals."""
+        said = self.log.stat().st_size if self.log.exists() else 0
+        super().start()
+        wait_for(
+            "agent",
+            lambda: b"Reading this node" in self.log.read_bytes()[said:] or self.process.poll() is not None,
+            READY_TIMEOUT_S,
+        )
+        assert self.process.poll() is None, self.words()
 
 
 @dataclass

@@ -87,6 +87,11 @@ class ModbusMeters:
         answers = [tuple(map(int, line.split())) for line in lines]
         return [(serial, mwh * MJ_PER_MWH) for serial, mwh in answers]
 
+    def counted_mj(self, unit: int) -> frozenset[int]:
+        """What a meter counted between its first answer and its last: a busy machine's may have come too late."""
+        told = [mj for _, mj in self.told_mj(unit)]
+        return frozenset(last - first for first in told[:4] for last in told[-2:])
+
 
 class Handler(socketserver.BaseRequestHandler):
     folder: Path

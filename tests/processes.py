@@ -71,7 +71,9 @@ class Process:
         self.process.wait()
 
     def stop(self) -> int:
-        """SIGTERM, as systemd does; the exit status."""
+        """SIGTERM, as systemd does; the exit status, 0 where it was never started."""
+        if self._process is None:
+            return 0
         if self.process.poll() is None:
             self.process.terminate()
         try:

@@ -10,6 +10,7 @@ import os
 import signal
 import subprocess
 import sys
+import threading
 import time
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from itertools import groupby
@@ -45,10 +46,12 @@ class Vllm:
         self.workers: list[int] = []
         self._journal = journal
         self._count = workers
+        self._frozen = False
         self._process: subprocess.Popen[str] | None = None
 
     def start(self) -> "Vllm":
         """Start it and wait until it answers."""
+        self._frozen = False
         self._process = subprocess.Popen(
             [sys.executable, "-m", "tests.vllm", str(self.port), str(self._count), str(self._journal)],
             stdout=subprocess.PIPE, text=True, start_new_session=True,
@@ -64,12 +67,17 @@ class Vllm:
         return self._process.pid
 
     def freeze(self) -> None:
-        """SIGSTOP: its port takes connections, and nothing is answered any more."""
-        os.kill(self.pid, signal.SIGSTOP)
+        """Its port takes connections, and nothing is answered any more; what was answered is in the journal."""
+        assert self._process is not None and self._process.stdout is not None
+        if not self._frozen:
+            os.kill(self.pid, signal.SIGUSR1)
+            assert self._process.stdout.readline()
+            self._frozen = True
 
     def kill(self) -> None:
-        """SIGKILL to it and its workers."""
+        """SIGKILL to it and its workers, between two answers."""
         assert self._process is not None and self._process.stdout is not None
+        self.freeze()
         os.killpg(self.pid, signal.SIGKILL)
         self._process.wait()
         self._process.stdout.close()
@@ -87,10 +95,15 @@ class Handler(BaseHTTPRequestHandler):
     protocol_version = "HTTP/1.1"
     journal: Path
     tokens_per_s = 1_000.0
+    answering = threading.Lock()
     began_s = time.monotonic()
     started_s = time.time()
 
     def do_GET(self) -> None:
+        with self.answering:
+            self._answer()
+
+    def _answer(self) -> None:
         tokens = round((time.monotonic() - self.began_s) * self.tokens_per_s)
         body = METRICS.format(tokens=tokens, prompt_tokens=10 * tokens, started_s=self.started_s).encode()
         self.send_response(200)
@@ -105,10 +118,18 @@ class Handler(BaseHTTPRequestHandler):
         """Say nothing."""
 
 
+def freeze(*_: object) -> None:
+    """For ever."""
+    Handler.answering.acquire()
+    sys.stdout.write("frozen\n")
+    sys.stdout.flush()
+
+
 def main() -> None:
     port, workers, journal = sys.argv[1:4]
     Handler.journal = Path(journal)
     server = ThreadingHTTPServer(("127.0.0.1", int(port)), Handler)
+    signal.signal(signal.SIGUSR1, freeze)
     # A process is between, as vLLM's engine core is between its server and its workers.
     subprocess.Popen([sys.executable, "-c", CORE, workers])
     server.serve_forever()

@@ -48,7 +48,7 @@ class FacilityProcess(Process):
     def configuration(self) -> Path:
         """Of the site's agent, once its meters answer."""
         path = self.folder / SITE / "gigawatch.toml"
-        wait_for("meters", lambda: path.is_file() or self.process.poll() is not None, 60)
+        wait_for("meters", lambda: path.is_file() or self.process.poll() is not None, 120)
         assert path.is_file(), self.log.read_text(encoding="utf-8")
         return path
 
@@ -99,6 +99,7 @@ def test_history_and_live_readings_are_one_and_a_restart_goes_on(tmp_path: Path)
     try:
         agent.start()
         time.sleep(26)
+        away_s = -time.monotonic()
         # Both end and begin again, as `gigawatch up --demo` does.
         assert agent.stop() == 0, agent.words()
         assert first.stop() == 0
@@ -106,7 +107,9 @@ def test_history_and_live_readings_are_one_and_a_restart_goes_on(tmp_path: Path)
         first.start()
         first.configuration()
         agent.start()
+        away_s += time.monotonic()
         time.sleep(26)
+        ended_s = time.time()
         assert agent.stop() == 0, agent.words()
         assert first.stop() == 0
     finally:
@@ -134,11 +137,11 @@ def test_history_and_live_readings_are_one_and_a_restart_goes_on(tmp_path: Path)
             # Neither gap nor overlap, but for the rounding of a reading's time.
             assert abs(end_ms(before) - after.start.timestamp() * 1_000) <= 2, name
         assert windows[name][0].start.timestamp() == pytest.approx(began_s - 1_800, abs=90)
-        assert end_ms(windows[name][-1]) / 1_000 == pytest.approx(time.time(), abs=45)
+        assert end_ms(windows[name][-1]) / 1_000 == pytest.approx(ended_s, abs=45)
     # Energy that is integrated from power has no register to bridge the seconds between two agents.
     for name in ("ups-a", "ups-b"):
         known_s = sum(it.covered_ms for it in windows[name]) / 1_000
-        assert known_s > (end_ms(windows[name][-1]) / 1_000 - windows[name][0].start.timestamp()) - 75
+        assert known_s > (end_ms(windows[name][-1]) / 1_000 - windows[name][0].start.timestamp()) - 65 - away_s
     it_mj = sum(total_mj(windows[name]) for name in windows if name.startswith("pdu-"))
     came_mj = sum(total_mj(windows[name]) for name in ("grid", "pv", "genset"))
     assert 1.05 < came_mj / it_mj < 1.6
@@ -153,7 +156,7 @@ def test_a_probe_reads_meters_of_each_protocol(tmp_path: Path) -> None:
         for name in ("grid", "pv", "genset", "ups-a", "pdu-r01-a", "pdu-core-b", "city-water", "outside-air"):
             told = subprocess.run(
                 [*GIGAWATCH, "--config", str(configuration), "meter", "probe", "--name", name],
-                capture_output=True, text=True, check=False, timeout=30,
+                capture_output=True, text=True, check=False, timeout=120,
             )  # fmt: skip
             assert told.returncode == 0, (name, told.stdout, told.stderr)
         topology = (tmp_path / "facility" / "topology.yaml").read_text(encoding="utf-8")
@@ -162,7 +165,6 @@ def test_a_probe_reads_meters_of_each_protocol(tmp_path: Path) -> None:
             None, configuration.parent, "--server-url", NO_SERVER,
             GIGAWATCH_CONFIG=str(configuration), GIGAWATCH_AGENT__TOKEN="none",
         ) as agent:  # fmt: skip
-            wait_for("agent", lambda: "Reading this node" in agent.words())
             # One that was killed begins again beside the agent, and leaves the time between to it.
             running.kill()
             configuration.unlink()
@@ -212,7 +214,7 @@ def serving(
     thread = Thread(target=asyncio.run, args=(serve(),))
     thread.start()
     try:
-        assert ready.wait(20)
+        assert ready.wait(60)
         yield addresses
     finally:
         ending.set()
@@ -226,8 +228,8 @@ def test_each_fault_shows_as_its_event_and_touches_no_other_meter(tmp_path: Path
         return Fault(kind=kind, first_s=now_s + first_s, every_s=86_400, for_s=for_s)
 
     struck = {
-        "lighting": fault("hung", 12, 14), "heat-removed": fault("replaced", 20, 1), "crah": fault("garbage", 14, 6),
-        "pumps": fault("swapped", 12, 10_000),
+        "lighting": fault("hung", 22, 14), "heat-removed": fault("replaced", 30, 1), "crah": fault("garbage", 24, 6),
+        "pumps": fault("swapped", 22, 10_000),
     }  # fmt: skip
     site = next(it.site for it in fleet.of_nodes(NODES, seed=1, gpus_per_node=GPUS) if it.site.name == SITE)
     plant = Plant(site, {"r01": 20_000.0}, 1)
@@ -236,11 +238,11 @@ def test_each_fault_shows_as_its_event_and_touches_no_other_meter(tmp_path: Path
     for it in instruments(plant):
         faults = (struck[it.name],) if it.name in struck else ()
         meters[it.name] = SimulatedMeter(it, paths.get(it.map, it.map), 1, faults)
-    # Pulses of 1 Wh, the last of them in some seconds.
+    # Pulses of 1 Wh, the last of them in 20 s.
     chillers = meters["chillers"]
     pulse_mj = int(chillers.map.readings["energy"][0].scale) * 3_600_000
     meters["chillers"] = SimulatedMeter(
-        chillers.instrument, paths["chillers"], 1, (), Counted(amount=(3 * COUNTER - 12) * pulse_mj, serial=1)
+        chillers.instrument, paths["chillers"], 1, (), Counted(amount=(3 * COUNTER - 24) * pulse_mj, serial=1)
     )
     flows = steady(meters)
     agent_settings = AgentSettings(server_url=NO_SERVER, site=SITE, machine_id="sim-meters-test", window_s=10)

@@ -10,8 +10,8 @@ import pytest
 from gigawatch import database
 from gigawatch.embedded import EmbeddedServer, installations
 from migrations.run import migrate
-from tests.agents import running_agent, wait_for
-from tests.faults.test_conservation import UUIDS, assert_whole, reported_mj, scenario, served_mj, windows
+from tests.agents import running_agent
+from tests.faults.test_conservation import UUIDS, assert_whole, reported_mj, scenario, wait_for_the_rest, windows
 from tests.relays import running_relay
 from tests.servers import running_api
 
@@ -54,7 +54,7 @@ def test_nothing_is_lost_or_doubled_while_relay_and_api_are_killed(server: Embed
                 time.sleep(4)
             assert agent.process.poll() is None, agent.words()
             assert agent.stop() == 0, agent.words()
-        wait_for("the agent's energy", lambda: reported_mj(engine) == served_mj(tmp_path), 60)
+        wait_for_the_rest(engine, tmp_path, relay.url, api.tokens["agent"])
         assert relay.stop() == 0, relay.words()
     assert set(reported_mj(engine)) == set(UUIDS)
     assert_whole(engine)

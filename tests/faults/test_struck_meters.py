@@ -170,6 +170,7 @@ def test_each_fault_of_a_meter_that_a_pue_rests_on_has_its_flag_and_no_pue_is_wr
             server_url=api.url, token_file=str(tmp_path / "token"), site=SITE, machine_id="sim-meters-test"
         )
         remember(site, agent, folder, monkeypatch)
+        period = {"first": at(site.start_s), "beyond": at(site.at_s // HOUR_S * HOUR_S)}
         with serving(site.meters, site.flows(site.at_s), site.at_s) as addresses:
             path = tmp_path / "gigawatch.toml"
             settings = [it.settings(addresses[name], 2.0) for name, it in site.meters.items()]
@@ -177,9 +178,8 @@ def test_each_fault_of_a_meter_that_a_pue_rests_on_has_its_flag_and_no_pue_is_wr
             with running_agent(None, folder, GIGAWATCH_CONFIG=str(path)) as running:
                 # Power has flowed backwards for 30 s.
                 time.sleep(LIVE_S)
+                wait_for("hours", lambda: until(engine) >= period["beyond"], 120)
                 assert running.stop() == 0, running.words()
-        period = {"first": at(site.start_s), "beyond": at(site.at_s // HOUR_S * HOUR_S)}
-        wait_for("hours", lambda: until(engine) >= period["beyond"], 60)
         pue = "SELECT * FROM report.pue(:first, :beyond, CAST(:step AS interval), 'site', NULL, 2)"
         hours, (whole,) = (rows(engine, pue, step=it, **period) for it in ("1 hour", None))
         gaps = rows(engine, "SELECT * FROM report.facility_gaps(:first, :beyond) WHERE figure = 'pue'", **period)

@@ -44,14 +44,15 @@ def test_a_gpu_node_installs_few_packages_and_the_agent_runs(tmp_path: Path, whe
     assert len(names) < 15, names
 
     scenario = tmp_path / "scenario"
-    nvml.Scenario([nvml.h100("GPU-00000000-1111-2222-3333-444444444444", nvml.Constant(400_000))]).write(scenario)
+    gpu = nvml.h100("GPU-00000000-1111-2222-3333-444444444444", nvml.Constant(400_000))
+    nvml.Scenario([gpu], journal=tmp_path / "journal").write(scenario)
     done = subprocess.run(
         [commands / "gigawatch", "collect", "--once", "--json", "--window-s", "1", "--tick-s", "0.2"],
         env=environment(scenario), capture_output=True, text=True, check=True, cwd=tmp_path,
     )  # fmt: skip
-    window = json.loads(done.stdout)["gpu_windows"][0]
-    # Of a second, what a busy machine takes between reading a counter and looking at the clock is a part.
-    assert window["energy_mj"] * 1000 / window["covered_ms"] == pytest.approx(400_000, rel=0.15)
+    read = nvml.read_journal(tmp_path / "journal")
+    # It may lie in two windows of a second each.
+    assert sum(it["energy_mj"] for it in json.loads(done.stdout)["gpu_windows"]) == read[-1].mj - read[0].mj > 0
 
     for words in (["serve", "--port", "1"], ["meter", "import", "meters.csv", "--site", "oslo"]):
         missing = subprocess.run(

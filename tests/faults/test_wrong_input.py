@@ -21,7 +21,7 @@ from tests.servers import running_api
 def run(*arguments: str, **settings: str) -> "subprocess.CompletedProcess[str]":
     return subprocess.run(
         [*GIGAWATCH, *arguments], env=environment(None, **settings), capture_output=True, text=True, check=False,
-        timeout=60,
+        timeout=120,
     )  # fmt: skip
 
 
@@ -116,7 +116,7 @@ def test_a_clock_ten_minutes_off_ends_the_agent(embedded_server: Any, tmp_path: 
         done = subprocess.run(
             [sys.executable, "-c", AHEAD, "collect", "--server-url", api.url, "--data-dir", str(tmp_path / "data")],
             env=environment(None, GIGAWATCH_AGENT__TOKEN=api.tokens["agent"]),
-            capture_output=True, text=True, check=False, timeout=60,
+            capture_output=True, text=True, check=False, timeout=120,
         )  # fmt: skip
     refused(done, ExitCode.CLOCK, "clock is +600 s off", "chrony")
     embedded_server.drop(url)
@@ -135,5 +135,5 @@ def test_an_interrupted_server_stops_cleanly(embedded_server: Any, tmp_path: Pat
     with running_api(url, tmp_path / "api.log") as api:
         began = time.monotonic()
         assert api.stop() == 0
-        assert time.monotonic() - began < 15
+        assert time.monotonic() - began < 30
     embedded_server.drop(url)
