@@ -55,7 +55,7 @@ def render(connection: Connection, _: View, theme: Theme, now: datetime, name: s
             panel("What explains it", _details(alert, rule)),
             panel("What became of it", _changes(connection, alert)),
             *alert_series.around(connection, alert, theme, now),
-            *_explains(connection, alert, now),
+            _explains(connection, alert, now),
             panel("Who was told", alert_targets.deliveries(told, now, "Nobody was told of it."), wide=True),
             alert_rules.runbook(alert.runbook),
         ],
@@ -152,19 +152,19 @@ def _changes(connection: Connection, alert: Alert) -> html.Div:
     )
 
 
-def _explains(connection: Connection, alert: Alert, now: datetime) -> list[Any]:
+def _explains(connection: Connection, alert: Alert, now: datetime) -> html.Section:
     counts = readings.explained(connection, [alert.alert_id])
     if not counts:
-        return []
+        # Not left out: were it to come later, the page would be sent whole, and a note that is being written lost.
+        return panel("What it explains", html.P("No other alert.", className="empty"), wide=True)
     number = sum(it.alerts for it in counts)
     by_rule = ", ".join(f"{quantities.count(it.alerts)} {it.rule}" for it in counts)
     meant = Wanted(states=("firing",), explained_by=alert.alert_id)
     rows = readings.alerts_wanted(connection, meant, limit=MOST_EXPLAINED)
     first = f"the first {MOST_EXPLAINED} of " if number > MOST_EXPLAINED else ""
-    return [
-        panel(
-            "What it explains",
-            html.Details([html.Summary(f"Show {first}{quantities.count(number)}"), alerts.rows(rows, {}, now)]),
-            note=f"nobody is told of these: {by_rule}", wide=True,
-        )
-    ]  # fmt: skip
+    return panel(
+        "What it explains",
+        html.Details([html.Summary(f"Show {first}{quantities.count(number)}"), alerts.rows(rows, {}, now)]),
+        note=f"nobody is told of these: {by_rule}",
+        wide=True,
+    )

@@ -34,12 +34,17 @@ def render(connection: Connection, asked: View, _: Theme, now: datetime) -> Any:
     parts = {state: [it for it in silences if it.state == state] for state in ("in force", "to come", "ended")}
     over = parts["ended"][:ENDED]
     last = html.Summary(f"The last: {alert_parts.counted(len(over), 'silence')}")
+    # All are always there: were one to come or go, the page would be sent whole, and what somebody is writing lost.
     return alert_parts.page(
         connection, asked, "/alerts/silences", "Silences", SAID, now,
         panel("In force", _table(parts["in force"], now, "No silence is in force."), wide=True),
-        *([panel("To come", _table(parts["to come"], now, ""), wide=True)] if parts["to come"] else []),
+        panel("To come", _table(parts["to come"], now, "No silence is to come."), wide=True),
         _form(connection, asked, now),
-        *([panel("Ended", html.Details([last, _table(over, now, "")]), wide=True)] if over else []),
+        panel(
+            "Ended",
+            html.Details([last, _table(over, now, "")]) if over else html.P("No silence has ended.", className="empty"),
+            wide=True,
+        ),
     )  # fmt: skip
 
 

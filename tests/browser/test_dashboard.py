@@ -20,7 +20,7 @@ from gigawatch.embedded import EmbeddedServer, installations
 from migrations.run import migrate
 from tests.agents import environment
 from tests.browser import seed
-from tests.browser.watching import Dashboard, Watched, look_at_each
+from tests.browser.watching import Dashboard, Watched, look_at_each, refresh
 from tests.processes import GIGAWATCH
 
 UNNAMED = """[...document.querySelectorAll('input:not([type=hidden]), img, button')]
@@ -177,6 +177,7 @@ def test_the_theme_is_kept(watched: Watched) -> None:
 
 def test_the_keyboard_reaches_content_and_navigation(watched: Watched) -> None:
     page = watched.go("/")
+    expect(page.get_by_role("navigation", name="Pages").get_by_role("link", name="Nodes")).to_be_visible()
     page.keyboard.press("Tab")
     assert page.evaluate("document.activeElement.textContent") == "Skip to content"
     for _ in range(4):
@@ -214,11 +215,12 @@ def test_access_needs_a_good_token(browser: Browser, store: EmbeddedServer, tmp_
         page.goto("/")
         for wrong in ("nonsense", agent):
             page.get_by_label("Token").fill(wrong)
-            page.get_by_role("button", name="Log in").click()
+            with page.expect_navigation():
+                page.get_by_role("button", name="Log in").click()
             expect(page.get_by_role("alert")).to_contain_text("not known")
         page.get_by_label("Token").fill(viewer)
         page.get_by_role("button", name="Log in").click()
-        expect(page.locator(".card").first).to_be_visible(timeout=15_000)
+        expect(page.locator(".card").first).to_be_visible()
         page.close()
         answer = httpx.get(f"{served.url}/?token={viewer}&range=24h")
         assert answer.headers["location"] == "/?range=24h"
@@ -232,28 +234,25 @@ def test_access_needs_a_good_token(browser: Browser, store: EmbeddedServer, tmp_
         engine.dispose()
 
 
-RANGE = "document.querySelector('#fleet-power .js-plotly-plot').layout.xaxis.range.join()"
+AXIS = "document.querySelector('#fleet-power .js-plotly-plot').layout.xaxis"
+RANGE = f"{AXIS}.range.join()"
 
 
 def test_a_refresh_keeps_the_reader_s_zoom_and_focus(watched: Watched) -> None:
     page = watched.go("/")
-    page.wait_for_selector("#fleet-power .main-svg")
-    box = page.locator("#fleet-power").bounding_box()
-    assert box is not None
-    page.mouse.move(box["x"] + 400, box["y"] + 150)
+    area = page.locator("#fleet-power .nsewdrag").first
+    area.hover(position={"x": 350, "y": 100})
     page.mouse.down()
-    page.mouse.move(box["x"] + 600, box["y"] + 155, steps=4)
+    area.hover(position={"x": 550, "y": 105}, force=True)  # what plotly lays over it while one drags takes the mouse
     page.mouse.up()
-    page.wait_for_timeout(300)
+    page.wait_for_function(f"{AXIS}.autorange === false")
     zoomed = page.evaluate(RANGE)
     link = page.locator(".panel", has_text="Silent nodes").get_by_role("link").first
     link.focus()
     text = link.text_content()
     page.evaluate("document.querySelector('#fleet-power').dataset.mark = 'same'")
     silent = page.locator(".panel", has_text="Silent nodes").locator("td.number").first
-    live = page.locator("#live [data-key]").get_attribute("data-age")
-    expect(page.locator("#live [data-key]")).not_to_have_attribute("data-age", str(live), timeout=10_000)
-    page.wait_for_timeout(1_500)
+    refresh(page)
     assert silent.is_visible()
     assert page.evaluate(RANGE) == zoomed
     assert page.locator("#fleet-power").get_attribute("data-mark") == "same"
@@ -277,10 +276,12 @@ def test_filters_are_chosen_and_cleared(watched: Watched) -> None:
     page.get_by_role("option", name="austin").click()
     expect(page).to_have_url(re.compile(r"site=austin"))
     expect(page.locator("main")).not_to_contain_text("oslo-")
-    page.get_by_role("link", name="Nodes").click()
+    nodes = page.get_by_role("navigation", name="Pages").get_by_role("link", name="Nodes")
+    expect(nodes).to_have_attribute("href", re.compile("site=austin"))
+    nodes.click()
     expect(page).to_have_url(re.compile(r"/nodes\?site=austin"))
     expect(page.locator(".nodes-list tbody tr").first).to_contain_text("austin-")
-    page.locator(".nodes-list tbody a").first.click()
+    page.locator(".nodes-list tbody a").first.press("Enter")
     expect(page.locator("main h1")).to_contain_text("austin-")
 
 
@@ -306,18 +307,20 @@ def test_nodes_are_sorted_and_paged_in_the_store(long_list: Watched) -> None:
     pager = page.get_by_role("navigation", name="Pages of the list", exact=True)
     expect(pager).to_contain_text("1 to 100 of 128")
     expect(rows).to_have_count(100)
-    pager.get_by_role("link", name="Next").click()
+    # By keyboard: a refresh replaces the rows each second, and a mouse's button that was pressed before it is released
+    # on another element after it.
+    pager.get_by_role("link", name="Next").press("Enter")
     expect(page).to_have_url(re.compile("page=2"))
     expect(pager).to_contain_text("101 to 128 of 128")
     expect(rows).to_have_count(28)
-    # Sorting begins with the first page; once more turns it round. All by keyboard.
+    # Sorting begins with the first page; once more turns it round.
     page.get_by_role("link", name="Node", exact=True).press("Enter")
     expect(page.locator("th[aria-sort=ascending]")).to_have_text("Node")
     expect(rows.first).to_contain_text("oslo-r01-n01")
     page.get_by_role("link", name="Node", exact=True).press("Enter")
     expect(page.locator("th[aria-sort=descending]")).to_have_text("Node")
     expect(rows.first).to_contain_text("oslo-r04-n32")
-    assert page.evaluate("document.activeElement.textContent") == "Node"
+    expect(page.locator(":focus")).to_have_text("Node")
     page.go_back()
     expect(rows.first).to_contain_text("oslo-r01-n01")
     long_list.go("/nodes?page=99")
@@ -333,8 +336,7 @@ def test_nodes_are_searched_and_chosen_by_state_and_a_refresh_keeps_that(long_li
     box.press("Enter")
     expect(rows).to_have_count(4)
     expect(page).to_have_url(re.compile("site=oslo.*find=N07.*sort=-power"))
-    live = page.locator("#live [data-key]").get_attribute("data-age")
-    expect(page.locator("#live [data-key]")).not_to_have_attribute("data-age", str(live), timeout=10_000)
+    refresh(page)
     expect(rows).to_have_count(4)
     expect(page.locator("th[aria-sort=descending]")).to_have_text("Power")
     box.fill("%' OR 1=1 --")
@@ -347,7 +349,7 @@ def test_nodes_are_searched_and_chosen_by_state_and_a_refresh_keeps_that(long_li
     page.get_by_role("navigation", name="State").get_by_role("link", name=re.compile("^silent ")).click()
     expect(page).to_have_url(re.compile("state=silent"))
     # On a slow machine others may be silent by now as well, but none for so long.
-    rows.first.get_by_role("link", name=seed.SILENT).click()
+    rows.first.get_by_role("link", name=seed.SILENT).press("Enter")
     expect(page).to_have_url(re.compile(r"/nodes/\d+$"))
     assert long_list.problems == []
 
@@ -367,11 +369,7 @@ def test_racks_are_looked_for_in_the_store_as_one_types(watched: Watched) -> Non
 
 def test_a_cell_of_the_heat_map_leads_to_its_gpu(watched: Watched) -> None:
     page = watched.go("/")
-    page.wait_for_selector("#fleet-heat .main-svg")
-    page.locator("#fleet-heat").scroll_into_view_if_needed()
-    box = page.locator("#fleet-heat .nsewdrag").first.bounding_box()
-    assert box is not None
-    page.mouse.click(box["x"] + 12, box["y"] + 12)
+    page.locator("#fleet-heat .nsewdrag").first.click(position={"x": 12, "y": 12})
     expect(page).to_have_url(re.compile(r"/gpus/GPU-"))
 
 
@@ -380,9 +378,11 @@ def test_pause_stops_the_refreshing(watched: Watched) -> None:
     page.get_by_role("button", name="Pause").click()
     expect(page.get_by_role("button", name="Resume")).to_have_attribute("aria-pressed", "true")
     page.wait_for_timeout(1_500)
-    live = page.locator("#live [data-key]").get_attribute("data-age")
+    # An answer to what was asked before may still come; nothing more is asked.
+    asked: list[str] = []
+    page.on("request", lambda it: asked.append(it.url))
     page.wait_for_timeout(1_800)
-    assert page.locator("#live [data-key]").get_attribute("data-age") == live
+    assert asked == []
 
 
 def test_sessions_end_and_lead_nowhere_else(browser: Browser, store: EmbeddedServer, tmp_path: Path) -> None:
@@ -404,7 +404,7 @@ def test_sessions_end_and_lead_nowhere_else(browser: Browser, store: EmbeddedSer
         watched = Watched(browser, served.url)
         watched.page.goto(f"/?token={secret}&range=6h")
         expect(watched.page).to_have_url(f"{served.url}/?range=6h")
-        expect(watched.page.locator(".card").first).to_be_visible(timeout=15_000)
+        expect(watched.page.locator(".card").first).to_be_visible()
         watched.page.get_by_role("button", name="Log out").click()
         expect(watched.page).to_have_url(f"{served.url}/login")
         watched.page.close()
@@ -467,7 +467,7 @@ def test_the_store_shows_its_folding_tables_and_jobs(watched: Watched, store: Em
         for card, value in (("PostgreSQL", r"^\d+$"), ("Minutes folded", r"^\d\d:\d\d"), ("Size on disk", r"^\d"),
                             ("Windows kept", "^7$"), ("Buckets waiting", "^0$")):  # fmt: skip
             expect(page.locator(".card", has_text=card).locator(".value")).to_have_text(re.compile(value))
-        expect(page.locator(".card.bad")).to_contain_text("9 min ago")
+        expect(page.locator(".card.bad")).to_contain_text(re.compile(r"\b(9|1\d)\smin ago"))
         expect(page.locator("main .banner.bad", has_text="Job retain failed: no room")).to_be_visible()
         expect(page.locator("main .banner.bad", has_text="not folded into minutes")).to_be_visible()
         levels = page.get_by_role("region", name="Levels of folding")
@@ -480,8 +480,8 @@ def test_the_store_shows_its_folding_tables_and_jobs(watched: Watched, store: Em
         tables.focus()
         with engine.begin() as connection:
             connection.execute(text("UPDATE gigawatch.job SET error = NULL"))
-        expect(page.locator("main .banner.bad", has_text="Job retain failed")).to_have_count(0, timeout=10_000)
-        assert page.evaluate("document.activeElement.ariaLabel").startswith("Tables of the store")
+        expect(page.locator("main .banner.bad", has_text="Job retain failed")).to_have_count(0)
+        expect(page.locator(":focus")).to_have_attribute("aria-label", re.compile("^Tables of the store"))
         page.get_by_role("link", name="Fleet").click()
         expect(page.locator("#filters")).to_contain_text("oslo")
         assert watched.problems == []
@@ -514,9 +514,9 @@ def test_a_database_that_goes_away_is_said_and_comes_back(watched: Watched, stor
     expect(page.locator(".card").first).to_be_visible()
     store.stop()
     try:
-        expect(page.get_by_role("alert")).to_contain_text("The database cannot be reached", timeout=20_000)
+        expect(page.get_by_role("alert")).to_contain_text("The database cannot be reached")
         expect(page.locator(".card").first).to_be_visible()  # the last figures stay, and look it
         expect(page.locator("#live")).to_contain_text("not live")
     finally:
         store.start()
-    expect(page.locator(".banner.bad")).to_have_count(0, timeout=20_000)
+    expect(page.locator(".banner.bad")).to_have_count(0)

@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 from playwright.sync_api import Browser, Page, expect
+from sqlalchemy import text
 
 from api.factors import files, store
 from gigawatch import database
@@ -41,6 +42,25 @@ def filled(embedded_server: Any) -> Iterator[str]:
     embedded_server.drop(url)
 
 
+@pytest.fixture(autouse=True)
+def alive(filled: str) -> None:
+    """What meters say at this moment they said a minute ago, however long the tests before took.
+
+    After five minutes all would be silent.
+    """
+    engine = database.engine(filled)
+    with engine.begin() as connection:
+        connection.execute(
+            text(
+                "UPDATE gigawatch.meter_window SET time = now() - interval '1 min' FROM ("
+                " SELECT meter_id, max(time) AS newest FROM gigawatch.meter_window WHERE covered_ms = 60000"
+                " GROUP BY meter_id) AS moment"
+                " WHERE meter_window.meter_id = moment.meter_id AND meter_window.time = moment.newest"
+            )
+        )
+    engine.dispose()
+
+
 def rows(page: Page) -> Any:
     return page.locator("#live-meters tbody tr")
 
@@ -62,11 +82,11 @@ def test_each_figure_bears_its_name_category_and_coverage(watched: Watched) -> N
     expect(page).to_have_url(re.compile("/facility$"))
     page.locator("#site").click()
     page.get_by_role("option", name="oslo").click()
-    expect(page).to_have_url(re.compile("site=oslo"))
+    expect(page.locator("main h1")).to_contain_text("oslo")
     expect(card(page, "Power ratio now")).to_contain_text(
         re.compile("power ratio, indicative · category 2, PDU output")
     )
-    expect(card(page, "Power ratio now").locator(".value")).to_have_text(re.compile(r"^1\.[12]\d$"))
+    expect(card(page, "Power ratio now").locator(".value")).to_have_text(re.compile(r"^1\.[23]\d$"))
     day = card(page, "24 h")
     expect(day).to_contain_text(re.compile(r"interim PUE · category 2, PDU output · coverage 9\d\.\d"))
     expect(day).to_contain_text("1\u00a0h faulty")
@@ -196,9 +216,8 @@ def test_a_configured_pue_is_never_shown_as_measured(watched: Watched) -> None:
 
 def test_figures_that_do_not_go_on_are_said_to_be_stale(watched: Watched, filled: str) -> None:
     with folded_less(filled, "meter_1h", "5 hours"):
-        watched.page.wait_for_timeout(300)
         page = watched.go("/facility?site=oslo&range=24h")
-        expect(page.locator("#live-known .badge")).to_have_text("stale", timeout=45_000)
+        expect(page.locator("#live-known .badge")).to_have_text("stale")
         expect(page.locator("#live-known")).to_contain_text("does gigawatch serve run")
         expect(card(page, "24 h").locator(".value")).to_have_text(re.compile(r"^1\.\d\d$"))
 
@@ -208,7 +227,7 @@ def test_a_store_of_another_version_is_said(watched: Watched, filled: str) -> No
         watched.page.goto("/facility?from=2026-01-01&to=2026-01-09&site=oslo")
         expect(watched.page.get_by_role("alert").filter(has_text="Not live")).to_contain_text("gigawatch migrate")
         expect(watched.page.locator("main")).to_contain_text("No figures")
-    expect(watched.page.locator("main h1")).to_contain_text("PUE & facility", timeout=20_000)
+    expect(watched.page.locator("main h1")).to_contain_text("PUE & facility")
 
 
 def test_without_meters_the_page_teaches_how_to_connect_them_and_then_fills(
@@ -227,7 +246,7 @@ def test_without_meters_the_page_teaches_how_to_connect_them_and_then_fills(
         now = datetime.now(UTC)
         place(engine, {"main": {"role": "utility"}, "pdu": {"role": "pdu"}})
         send(engine, [window(it, now - HOUR / 60, kwh=1, covered_ms=60_000) for it in ("main", "pdu")])
-        expect(page.locator("main h1")).to_contain_text("PUE & facility · oslo", timeout=45_000)
+        expect(page.locator("main h1")).to_contain_text("PUE & facility · oslo")
         expect(page.locator("#live-known")).to_contain_text("No hour of meters is over yet")
         expect(page.locator("#live-limits")).to_contain_text("Nothing measures a PUE yet")
         expect(card(page, "24 h")).to_contain_text("not measured")
