@@ -21,6 +21,8 @@ SERVED_SUMS = (
     "covered_ms", "observed_ms", "scrapes_taken", "scrapes_expected", "prompt_tokens", "cached_tokens",
     "generated_tokens", "requests_finished", "running_request_ms", "waiting_request_ms", "active_ms",
 )  # fmt: skip
+FRONTEND = "dynamo"
+"""The engine that counts what others beside it serve, by the name of its file."""
 SERVED_MOST = ("running_requests_max", "kv_cache_use_max_pm")
 SERVED = (*SERVED_SUMS, *SERVED_MOST)
 LATENCY_KEY = "time, deployment_id, site_id, gpu_model, model, latency, bounds_id"
@@ -156,9 +158,19 @@ def clear_sql(table: str) -> str:
     DELETE FROM gigawatch.{table} AS old WHERE {_OF_PERIOD.format(table="old")} AND {_OF_IDS.format(table="old")}"""
 
 
+# A window of a frontend in whose deployment its workers are read as well: all of its tokens would be counted twice.
+_TWICE = f"{{table}}.engine = '{FRONTEND}' AND {{table}}.deployment_id IN (SELECT twice.deployment_id FROM twice)"
+
 # The rows of the minute, and which of them are whole.
 _RULED = f"""
-    used AS MATERIALIZED (
+    twice AS MATERIALIZED (
+        SELECT d.deployment_id FROM gigawatch.deployment AS d JOIN (
+            SELECT its.name FROM gigawatch.serving_window AS v JOIN gigawatch.deployment AS its USING (deployment_id)
+            WHERE {_OF_PERIOD.format(table="v")} AND {_OF_IDS.format(table="v")}
+            GROUP BY its.name
+            HAVING bool_or(v.engine = '{FRONTEND}') AND bool_or(v.engine <> '{FRONTEND}')
+        ) AS of_both USING (name)
+    ), used AS MATERIALIZED (
         SELECT a.*, d.name FROM gigawatch.assigned_1m AS a JOIN gigawatch.deployment AS d USING (deployment_id)
         WHERE {_OF_PERIOD.format(table="a")} AND {_OF_IDS.format(table="a")}
     ), engines AS MATERIALIZED (
@@ -167,7 +179,7 @@ _RULED = f"""
         FROM (
             SELECT v.node_id, v.deployment_id, v.endpoint, v.model, sum(v.covered_ms) AS covered_ms
             FROM gigawatch.serving_window AS v
-            WHERE {_OF_PERIOD.format(table="v")} AND {_OF_IDS.format(table="v")}
+            WHERE {_OF_PERIOD.format(table="v")} AND {_OF_IDS.format(table="v")} AND NOT ({_TWICE.format(table="v")})
             GROUP BY 1, 2, 3, 4
         ) AS of_model
         GROUP BY 1, 2, 3
@@ -215,7 +227,7 @@ _PLACED = f"""
             SELECT deployment_id, min(site_id) AS site_id, min(gpu_model) AS gpu_model FROM ruled GROUP BY 1
         ) AS others USING (deployment_id)
         LEFT JOIN joint ON joint.name = d.name
-        WHERE {_OF_PERIOD.format(table="v")} AND {_OF_IDS.format(table="v")}
+        WHERE {_OF_PERIOD.format(table="v")} AND {_OF_IDS.format(table="v")} AND NOT ({_TWICE.format(table="v")})
     )"""
 
 SUM_MINUTE = f"""

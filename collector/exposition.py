@@ -112,7 +112,8 @@ def fetch(pool: urllib3.PoolManager, url: str, limit_s: float, advice: Advice) -
         response.close()
         raise
     response.release_conn()
-    text = content.decode("utf-8", "replace")
+    # No text of the store may have a NUL.
+    text = content.decode("utf-8", "replace").replace("\0", "\N{REPLACEMENT CHARACTER}")
     content_type = response.headers.get("Content-Type", "")
     if "html" in content_type or text.lstrip().startswith("<"):
         raise GigawatchError(
@@ -146,7 +147,8 @@ def parse(url: str, answer: Answer, advice: Advice, only: Iterable[str] = ()) ->
         )
     if only and not openmetrics:
         beginnings = (START_TIME, *only)
-        lines = [line for line in lines if line.startswith(beginnings)]
+        # A name may be indented, or stand in quotes behind the bracket.
+        lines = [line for line in lines if line.lstrip(' \t{"').startswith(beginnings)]
     text = "\n".join(lines)
     try:
         for family in _parse_openmetrics(text) if openmetrics else text_string_to_metric_families(text):

@@ -4,6 +4,7 @@ from collections import defaultdict
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from datetime import datetime, timedelta
 
+import msgspec
 from msgspec import Struct
 
 from dashboard.plots import GOOD_COVERAGE, bins
@@ -19,6 +20,16 @@ LATENCIES: tuple[Latency, ...] = ("time_to_first_token", "inter_token_latency")
 """Those that are shown; each is a third of the time that all take."""
 
 
+class Weighed(Struct, frozen=True):
+    """What the energy of a million generated tokens costs or emits."""
+
+    amount: float
+    unit: str
+    """The currency, or kg of CO2e."""
+    coverage: float | None
+    """Part of the energy that has a price or an intensity, and by which all of it is reckoned, 0 to 1."""
+
+
 class Row(Struct, frozen=True, kw_only=True):
     """A deployment, or another group, with all that is known of it in a period."""
 
@@ -26,10 +37,10 @@ class Row(Struct, frozen=True, kw_only=True):
     energy: EnergyPerToken
     serving: Serving | None = None
     idle: Idle | None = None
-    costs: tuple[tuple[str, float], ...] = ()
-    """Of the energy for a million generated tokens, by currency."""
-    carbon_kg: float | None = None
-    """For a million generated tokens, by the grid's intensity."""
+    costs: tuple[Weighed, ...] = ()
+    """By currency."""
+    carbon: Weighed | None = None
+    """By the grid's intensity."""
 
     @property
     def doubts(self) -> list[str]:
@@ -87,12 +98,14 @@ def join(
     """Rows of several reads of the same groups and period, each over the whole of it and at one boundary."""
     served = {it.label: it for it in serving}
     idled = {it.label: it for it in idle}
-    prices: dict[str, list[tuple[str, float]]] = defaultdict(list)
+    # As report.token_cost() has it: the price is weighed by the group's own energy at its own times.
+    per_j: dict[str, list[Weighed]] = defaultdict(list)
     for priced in cost:
         if priced.currency is not None and priced.cost is not None and priced.priced_energy_j:
-            prices[priced.label].append((priced.currency, priced.cost / priced.priced_energy_j))
+            price = priced.cost / priced.priced_energy_j
+            per_j[priced.label].append(Weighed(price, priced.currency, priced.price_coverage))
     emitted = {
-        it.label: it.carbon_kg / it.accounted_energy_j
+        it.label: Weighed(it.carbon_kg / it.accounted_energy_j, "kg", it.intensity_coverage)
         for it in carbon
         if it.method == "location" and it.carbon_kg is not None and it.accounted_energy_j
     }
@@ -102,18 +115,17 @@ def join(
             energy=it,
             serving=served.get(it.label),
             idle=idled.get(it.label),
-            # As report.token_cost() has it: the price is weighed by the group's own energy at its own times.
-            costs=tuple(
-                (unit, price * it.j_per_generated_token * MILLION)
-                for unit, price in prices[it.label]
-                if it.j_per_generated_token is not None
-            ),
-            carbon_kg=None
-            if it.j_per_generated_token is None or it.label not in emitted
-            else emitted[it.label] * it.j_per_generated_token * MILLION,
+            costs=tuple(_for_million(price, it) for price in per_j[it.label] if it.j_per_generated_token is not None),
+            carbon=_for_million(emitted[it.label], it)
+            if it.j_per_generated_token is not None and it.label in emitted
+            else None,
         )
         for it in energy
     ]
+
+
+def _for_million(of_j: Weighed, energy: EnergyPerToken) -> Weighed:
+    return msgspec.structs.replace(of_j, amount=of_j.amount * (energy.j_per_generated_token or 0) * MILLION)
 
 
 _ORDERS: Mapping[TokenOrder, Callable[[Row], float | None]] = {
@@ -121,8 +133,8 @@ _ORDERS: Mapping[TokenOrder, Callable[[Row], float | None]] = {
     "j_per_token": lambda row: row.energy.j_per_generated_token,
     "variation": lambda row: row.energy.variation,
     "tokens_per_s_per_mw": lambda row: row.energy.tokens_per_s_per_mw,
-    "cost": lambda row: row.costs[0][1] if row.costs else None,
-    "carbon": lambda row: row.carbon_kg,
+    "cost": lambda row: row.costs[0].amount if row.costs else None,
+    "carbon": lambda row: row.carbon.amount if row.carbon else None,
     "ttft_p50": lambda row: row.wait_s("p50"),
     "ttft_p95": lambda row: row.wait_s("p95"),
     "itl": lambda row: row.serving.itl_p50_s if row.serving else None,
@@ -215,24 +227,25 @@ class Priced(Struct, frozen=True):
 
 
 def idle_costs(idle: Iterable[Idle], cost: Iterable[Cost], step: timedelta) -> list[Priced]:
-    """What the provisioned idle energy cost, by currency: each site's at the mean price of its energy at that time.
+    """What the provisioned idle energy cost, by currency: each site's at the mean price of its energy at that time, as
+    far as that energy has a price.
 
     Args:
         idle: by site, in bins none of which is in two of the cost's.
         cost: by site and step, at boundary gpu.
         step: of the cost.
     """
-    prices: dict[tuple[str, datetime], list[tuple[str, float]]] = defaultdict(list)
+    prices: dict[tuple[str, datetime], list[tuple[str, float, float]]] = defaultdict(list)
     for it in cost:
-        if it.currency is not None and it.cost is not None and it.priced_energy_j:
-            prices[it.label, floor(it.time, step)].append((it.currency, it.cost / it.priced_energy_j))
+        if it.currency is not None and it.cost is not None and it.priced_energy_j and it.price_coverage:
+            price_per_j = it.cost / it.priced_energy_j
+            prices[it.label, floor(it.time, step)].append((it.currency, price_per_j, it.price_coverage))
     sums: dict[str, tuple[float, float]] = defaultdict(lambda: (0.0, 0.0))
     for part in idle:
-        for currency, price_per_j in prices[part.label, floor(part.time, step)]:
+        for currency, price_per_j, share in prices[part.label, floor(part.time, step)]:
             energy_j, amount = sums[currency]
-            sums[currency] = (
-                energy_j + part.provisioned_idle_j, amount + part.provisioned_idle_j * price_per_j,
-            )  # fmt: skip
+            priced_j = part.provisioned_idle_j * share
+            sums[currency] = energy_j + priced_j, amount + priced_j * price_per_j
     return [Priced(energy_j, currency, amount) for currency, (energy_j, amount) in sorted(sums.items())]
 
 

@@ -12,12 +12,10 @@ from collections.abc import Callable, Mapping, Sequence
 from urllib.parse import urlsplit
 
 from collector.assignments.processes import Address, Listening, Processes
-from collector.engines.address import endpoint_of, metrics_url
+from collector.engines.address import PORTS, endpoint_of, metrics_url
 from gigawatch.errors import GigawatchError
 from gigawatch.records import Assignment, Gpu
 from gigawatch.settings import Engine
-
-PORTS = {"http": 80, "https": 443}
 
 
 class EngineProcesses:

@@ -26,6 +26,8 @@ LIST = "/v1.PodResourcesLister/List"
 SERVICE_ACCOUNT = Path("/var/run/secrets/kubernetes.io/serviceaccount")
 TIME_LIMIT_S = 5.0
 RESOURCES = re.compile(r"nvidia\.com/(gpu(\.shared)?|mig-.+)")
+# GKE's device plugin has files of /dev, with a MIG instance or a share in time behind them.
+GKE_DEVICE = re.compile(r"nvidia(\d+)(/.*)?")
 NAMES = ("app.kubernetes.io/instance", "app.kubernetes.io/name", "app")
 """Labels that name what a pod is part of, the first that it has."""
 METADATA_ONLY = "application/json;as=PartialObjectMetadataList;g=meta.k8s.io;v=v1"
@@ -98,7 +100,7 @@ class Pods:
             name = names.get((pod.namespace, pod.name)) or SUFFIX.sub("", pod.name)
             for device in pod.devices:
                 # A GPU that is shared by time is given out as UUID::0, UUID::1 and so on.
-                uuid = uuids.get(device.partition("::")[0])
+                uuid = uuids.get(GKE_DEVICE.sub(r"\1", device.partition("::")[0]))
                 if uuid is not None:
                     found[uuid].add(Assignment(deployment=f"{pod.namespace}/{name}"[:LONGEST_NAME]))
         return found

@@ -6,6 +6,9 @@ from collector.engines.catalogue import named
 from gigawatch.settings import Engine
 
 LONGEST_NAME = 200
+PORTS = {"http": 80, "https": 443}
+OWN = {"localhost", "127.0.0.1", "::1"}
+"""Ways to write this machine."""
 
 
 def complete(url: str, path: str) -> str:
@@ -21,6 +24,13 @@ def metrics_url(settings: Engine) -> str:
         GigawatchError: settings name an engine that is not known.
     """
     return complete(settings.url, named(settings.engine).path if settings.engine else "/metrics")
+
+
+def same(url: str) -> tuple[str, int, str, str]:
+    """What URLs have in common that are written differently and lead to the same metrics."""
+    parts = urlsplit(url)
+    host = parts.hostname or ""
+    return "localhost" if host in OWN else host, parts.port or PORTS[parts.scheme], parts.path.rstrip("/"), parts.query
 
 
 def endpoint_of(settings: Engine) -> str:

@@ -14,6 +14,8 @@ from gigawatch.units import MILLISECONDS_PER_MINUTE, MILLISECONDS_PER_SECOND
 
 REPEAT_MS = 10 * MILLISECONDS_PER_MINUTE
 """How often a reset is told of an engine whose counters fall again and again."""
+MOST_MODELS = 1_000
+"""Models of an endpoint that are kept in mind; beyond it those that have been away longest are forgotten."""
 
 
 class Endpoint:
@@ -56,13 +58,14 @@ class Endpoint:
             grown[reading.models[series]][series.figure, series.bound_us] += count
         left_out = 0
         for model, buckets in grown.items():
-            folder = self._folders.get((engine, model))
+            # Taken out and put in again, it is the last to be forgotten.
+            folder = self._folders.pop((engine, model), None)
             if folder is None:
                 # A model that is new was not there at the reading before: its counters were zero then.
                 since_ms = self._at_ms if known else at_ms
                 name = (model or self._settings.model or "")[:LONGEST_NAME] or None
                 folder = Folder(self._settings, self._address, engine, name, self._window_ms, since_ms)
-                self._folders[engine, model] = folder
+            self._folders[engine, model] = folder
             left_out += folder.add(at_ms, buckets if known else None, reading.gauges.get(model, {}))
         self._at_ms = at_ms
         if not reading.sources:
@@ -111,6 +114,11 @@ class Endpoint:
             closed = folder.close(until_ms, stop=stop)
             if not self._counting or model in self._counting:
                 windows += closed
+        # One with an open window is not yet away.
+        away = [its for its, folder in self._folders.items() if not folder.is_open]
+        for its in away[: max(0, len(self._folders) - MOST_MODELS)]:
+            del self._folders[its]
+        self._counting &= {model for _, model in self._folders}
         return windows
 
     def take_events(self) -> list[Event]:

@@ -102,6 +102,11 @@ class Folder:
         records = [self._record(self._open.pop(end_ms), min(end_ms, until_ms)) for end_ms in ends]
         return [record for record in records if record is not None]
 
+    @property
+    def is_open(self) -> bool:
+        """Whether there is something that was not handed out."""
+        return bool(self._open)
+
     def shift(self, by_ms: int) -> None:
         """Follow the wall clock where it was set; every window was closed before."""
         self._at_ms += by_ms

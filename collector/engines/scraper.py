@@ -6,13 +6,13 @@ An endpoint that hangs delays neither another one nor the GPUs' ticks: the agent
 import logging
 import threading
 import time
-from collections import Counter
+from itertools import groupby
 from queue import Empty, SimpleQueue
 
 from msgspec import Struct
 
 from collector.answers import connections
-from collector.engines.address import endpoint_of, metrics_url
+from collector.engines.address import endpoint_of, metrics_url, same
 from collector.engines.catalogue import Engine, named
 from collector.engines.endpoint import Endpoint
 from collector.engines.exposition import fetch, parse
@@ -116,10 +116,10 @@ class Engines:
 
     def __init__(self, settings: tuple[Settings, ...], window_ms: int, now_ms: int) -> None:
         readers = [Reader(it) for it in settings]
-        for url, times in Counter(reader.url for reader in readers).items():
-            if times > 1:
+        for _, alike in groupby(sorted((reader.url for reader in readers), key=same), key=same):
+            if len(urls := list(alike)) > 1:
                 raise GigawatchError(
-                    f"[[engines]] name {url} {times} times",
+                    f"[[engines]] name the same metrics {len(urls)} times: {', '.join(urls)}",
                     "Its tokens would be counted as often: leave one of them.",
                     ExitCode.CONFIGURATION,
                 )

@@ -10,7 +10,7 @@ from dashboard.components import PAGE_ROWS, badge, choice
 from dashboard.plots import GOOD_COVERAGE
 from dashboard.quantities import UNKNOWN
 from dashboard.token_figures import joules
-from dashboard.token_rows import Row
+from dashboard.token_rows import Row, Weighed
 from dashboard.view import By, TokenOrder, View
 
 GROUPS: dict[By, str] = {
@@ -73,9 +73,10 @@ def render(rows: Sequence[Row], asked: View, *, priced: bool) -> list[Any]:
 
 def _about(asked: View, *, priced: bool) -> str:
     said = (
-        f"J/token, its cost and CO2e at boundary {asked.boundary}, cost and CO2e for a million generated tokens; CO2e "
+        f"J/token, its cost and CO2e at boundary {asked.boundary}, cost and CO2e for a million generated tokens; CO2e"
+        " by the grid's intensity. Where only a part of the energy has a price or an intensity, it says which. Idle:"
+        " energy of assigned GPUs while nothing ran."
     )
-    said += "by the grid's intensity. Idle: energy of assigned GPUs while nothing ran."
     return (
         said
         if priced
@@ -121,8 +122,9 @@ def _cells(row: Row, asked: View) -> list[Any]:
         quantities.share(it.variation),
         quantities.digits(token_rows.wh_per_thousand(it.j_per_generated_token), "Wh"),
         quantities.digits(it.tokens_per_s_per_mw, ""),
-        ", ".join(quantities.money(amount, currency) for currency, amount in row.costs) or UNKNOWN,
-        quantities.mass(row.carbon_kg),
+        [part for cost in row.costs for part in _weighed(cost, "priced", quantities.money(cost.amount, cost.unit))]
+        or UNKNOWN,
+        _weighed(row.carbon, "known", quantities.mass(row.carbon.amount)) if row.carbon else UNKNOWN,
         quantities.latency(row.wait_s("p50")),
         quantities.latency(row.wait_s("p95")),
         quantities.latency(serving.itl_p50_s if serving else None),
@@ -131,3 +133,9 @@ def _cells(row: Row, asked: View) -> list[Any]:
         [quantities.count(it.gpus), *([" ", badge(f"{it.gpus_silent} silent", "bad")] if it.gpus_silent else [])],
         badge(quantities.share(it.coverage), "warn") if poor else quantities.share(it.coverage),
     ]
+
+
+def _weighed(it: Weighed, how: str, words: str) -> list[Any]:
+    """A cost or an emission, marked where much of the energy has no price or no intensity."""
+    poor = it.coverage is not None and it.coverage < GOOD_COVERAGE
+    return [f"{words} ", *([badge(f"{quantities.share(it.coverage)} {how}", "warn"), " "] if poor else [])]

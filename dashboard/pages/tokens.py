@@ -32,7 +32,7 @@ BOUNDARIES: dict[Boundary, str] = {"gpu": "GPU", "it": "IT", "facility": "Facili
 COVERS: dict[Boundary, str] = {
     "gpu": BOUNDARY,
     "it": "IT equipment (boundary: it): GPUs, and their share of what their nodes use beside them",
-    "facility": "The whole facility (boundary: facility): energy of the IT equipment times the site's configured PUE",
+    "facility": "The whole facility (boundary: facility): energy of the IT equipment times the site's PUE",
 }
 UNKNOWN_AT: dict[Boundary, str] = {
     "gpu": "No GPU's energy is known in this period.",
@@ -256,8 +256,15 @@ def _obtained(it: EnergyPerToken | None) -> str:
     parts = {
         "interpolated": it.interpolated_share, "integrated": it.integrated_share, "modelled": it.modelled_share,
     }  # fmt: skip
-    said = [f"{quantities.share(part)} {name}" for name, part in parts.items() if part]
-    return ", ".join(said) or "by counters and meters"
+    said = (
+        ", ".join(f"{quantities.share(part)} {name}" for name, part in parts.items() if part)
+        or "by counters and meters"
+    )
+    if it.measured_pue_share is None:
+        return said
+    if it.measured_pue_share in {0, 1}:
+        return f"{said} · PUE {'measured' if it.measured_pue_share else 'configured, not measured'}"
+    return f"{said} · PUE measured for {quantities.share(it.measured_pue_share)} of it, else configured"
 
 
 def _own(found: _Found, period: Period, theme: Theme) -> list[html.Section]:

@@ -6,6 +6,7 @@ from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -404,6 +405,46 @@ def test_prefill_and_decode_apart(engine: Engine, report: Report) -> None:
     assert found["prefill_j_per_prompt_token"] == pytest.approx(700 / 900)
     assert found["decode_j_per_generated_token"] == pytest.approx(800 / 250)
     assert found["j_per_generated_token"] == pytest.approx(1_500 / 250)
+
+
+def test_a_frontend_s_tokens_are_not_counted_beside_its_workers_own(engine: Engine, report: Report) -> None:
+    """Dynamo's frontend counts what its workers count: who reads both has each token once; by itself it counts."""
+    scene = Scene(5)
+    prefill = Vllm("chat", role=Role.PREFILL, address="127.0.0.1:8081")
+    decode = Vllm("chat", role=Role.DECODE, address="127.0.0.1:8082")
+    # Stands for a frontend of workers that nobody reads.
+    alone = Vllm("code", address="127.0.0.1:8000")
+    worker, router = Machine("a", 3, engines=[prefill, decode]), Machine("b", 1, engines=[alone])
+    worker.serve(scene.start_ms, {0: local(prefill), 1: local(decode), 2: local(decode)})
+    router.serve(scene.start_ms, {0: local(alone)})
+
+    def work(_before_ms: int, _now_ms: int) -> None:
+        for vllm, answers in ((prefill, 5), (decode, 250), (alone, 100)):
+            vllm.running, vllm.prompt_tokens = 3, vllm.prompt_tokens + 900
+            vllm.generated_tokens, vllm.requests = vllm.generated_tokens + answers, vllm.requests + 1
+            vllm.ttft_s[0.5] += 1
+
+    run(
+        [worker, router],
+        scene.start_ms,
+        scene.stop_ms,
+        lambda _m, _gpu, before_ms, now_ms: 500 * (now_ms - before_ms),
+        work,
+    )
+    for machine in (worker, router):
+        machine.end(scene.stop_ms)
+    of_decode = [it for it in worker.serving_windows if it.role == Role.DECODE]
+    router.serving_windows = [
+        *(msgspec.structs.replace(it, engine="dynamo") for it in router.serving_windows),
+        *(msgspec.structs.replace(it, engine="dynamo", endpoint="127.0.0.1:8001", role=Role.BOTH) for it in of_decode),
+    ]
+    store(engine, [worker, router])
+    fold(engine, now_minute_ms(1))
+    found = of(report, "energy_per_token", scene.start_ms, scene.stop_ms)
+    assert (found["chat", "gpu"]["prompt_tokens"], found["chat", "gpu"]["generated_tokens"]) == (900 * 300, 250 * 300)
+    assert found["chat", "gpu"]["j_per_generated_token"] == pytest.approx(1_500 / 250)
+    assert found["code", "gpu"]["j_per_generated_token"] == pytest.approx(500 / 100)
+    assert of(report, "serving", scene.start_ms, scene.stop_ms)["chat"]["requests_per_s"] == 1
 
 
 def test_no_group_has_the_tokens_of_another_groups_gpus(engine: Engine, report: Report) -> None:

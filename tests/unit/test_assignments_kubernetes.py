@@ -126,6 +126,19 @@ def test_mig_devices_and_gpus_shared_by_time_are_their_physical_gpus(kubelet: Ku
     }  # fmt: skip
 
 
+def test_gpus_as_gke_names_them(kubelet: Kubelet, tmp_path: Path) -> None:
+    kubelet.answer = b"".join(
+        pod("a", f"{name}-0", "nvidia.com/gpu", device)
+        for name, device in (
+            ("whole", "nvidia0"), ("timed", "nvidia1/vgpu3"), ("mig", "nvidia2/gi4"), ("both", "nvidia3/gi0/vgpu1"),
+            ("gone", "nvidia9"),
+        )
+    )  # fmt: skip
+    assert found(Pods(kubelet.socket, service_account=tmp_path)) == {
+        "GPU-0": ["a/whole"], "GPU-1": ["a/timed"], "GPU-2": ["a/mig"], "GPU-3": ["a/both"],
+    }  # fmt: skip
+
+
 def test_labels_name_a_deployment_where_the_api_server_is_asked(
     kubelet: Kubelet, api: tuple[type[Api], str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

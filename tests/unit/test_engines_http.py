@@ -190,6 +190,12 @@ def test_an_answer_that_says_it_is_not_compressed_is_read(serve: Callable[[Behav
         assert fetch(pool, server.url).text == served("tgi").decode()
 
 
+def test_what_no_text_of_the_store_may_have_is_replaced(serve: Callable[[Behaviour], Server]) -> None:
+    """A window whose model has a NUL in its name would be refused by the server, and its tokens lost."""
+    server = serve(whole(b'vllm:generation_tokens_total{model_name="a\0b"} 1\n'))
+    assert fetch(connections(), server.url).text == 'vllm:generation_tokens_total{model_name="a\ufffdb"} 1\n'
+
+
 def test_an_answer_is_read_again_over_the_same_connection(serve: Callable[[Behaviour], Server]) -> None:
     seen = set()
 
@@ -300,8 +306,13 @@ def test_an_engine_that_is_not_known_is_refused_before_anything_is_read() -> Non
         Engines((settings("http://127.0.0.1:1/metrics", engine="vlllm"),), 10_000, now_ms())
 
 
-def test_an_address_that_is_named_twice_is_refused() -> None:
-    twice = (settings("http://127.0.0.1:1"), settings("http://127.0.0.1:1/metrics", "other"))
+@pytest.mark.parametrize(
+    "other",
+    ["http://127.0.0.1:1/metrics", "http://localhost:1/metrics", "http://LOCALHOST:1/metrics/", "http://[::1]:1"],
+)
+def test_an_address_that_is_named_twice_is_refused(other: str) -> None:
+    """However it is written: its tokens would be counted twice, without a word."""
+    twice = (settings("http://127.0.0.1:1"), settings(other, "other"))
     with pytest.raises(GigawatchError, match="2 times") as caught:
         Engines(twice, 10_000, now_ms())
     assert caught.value.exit_code == ExitCode.CONFIGURATION

@@ -198,6 +198,35 @@ def test_lines_that_do_not_matter_need_not_be_parsed(name: str) -> None:
     assert read(partly, engine) == read(exposition(text), engine)
 
 
+@pytest.mark.parametrize(
+    "line",
+    [' vllm:generation_tokens_total{model_name="m"} 7', '\t{"vllm:generation_tokens_total", model_name="m"} 7',
+     '{ "vllm:generation_tokens_total",model_name="m"} 7e0'],
+)  # fmt: skip
+def test_a_name_is_found_wherever_the_format_lets_it_stand(line: str) -> None:
+    engine = catalogue.named("vllm")
+    partly = parse("http://engine/metrics", Answer(line + "\n", TEXT, 0.0), engine.metrics())
+    assert said(read(partly, engine), "m", "generated_tokens") == 7
+
+
+def test_models_of_several_llama_servers_at_one_address_are_told_apart() -> None:
+    text = 'llamacpp:tokens_predicted_total{model="a"} 5\nllamacpp:tokens_predicted_total{model="b"} 7\n'
+    reading = read(exposition(text), catalogue.named("llamacpp"))
+    assert (said(reading, "a", "generated_tokens"), said(reading, "b", "generated_tokens")) == (5, 7)
+    assert not reading.unknown_labels
+
+
+def test_blocks_of_a_cache_are_not_taken_for_tokens() -> None:
+    """vLLM 0.8 counted blocks under the name under which 0.9 counted tokens."""
+    text = (
+        "# HELP vllm:gpu_prefix_cache_hits_total GPU prefix cache hits, in terms of number of cached blocks.\n"
+        'vllm:gpu_prefix_cache_hits_total{model_name="m"} 625\n'
+        'vllm:prompt_tokens_total{model_name="m"} 20000\n'
+    )
+    reading = read(exposition(text), catalogue.named("vllm"))
+    assert (said(reading, "m", "prompt_tokens"), said(reading, "m", "cached_tokens")) == (20_000, None)
+
+
 @pytest.mark.parametrize("path", RECORDINGS, ids=lambda path: path.stem)
 def test_sglang_of_before_realtime_tokens(path: Path) -> None:
     """Ours always; and what SGLang served under load, where that recording is."""

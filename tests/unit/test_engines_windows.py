@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from collector.engines.catalogue import Source, named
-from collector.engines.endpoint import REPEAT_MS, Endpoint
+from collector.engines.endpoint import MOST_MODELS, REPEAT_MS, Endpoint
 from collector.engines.exposition import parse
 from collector.engines.folder import LONGEST_GAP_MS
 from collector.engines.growth import CLOCK_SLACK_MS, MOST_SERIES, Counters
@@ -402,6 +402,19 @@ def test_what_an_endpoint_makes_us_remember_is_bounded() -> None:
     for turn in range(3):
         counters.take(reading({tokens(rank=MOST_SERIES * turn + rank): 1 for rank in range(MOST_SERIES)}), turn)
     assert len(counters._values) == MOST_SERIES
+
+
+def test_models_that_come_and_go_are_forgotten_and_lose_no_token() -> None:
+    """As of a proxy that names its models as its callers do."""
+    watched = Watched()
+    steady, of_turn = tokens("steady"), MOST_MODELS // 2
+    for turn in range(8):
+        passing = {tokens(f"{turn}-{number}"): 3 for number in range(of_turn)}
+        watched.take(MINUTE_MS + 10_000 * turn, reading({steady: 7 * turn} | passing))
+    assert len(watched.endpoint._folders) <= MOST_MODELS + of_turn
+    windows = watched.end()
+    assert total(windows, model="steady") == 7 * 7
+    assert sum(it.generated_tokens or 0 for it in windows if it.model != "steady") == 3 * of_turn * 7
 
 
 @pytest.mark.parametrize(

@@ -3,12 +3,14 @@
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
+import msgspec
 import plotly.graph_objects as go
 import pytest
 
 from dashboard import theme, token_figures, token_rows, view
+from dashboard.pages import token_table, tokens
 from dashboard.theme import LIGHT
-from dashboard.token_rows import Row
+from dashboard.token_rows import Row, Weighed
 from dashboard.view import Period, View
 from gigawatch.readings import Carbon, Cost
 from gigawatch.token_readings import EnergyPerToken, Idle, Serving
@@ -55,21 +57,21 @@ def plotly(drawn: Any) -> go.Figure:
 def test_rows_of_several_reads_are_put_together_and_what_has_no_price_has_no_cost() -> None:
     reads = [energy("chat", j_per_generated_token=0.5), energy("code", j_per_generated_token=2.0), energy("idle")]
     cost = [
-        blank(Cost, currency="EUR", cost=0.2, priced_energy_j=3_600_000.0),
+        blank(Cost, currency="EUR", cost=0.2, priced_energy_j=3_600_000.0, price_coverage=0.75),
         blank(Cost, label="idle", currency="EUR", cost=0.2, priced_energy_j=3_600_000.0),
         blank(Cost, label="code", currency=None, priced_energy_j=0.0),
     ]
     carbon = [
-        blank(Carbon, method="location", carbon_kg=0.36, accounted_energy_j=3_600_000.0),
+        blank(Carbon, method="location", carbon_kg=0.36, accounted_energy_j=3_600_000.0, intensity_coverage=1.0),
         blank(Carbon, method="market", carbon_kg=9.0, accounted_energy_j=1.0),
     ]
     chat, code, none = token_rows.join(reads, [serving("code", batch=3.0)], [], cost, carbon)
     # 0.5 J a token: a million are 0.1389 kWh, at 0.2 EUR and 0.36 kg each.
-    assert chat.costs == (("EUR", pytest.approx(0.5e6 / 3.6e6 * 0.2)),)
-    assert chat.carbon_kg == pytest.approx(0.5e6 / 3.6e6 * 0.36)
-    assert (code.costs, code.carbon_kg) == ((), None)
+    assert chat.costs == (Weighed(pytest.approx(0.5e6 / 3.6e6 * 0.2), "EUR", 0.75),)
+    assert chat.carbon == Weighed(pytest.approx(0.5e6 / 3.6e6 * 0.36), "kg", 1.0)
+    assert (code.costs, code.carbon) == ((), None)
     assert code.serving is not None and code.serving.batch == 3.0
-    assert (none.costs, none.carbon_kg, chat.serving) == ((), None, None)
+    assert (none.costs, none.carbon, chat.serving) == ((), None, None)
 
 
 @pytest.mark.parametrize(
@@ -115,7 +117,15 @@ def test_idle_is_a_part_of_what_assigned_gpus_used() -> None:
 
 def test_idle_energy_costs_what_it_did_at_its_site_and_hour() -> None:
     costs = [
-        blank(Cost, label=site, time=START + hour * HOUR, currency="EUR", cost=price, priced_energy_j=3_600_000.0)
+        blank(
+            Cost,
+            label=site,
+            time=START + hour * HOUR,
+            currency="EUR",
+            cost=price,
+            priced_energy_j=3_600_000.0,
+            price_coverage=1.0,
+        )
         for site, hour, price in (("oslo", 0, 0.1), ("oslo", 1, 0.4), ("austin", 0, 0.3))
     ]
     parts = [idle(minute, site, provisioned_idle_j=3_600_000.0, active_j=1e9)
@@ -124,6 +134,41 @@ def test_idle_energy_costs_what_it_did_at_its_site_and_hour() -> None:
         token_rows.Priced(4 * 3_600_000.0, "EUR", pytest.approx(0.1 + 0.1 + 0.4 + 0.3))
     ]
     assert token_rows.idle_costs(parts, [], HOUR) == []
+    # An hour in which the contract changes has two prices, each of a part of its energy, and a part may have none.
+    change = [
+        blank(Cost, label="oslo", currency=currency, cost=0.1, priced_energy_j=3_600_000.0, price_coverage=share)
+        for currency, share in (("EUR", 0.5), ("NOK", 0.25))
+    ]
+    assert token_rows.idle_costs(parts[:1], change, HOUR) == [
+        token_rows.Priced(share * 3_600_000.0, currency, pytest.approx(share * 0.1))
+        for currency, share in (("EUR", 0.5), ("NOK", 0.25))
+    ]
+
+
+def test_what_is_weighed_by_a_part_of_the_energy_is_marked() -> None:
+    def cells(coverage: float | None) -> str:
+        its = msgspec.structs.replace(
+            row("chat", 0.5, 1.0), costs=(Weighed(2.0, "EUR", coverage), Weighed(3.0, "USD", 1.0)),
+            carbon=Weighed(0.4, "kg", coverage),
+        )  # fmt: skip
+        return str(token_table.render([its], View(), priced=True)).replace("\\xa0", " ")
+
+    assert "4.0 % priced" in cells(0.04)
+    assert "4.0 % known" in cells(0.04)
+    assert "% priced" not in cells(0.96)
+
+
+@pytest.mark.parametrize(
+    ("boundary", "share", "said"),
+    [
+        ("gpu", None, "by counters and meters"),
+        ("facility", 1.0, "by counters and meters · PUE measured"),
+        ("facility", 0.0, "by counters and meters · PUE configured, not measured"),
+        ("facility", 0.4, "by counters and meters · PUE measured for 40.0\N{NO-BREAK SPACE}% of it, else configured"),
+    ],
+)
+def test_whether_a_pue_was_measured_is_said(boundary: str, share: float | None, said: str) -> None:
+    assert tokens._obtained(energy(boundary=boundary, measured_share=1.0, measured_pue_share=share)) == said
 
 
 @pytest.mark.parametrize(
