@@ -43,7 +43,7 @@ MOST_SLOTS = 1_024
 MOST_TRIES = 3
 MOST_KINDS = 100
 """Of events that are named in one notification to the evaluation of alerts: it may have 8,000 bytes."""
-_BY_KEY = "SET enable_seqscan = off; SET enable_hashjoin = off; SET enable_mergejoin = off; SET jit = off"
+_BY_KEY = "SET enable_seqscan = off; SET enable_hashjoin = off; SET enable_mergejoin = off"
 """All that we ask for we know by its key. For a hundred keys the planner would rather read whole tables of 75,000."""
 SHORT_MS = 10_000
 
