@@ -21,6 +21,8 @@ from gigawatch.token_readings import Boundary, Of, TokenGroup
 MOST_POINTS = 5_000
 DEFAULT_PERIOD = timedelta(hours=1)
 LONGEST_PERIOD = timedelta(days=3_660)
+YEARS = range(2000, 2201)
+"""In which moments may be asked for."""
 LONGEST_OF_SECONDS = timedelta(hours=6)
 router = APIRouter(prefix="/api/v1", dependencies=[Depends(require("viewer", "operator"))], tags=["reads"])
 
@@ -92,6 +94,10 @@ def _bounded(span: Span, step: timedelta) -> timedelta:
 
 
 def _utc(moment: datetime) -> datetime:
+    if moment.year not in YEARS:
+        raise HTTPException(
+            422, f"{moment.isoformat()} is out of range: ask for years from {YEARS.start} to {YEARS.stop - 1}"
+        )
     return moment.replace(tzinfo=UTC) if moment.tzinfo is None else moment.astimezone(UTC)
 
 

@@ -205,6 +205,9 @@ def test_answers_are_what_the_document_says(api: Api, document: dict[str, Any]) 
     [
         ("/api/v1/power?start=yesterday", 422, "start = 'yesterday'"),
         ("/api/v1/power?start=2026-02-01&stop=2026-01-01", 422, "is not before stop"),
+        ("/api/v1/power?stop=0001-01-01", 422, "0001-01-01T00:00:00 is out of range"),
+        ("/api/v1/pue?start=0001-01-01T00:00:00%2B14:00", 422, "is out of range: ask for years from 2000"),
+        ("/api/v1/capacity?stop=9999-12-31T23:59:59-12:00", 422, "is out of range"),
         ("/api/v1/power?group_by=planet", 422, "group_by = 'planet'"),
         ("/api/v1/power?start=2020-01-01&step_s=1", 422, "step_s = 1"),
         ("/api/v1/site-seconds?start=2026-01-01&stop=2026-01-02", 422, "start and stop are more than 6 h apart"),
