@@ -35,6 +35,7 @@ from api.topology import routes as topology_routes
 from api.writer import Writer
 from gigawatch import __version__, database, settings
 from gigawatch.errors import GigawatchError
+from gigawatch.known import Unknown
 from gigawatch.readings import TooMany
 from gigawatch.schema import require_revision
 from gigawatch.serving import handed_down
@@ -190,6 +191,10 @@ def _add_errors(app: FastAPI) -> None:
     @app.exception_handler(GigawatchError)
     async def unfit(_: Request, error: GigawatchError) -> Response:
         return _problem(503, f"{error.problem}. {error.remedy}")
+
+    @app.exception_handler(Unknown)
+    async def unknown(_: Request, error: Unknown) -> Response:
+        return _problem(404, f"{error.problem}. {error.remedy}")
 
     @app.exception_handler(TooMany)
     async def too_many(_: Request, error: TooMany) -> Response:

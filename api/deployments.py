@@ -121,11 +121,11 @@ def check(parcel: Parcel, earliest: datetime) -> None:
 
 def _faults(window: ServingWindow, received: datetime, earliest: datetime) -> Iterator[Fault]:
     """Each field that is wrong, why, and what to do."""
-    end = window.start + timedelta(milliseconds=window.covered_ms)
     start_ms = round(window.start.timestamp() * MILLISECONDS_PER_SECOND)
     if start_ms // MILLISECONDS_PER_MINUTE != (start_ms + window.covered_ms - 1) // MILLISECONDS_PER_MINUTE:
         yield "covered_ms", "the window crosses a full minute", "End windows on full minutes."
-    if end > received + LARGEST_LEAD:
+    # Subtracted: the end of a window of the year 9999 is no moment.
+    if window.start > received + LARGEST_LEAD - timedelta(milliseconds=window.covered_ms):
         yield "start", f"{window.start:%Y-%m-%d %H:%M:%S} is in the future", NTP
     if window.start < earliest:
         words = f"it is before {earliest:%Y-%m-%d %H:%M} UTC, from when on windows are kept"

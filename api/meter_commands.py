@@ -22,6 +22,7 @@ from api.rollups import CLOSE_LOCK
 from api.rows import LARGEST_LEAD
 from gigawatch import facility_readings, settings
 from gigawatch.errors import ExitCode
+from gigawatch.known import require_known
 from gigawatch.records import MeterWindow
 from gigawatch.serving import store_flags
 from gigawatch.settings import Retention
@@ -220,6 +221,7 @@ def _make_room(
 def list_(config: Path | None, /, site: str | None, as_json: bool, **of_store: Any) -> None:
     """List the meters, whether they are heard of, and whether what they say can be right."""
     with store_of(config, **of_store) as engine, engine.connect() as connection:
+        require_known(connection, {"site": site})
         found = facility_readings.meter_health(connection, site)
     if as_json:
         click.echo(msgspec.json.format(msgspec.json.encode(found)).decode())

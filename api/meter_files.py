@@ -31,6 +31,8 @@ UNITS: Mapping[str, Decimal] = {
 }  # fmt: skip
 """Columns of values, with what one of the unit is in mJ or mL. Those of registers go on from reading to reading."""
 _KNOWN = f"It has columns start, stop (or not), meter (or --meter), and one of {', '.join(UNITS)}: docs/facility.md."
+MOST_NAME = 200
+"""Characters of a meter's name, as in records and topologies."""
 _MILLISECOND = timedelta(milliseconds=1)
 
 
@@ -95,6 +97,11 @@ def _by_meter(table: Table, at: int | None, meter: str | None) -> dict[str, Tabl
     for row, name in zip(table.rows, names, strict=True):
         if not name:
             raise unfit(f"Line {row[0]}: the meter has no name", "Write one.")
+        if len(name) > MOST_NAME or not name.isprintable():
+            raise unfit(
+                f"Line {row[0]}: meter = {name[:60]!r} is no name that a topology can have",
+                f"Write up to {MOST_NAME} characters that can be seen.",
+            )
         rows[name].append(row)
     return {name: Table(table.delimiter, its) for name, its in rows.items()}
 
@@ -116,6 +123,8 @@ def _counted(table: Table, layout: Layout, zone: ZoneInfo | None) -> list[_Count
             raise unfit(
                 f"Line {line}: {layout.value_name} = {value} is below 0", "Meters that run backwards are not taken."
             )
+        if not is_register and span[0] >= span[1]:
+            raise unfit(f"Line {line}: start is not before stop", "Correct one of them.")
         for moment in span:
             if moment.microsecond % MILLISECONDS_PER_SECOND:
                 raise unfit(f"Line {line}: {moment.isoformat()} is no whole millisecond", "Round it.")
@@ -132,11 +141,10 @@ def _moments(table: Table, layout: Layout, zone: ZoneInfo | None) -> list[tuple[
     """When a register was read, by row."""
     if layout.stop is not None:
         raise unfit("The file has readings of a register and a column stop", "Drop it: a reading is of one moment.")
-    clock = Clock(zone)
-    moments = [
-        clock.utc(clocks.parse(cell.text, f"Line {cell.line}: start"), f"Line {cell.line}: start")
-        for cell in table.column(layout.start)
-    ]
+    places = [(f"Line {cell.line}: start", cell.text) for cell in table.column(layout.start)]
+    column = [clocks.parse(written, where) for where, written in places]
+    clock = Clock(zone, column)
+    moments = [clock.utc(it, where) for it, (where, _) in zip(column, places, strict=True)]
     return [None if it is None else (it, it) for it in moments]
 
 
@@ -170,7 +178,7 @@ def _spread(found: Sequence[_Counted], name: str) -> Iterator[MeterWindow]:
     """Windows that cross no full hour; what is of several is spread evenly by time, without remainder, and marked."""
     is_volume = name.endswith(("_l", "_m3"))
     for it in found:
-        length = it.stop - it.start
+        length, is_whole = it.stop - it.start, it.stop <= hour_of(it.start) + HOUR
         if it.amount * MILLISECONDS_PER_SECOND > (MOST_ML_PER_S if is_volume else MOST_MW) * (length // _MILLISECOND):
             words = f"{name} from {it.start:%Y-%m-%d %H:%M} UTC on is more than any meter counts"
             raise unfit(words, "Is it in the unit of its column?")
@@ -183,6 +191,6 @@ def _spread(found: Sequence[_Counted], name: str) -> Iterator[MeterWindow]:
                 meter="", start=edge, covered_ms=(end - edge) // _MILLISECOND, readings_taken=1, readings_expected=1,
                 energy_mj=None if is_volume else part, volume_ml=part if is_volume else None,
                 energy_method=None if is_volume
-                else EnergyMethod.INTERPOLATED if length > HOUR else EnergyMethod.COUNTER,
+                else EnergyMethod.COUNTER if is_whole else EnergyMethod.INTERPOLATED,
             )  # fmt: skip
             edge = end

@@ -356,12 +356,14 @@ FOLD_HOURS = f"""
     ), judged AS (
         SELECT t.*, t.fault OR t.numerator < 0 OR t.denominator < 0
             OR (t.name = 'pue' AND t.numerator < t.denominator)
-            OR (t.name IN ('erf', 'ref') AND t.numerator > t.denominator) AS faulty
+            OR (t.name = 'erf' AND t.numerator > t.denominator) AS faulty
         FROM told AS t
     )
     INSERT INTO gigawatch.facility_ratio_1h (time, site_id, hall_id, figure, category, numerator, denominator, hours,
         missing_h, faulty_h, numerator_meters, denominator_meters)
-    SELECT time, site_id, hall_id, name, nullif(category, 0), CASE WHEN ok AND NOT faulty THEN numerator ELSE 0 END,
+    -- What is made on site beyond what the site takes is exported.
+    SELECT time, site_id, hall_id, name, nullif(category, 0),
+        CASE WHEN NOT ok OR faulty THEN 0 WHEN name = 'ref' THEN least(numerator, denominator) ELSE numerator END,
         CASE WHEN ok AND NOT faulty THEN denominator ELSE 0 END, (ok AND NOT faulty)::integer, (NOT ok)::integer,
         (ok AND faulty)::integer, numerator_meters, denominator_meters
     FROM judged"""

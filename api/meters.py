@@ -225,11 +225,11 @@ def check(parcel: Parcel, earliest: datetime) -> None:
 
 def _faults(window: MeterWindow, received: datetime, earliest: datetime) -> Iterator[Fault]:
     """Each field that is wrong, why, and what to do."""
-    end = window.start + timedelta(milliseconds=window.covered_ms)
     start_ms = round(window.start.timestamp() * MILLISECONDS_PER_SECOND)
     if start_ms // MILLISECONDS_PER_HOUR != (start_ms + window.covered_ms - 1) // MILLISECONDS_PER_HOUR:
         yield "covered_ms", "the window crosses a full hour", "End windows on full hours."
-    if end > received + LARGEST_LEAD:
+    # Subtracted: the end of a window of the year 9999 is no moment.
+    if window.start > received + LARGEST_LEAD - timedelta(milliseconds=window.covered_ms):
         yield "start", f"{window.start:%Y-%m-%d %H:%M:%S} is in the future", NTP
     if window.start < earliest:
         words = f"it is before {earliest:%Y-%m-%d %H:%M} UTC, from when on hours are kept"
@@ -237,6 +237,12 @@ def _faults(window: MeterWindow, received: datetime, earliest: datetime) -> Iter
     if (window.energy_mj is None) != (window.energy_method is None):
         words = "energy_mj and energy_method come together, or neither"
         yield "energy_method", words, "Say how it was obtained: 1 register, 2 interpolated, 3 integrated, 4 estimated."
+    if (
+        window.power_min_mw is not None
+        and window.power_max_mw is not None
+        and window.power_min_mw > window.power_max_mw
+    ):
+        yield "power_min_mw", f"{window.power_min_mw} is above power_max_mw = {window.power_max_mw}", "Swap them."
     most = {
         "energy_mj": MOST_MW * window.covered_ms // MILLISECONDS_PER_SECOND,
         "power_mean_mw": MOST_MW,

@@ -14,12 +14,15 @@ from api.access import require
 from api.documents import answers
 from gigawatch import facility_readings, readings, report_readings, token_readings
 from gigawatch.facility_readings import FacilityGroup, HealthState, ReconciledGroup, Step
+from gigawatch.known import require_known
 from gigawatch.readings import GpuOrder, GroupBy, NodeOrder, NodeState, Where
 from gigawatch.token_readings import Boundary, Of, TokenGroup
 
 MOST_POINTS = 5_000
 DEFAULT_PERIOD = timedelta(hours=1)
 LONGEST_PERIOD = timedelta(days=3_660)
+YEARS = range(2000, 2201)
+"""In which moments may be asked for."""
 LONGEST_OF_SECONDS = timedelta(hours=6)
 router = APIRouter(prefix="/api/v1", dependencies=[Depends(require("viewer", "operator"))], tags=["reads"])
 
@@ -91,6 +94,10 @@ def _bounded(span: Span, step: timedelta) -> timedelta:
 
 
 def _utc(moment: datetime) -> datetime:
+    if moment.year not in YEARS:
+        raise HTTPException(
+            422, f"{moment.isoformat()} is out of range: ask for years from {YEARS.start} to {YEARS.stop - 1}"
+        )
     return moment.replace(tzinfo=UTC) if moment.tzinfo is None else moment.astimezone(UTC)
 
 
@@ -111,8 +118,9 @@ Site = Annotated[str | None, Query(max_length=200, description="Site; default th
 
 
 def _read(request: Request, read: Callable[[Connection], Any]) -> Response:
-    """Run a read on a connection of the report role."""
+    """Run a read of what there is on a connection of the report role."""
     with request.app.state.report_engine.connect() as connection:
+        require_known(connection, {**request.query_params, **request.path_params})
         found = read(connection)
     if found is None:
         raise HTTPException(404, "There is no such thing")
@@ -168,7 +176,10 @@ def node_series(request: Request, node_id: int, period: PeriodQuery) -> Response
     """Power over time of one node, by part."""
     return _read(
         request,
-        lambda connection: readings.node_series(connection, _node(node_id), period.start, period.stop, period.step),
+        lambda connection: (
+            readings.node_now(connection, _node(node_id))
+            and readings.node_series(connection, node_id, period.start, period.stop, period.step)
+        ),
     )
 
 
@@ -177,7 +188,13 @@ def node_ticks(request: Request, node_id: int, period: PeriodQuery) -> Response:
     """Power of a node's GPUs together, tick by tick; for up to an hour."""
     if period.stop - period.start > timedelta(hours=1):
         raise HTTPException(422, "start and stop are more than an hour apart: ticks are for short periods")
-    return _read(request, lambda connection: readings.node_ticks(connection, _node(node_id), period.start, period.stop))
+    return _read(
+        request,
+        lambda connection: (
+            readings.node_now(connection, _node(node_id))
+            and readings.node_ticks(connection, node_id, period.start, period.stop)
+        ),
+    )
 
 
 @router.get("/gpus", responses=answers(list[readings.GpuNow]))
@@ -634,14 +651,7 @@ def eu_eed(
     category: Category = None,
 ) -> Response:
     """The figures of a site's yearly report under Delegated Regulation (EU) 2024/1364, and what is missing for it."""
-
-    def read(connection: Connection) -> list[facility_readings.EuIndicator]:
-        found = facility_readings.eu_eed(connection, site, year, category)
-        if not found:
-            raise HTTPException(404, f"site = {site!r} is not known: GET /api/v1/sites names those that are")
-        return found
-
-    return _read(request, read)
+    return _read(request, lambda connection: facility_readings.eu_eed(connection, site, year, category))
 
 
 @router.get("/tariffs", responses=answers(list[readings.Tariff]))

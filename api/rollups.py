@@ -72,8 +72,8 @@ class Folder:
         # Sums over a few thousand buckets fit; plans are for index look-ups, whatever the statistics say at the moment.
         # A step of late data may have to unpack all that it changes, however many rows are compressed with it; where
         # there is no TimescaleDB, its setting is a name like any other.
-        for setting in ("jit = off", "work_mem = '256MB'", "max_parallel_workers_per_gather = 0",
-                        "synchronous_commit = off", "enable_mergejoin = off",
+        for setting in ("work_mem = '256MB'", "max_parallel_workers_per_gather = 0", "synchronous_commit = off",
+                        "enable_mergejoin = off",
                         "timescaledb.max_tuples_decompressed_per_dml_transaction = 0"):  # fmt: skip
             connection.execute(f"SET {setting}")
 

@@ -43,7 +43,7 @@ MOST_SLOTS = 1_024
 MOST_TRIES = 3
 MOST_KINDS = 100
 """Of events that are named in one notification to the evaluation of alerts: it may have 8,000 bytes."""
-_BY_KEY = "SET enable_seqscan = off; SET enable_hashjoin = off; SET enable_mergejoin = off; SET jit = off"
+_BY_KEY = "SET enable_seqscan = off; SET enable_hashjoin = off; SET enable_mergejoin = off"
 """All that we ask for we know by its key. For a hundred keys the planner would rather read whole tables of 75,000."""
 SHORT_MS = 10_000
 
@@ -407,7 +407,8 @@ class _Transaction:
         served = any(parcel.serving_windows or parcel.meter_windows for parcel in parcels)
         closed_ms = self._closed_ms() if gpus.rows.count or nodes.rows.count or served else 0
         node_ids = np.array([self._nodes[parcel.batch.machine_id].node_id for parcel in parcels], np.int32)
-        stored = self._write_gpu_windows(parcels, gpus, node_ids, closed_ms)
+        newest = _Newest(parcels, node_ids, nodes.rows)
+        stored = self._write_gpu_windows(parcels, gpus, node_ids, closed_ms, newest)
         stored_nodes = self._write_node_windows(parcels, nodes, node_ids, closed_ms)
         stored_serving = self._write_serving_windows(parcels, node_ids, closed_ms)
         closed = meters.closed_until(self._connection) if any(it.meter_windows for it in parcels) else None
@@ -455,10 +456,14 @@ class _Transaction:
             )
 
     def _write_gpu_windows(
-        self, parcels: Sequence[Parcel], gpus: GpuRows, node_ids: NDArray[np.int32], closed_ms: int
+        self,
+        parcels: Sequence[Parcel],
+        gpus: GpuRows,
+        node_ids: NDArray[np.int32],
+        closed_ms: int,
+        newest: "_Newest",
     ) -> list[int]:
         """Write them, and each node as it is now; how many were stored of each parcel."""
-        newest = _Newest(parcels, node_ids)
         slot = self._slots(parcels, gpus)[gpus.gpu]
         windows = _SlotWindows(self._with_assignments(gpus), node_ids[gpus.rows.parcel], slot)
         if not slot.all():
@@ -712,10 +717,14 @@ class _SlotWindows(Struct, frozen=True):
 
 
 class _Newest:
-    """Each node as it is now: its newest window in this transaction."""
+    """Each node as it is now: its newest window in this transaction, and up to when it tells of itself."""
 
-    def __init__(self, parcels: Sequence[Parcel], node_ids: NDArray[np.int32]) -> None:
+    def __init__(self, parcels: Sequence[Parcel], node_ids: NDArray[np.int32], nodes: Rows) -> None:
         self._offsets = dict(zip(node_ids.tolist(), (parcel.clock_offset_ms for parcel in parcels), strict=True))
+        ends_ms = nodes.columns["start"] + nodes.columns["covered_ms"]
+        order = np.argsort(ends_ms, kind="stable")
+        # In order of time, so that the last of a node is its newest.
+        self._told_ms = dict(zip(node_ids[nodes.parcel][order].tolist(), ends_ms[order].tolist(), strict=True))
         self._summaries: list[NDArray[np.int64]] = []
 
     def add(self, grid: NodeGrid) -> None:
@@ -736,7 +745,10 @@ class _Newest:
             # In order of node and time, so that the last of a node is its newest.
             newest |= {row[0]: row[1:] for row in summaries.T.tolist()}
         nothing = [None] * 12
-        rows = [(node_id, self._offsets[node_id], *newest.get(node_id, nothing)) for node_id in sorted(self._offsets)]
+        rows = [
+            (node_id, offset_ms, self._told_ms.get(node_id), *newest.get(node_id, nothing))
+            for node_id, offset_ms in sorted(self._offsets.items())
+        ]
         if rows:
             connection.execute(_UPDATE_NOW, [_array(column) for column in zip(*rows, strict=True)])
 
@@ -791,19 +803,21 @@ _IS_NEWER = (
 )
 _UPDATE_NOW = f"""
     UPDATE gigawatch.node_now AS now SET last_seen = now(), clock_offset_ms = new.clock_offset_ms,
+        told_until = greatest(now.told_until, to_timestamp(new.told_ms / 1000.0)),
         {", ".join(f"{it} = CASE WHEN {_IS_NEWER} THEN new.{it} ELSE now.{it} END" for it in ("time", *_NOW))}
     FROM (
-        SELECT node_id, clock_offset_ms, to_timestamp(start_ms / 1000.0) AS time, gpus, gpus_throttled, power_mw,
-            power_limit_mw, gpu_util_pm, gpu_util_gpus,
+        SELECT node_id, clock_offset_ms, told_ms, to_timestamp(start_ms / 1000.0) AS time, gpus, gpus_throttled,
+            power_mw, power_limit_mw, gpu_util_pm, gpu_util_gpus,
             nullif(gpu_temp_max_c, {copying.ABSENT["gpu_temp_max_c"]}) AS gpu_temp_max_c, gpu_power_max_mw,
             nullif(gpu_util_max_pm, {copying.ABSENT["gpu_util_pm"]}) AS gpu_util_max_pm,
             nullif(clock_event_reasons, {copying.ABSENT["clock_event_reasons"]}) AS clock_event_reasons,
             nullif(mem_temp_max_c, {copying.ABSENT["mem_temp_max_c"]}) AS mem_temp_max_c
-        FROM unnest(%s::integer[], %s::integer[], %s::bigint[], %s::smallint[], %s::smallint[], %s::bigint[],
-            %s::bigint[], %s::integer[], %s::smallint[], %s::smallint[], %s::integer[], %s::smallint[], %s::bigint[],
-            %s::smallint[])
-            AS its (node_id, clock_offset_ms, start_ms, gpus, gpus_throttled, power_mw, power_limit_mw, gpu_util_pm,
-                gpu_util_gpus, gpu_temp_max_c, gpu_power_max_mw, gpu_util_max_pm, clock_event_reasons, mem_temp_max_c)
+        FROM unnest(%s::integer[], %s::integer[], %s::bigint[], %s::bigint[], %s::smallint[], %s::smallint[],
+            %s::bigint[], %s::bigint[], %s::integer[], %s::smallint[], %s::smallint[], %s::integer[], %s::smallint[],
+            %s::bigint[], %s::smallint[])
+            AS its (node_id, clock_offset_ms, told_ms, start_ms, gpus, gpus_throttled, power_mw, power_limit_mw,
+                gpu_util_pm, gpu_util_gpus, gpu_temp_max_c, gpu_power_max_mw, gpu_util_max_pm, clock_event_reasons,
+                mem_temp_max_c)
     ) AS new WHERE now.node_id = new.node_id"""
 _INTRODUCE = """
     INSERT INTO gigawatch.node_now (node_id, last_seen, clock_offset_ms, site_id, rack_id, simulated)

@@ -99,7 +99,7 @@ class Bench:
             until: the time.
         """
         nodes, minutes = came
-        with psycopg.connect(self._server.url, autocommit=True) as connection:
+        with psycopg.connect(self._server.url, autocommit=True, options="-c jit=off") as connection:
             pid = connection.info.backend_pid
             used_s, began_s = -cpu_s([pid]), time.perf_counter()
             buckets = Folder(connection).run(until + SETTLED)

@@ -40,6 +40,7 @@ from gigawatch import database, facility_readings, readings, settings, token_rea
 from gigawatch.alerts import readings as alert_readings
 from gigawatch.alerts.notification import SEVERITIES
 from gigawatch.alerts.readings import Counts
+from gigawatch.known import Unknown, require_known
 from gigawatch.serving import handed_down
 from gigawatch.settings import Settings
 from gigawatch.units import MILLISECONDS_PER_SECOND
@@ -47,6 +48,8 @@ from gigawatch.units import MILLISECONDS_PER_SECOND
 log = logging.getLogger(__name__)
 STALE_S = 60
 PLURALS = {"severity": "severities"}
+NAMED = {"site": "site", "rack": "rack", "model": "gpu_model", "deployment": "deployment"}
+"""Filters that name what must be there, as require_known() calls it."""
 READER = "READER"
 """The engine that pages read with, in Flask's configuration."""
 
@@ -459,6 +462,16 @@ def _render(connection: sqlalchemy.Connection, path: str, asked: View, chosen: t
     if page is not None:
         found = re.fullmatch(page.pattern, path.rstrip("/") or "/")
         assert found is not None
+        try:
+            require_known(connection, {name: getattr(asked, it) for it, name in NAMED.items() if it in page.filters})
+        except Unknown as error:
+            return components.message(
+                error.problem,
+                html.P(error.remedy),
+                dcc.Link(
+                    "Clear filters", href=path + (view.query(asked, **dict.fromkeys(NAMED)) or "?"), className="button"
+                ),
+            )
         return page.render(connection, _fitting(page, asked), chosen, now, *found.groups())
     return components.message(
         "No such page",

@@ -77,11 +77,12 @@ def engine(
     """
     # All names in our SQL have their schema; a role named like one must not make it the default.
     options = ["-c timezone=UTC", "-c search_path=public"]
+    # Views over many chunks or partitions gain nothing from compiled plans: a report took 0.2 s longer.
+    options.append("-c jit=off")
     if statement_timeout_s is not None:
         options.append(f"-c statement_timeout={round(statement_timeout_s * 1000)}")
     if role is not None:
-        # Views over many chunks or partitions gain nothing from compiled plans, and short reads lose.
-        options.append(f"-c role={role} -c default_transaction_read_only=on -c jit=off")
+        options.append(f"-c role={role} -c default_transaction_read_only=on")
         # What is read often is prepared, and then planned for any values: for all nodes where one was asked for.
         options.append("-c plan_cache_mode=force_custom_plan")
         # Sums by minute and group fit in memory, and helpers cost more than they bring for what takes a few hundredths

@@ -62,7 +62,7 @@ _NODE_ORDERS: Mapping[NodeOrder, tuple[str, ...]] = {
     "silent": ("silent_s",),
 }
 # What a state implies and is told by node_now alone: it spares the join with all nodes.
-_IMPLIED: Mapping[NodeState, str] = {"silent": "silent_s > 60", "clock_off": "NOT clock_ok"}
+_IMPLIED: Mapping[NodeState, str] = {"silent": "silent", "clock_off": "NOT clock_ok"}
 _LOADS: Mapping[Load, str] = {
     "power": "100 * power_w / power_limit_w",
     "temperature": "gpu_temp_max_c",
@@ -710,7 +710,7 @@ def sites_now(connection: Connection) -> list[SiteNow]:
                 SELECT rack FROM report.racks WHERE racks.site = now.site AND rack IS NOT NULL ORDER BY 1
             ) AS racks
         FROM (
-            SELECT site, count(*) AS nodes, count(*) FILTER (WHERE silent_s > 60) AS nodes_silent,
+            SELECT site, count(*) AS nodes, count(*) FILTER (WHERE silent) AS nodes_silent,
                 sum(gpus) AS gpus, sum(gpus_reporting) AS gpus_reporting, sum(power_w) AS power_w,
                 bool_or(simulated) AS simulated
             FROM report.nodes GROUP BY site

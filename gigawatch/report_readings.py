@@ -6,14 +6,8 @@ from typing import Any, Literal, TypeVar
 from msgspec import Struct
 from sqlalchemy import Connection, text
 
-from gigawatch.errors import GigawatchError
-
 T = TypeVar("T", bound=Struct)
 Ratio = Literal["pue", "wue", "wue_potable", "wue_fresh", "erf", "ref", "cer"]
-
-
-class UnknownSite(GigawatchError):
-    """No agent, topology or import has named that site."""
 
 
 class Gap(Struct, frozen=True, kw_only=True):
@@ -95,21 +89,6 @@ def definition(connection: Connection) -> str:
         text("SELECT obj_description(oid, 'pg_namespace') FROM pg_namespace WHERE nspname = 'report'")
     )
     return str(found.scalar_one()).rpartition(" ")[2]
-
-
-def require_site(connection: Connection, site: str) -> None:
-    """Refuse a site that no agent, topology or import has named.
-
-    Raises:
-        UnknownSite: there is none of that name; it names those that there are.
-    """
-    known = connection.execute(text("SELECT DISTINCT site FROM report.racks ORDER BY 1")).scalars().all()
-    if site not in known:
-        shown = ", ".join(known[:20]) or "none yet"
-        raise UnknownSite(
-            f"There is no site named {site[:200]!r}",
-            f"Sites come from agents and topologies; there are: {shown}.",
-        )
 
 
 def _rows(connection: Connection, kind: type[T], sql: str, **values: Any) -> list[T]:

@@ -170,6 +170,7 @@ node_now = Table(
     Column("gpu_util_max_pm", SmallInteger, comment="Greatest utilisation of one of the GPUs, per mille"),
     Column("clock_event_reasons", BigInteger, comment="Union of the GPUs' clock-event bits"),
     Column("mem_temp_max_c", SmallInteger, comment="Greatest memory temperature, °C"),
+    Column("told_until", Time, comment="End of its newest window of the node itself"),
     # Written once a window for each node: room on the page keeps the new version beside the old one.
     postgresql_with={"fillfactor": 50},
     comment="Each node as it is now; written with its windows, so that pages need not look for the newest",

@@ -22,6 +22,7 @@ from gigawatch import settings
 from gigawatch.alerts import actions, matchers, readings, sending
 from gigawatch.alerts.actions import Wrong
 from gigawatch.errors import ExitCode, GigawatchError
+from gigawatch.known import require_known
 from gigawatch.serving import store_flags
 
 JSON_FLAG = click.option("--json", "as_json", is_flag=True, help="Print JSON.")
@@ -70,6 +71,8 @@ def list_(config: Path | None, /, as_json: bool, states: tuple[Any, ...], loud: 
         found = readings.alerts(
             connection, states=states or ("firing", "pending"), quiet=False if loud else None, **how
         )
+        if not found:
+            require_known(connection, {"site": how["site"], "rule": how["rule"]})
     if as_json:
         _print(found)
     else:

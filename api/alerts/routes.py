@@ -22,6 +22,7 @@ from gigawatch.alerts.actions import Wrong
 from gigawatch.alerts.matchers import Matcher
 from gigawatch.alerts.notification import Severity
 from gigawatch.alerts.readings import Alert, Change, Delivery, DeliveryState, RuleNow, Silence, State, TargetNow
+from gigawatch.known import require_known
 
 router = APIRouter(prefix="/api/v1/alerts", tags=["alerts"])
 READ = [Depends(require("viewer", "operator"))]
@@ -83,12 +84,14 @@ def alerts(
     if since is not None and since.tzinfo is None:
         since = since.replace(tzinfo=UTC)
     with request.app.state.report_engine.connect() as connection:
-        return _json(
-            readings.alerts(
-                connection, states=tuple(state or ("firing", "pending")), site=site, rule=rule, severity=severity,
-                quiet=quiet, since=since, limit=limit, offset=offset,
-            )
+        found = readings.alerts(
+            connection, states=tuple(state or ("firing", "pending")), site=site, rule=rule, severity=severity,
+            quiet=quiet, since=since, limit=limit, offset=offset,
         )  # fmt: skip
+        # Alerts of what was there once, or that a rule of one's own names, are told all the same.
+        if not found:
+            require_known(connection, {"site": site, "rule": rule})
+        return _json(found)
 
 
 @router.get("/rules", responses=answers(list[RuleNow]), dependencies=READ)

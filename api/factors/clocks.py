@@ -1,6 +1,7 @@
 """Moments as files write them, in UTC: local hours that come twice, or never, when clocks are set."""
 
 import re
+from collections.abc import Sequence
 from datetime import datetime, timedelta
 from itertools import pairwise
 from typing import NamedTuple
@@ -62,7 +63,8 @@ def moment(text: str, local: ZoneInfo, where: str) -> datetime:
     Raises:
         GigawatchError: it is no date and time, or one that clocks skip.
     """
-    found = Clock(local).utc(parse(text, where), where)
+    written = parse(text, where)
+    found = Clock(local, [written]).utc(written, where)
     if found is None:
         raise unfit(f"{where} = {text} is a local time that clocks skip", "Is the time zone right?")
     return found
@@ -73,14 +75,18 @@ class Clock:
 
     Args:
         zone: of moments without an offset; None: there must be none.
+        column: all of them; it may begin with the newest.
     """
 
-    def __init__(self, zone: ZoneInfo | None) -> None:
+    def __init__(self, zone: ZoneInfo | None, column: Sequence[Written]) -> None:
         self._zone = zone
+        local = [it.moment.replace(tzinfo=None) for it in (*column[:1], *column[-1:])]
+        self._falls = local != sorted(local)
         self._seen: set[datetime] = set()
 
     def utc(self, written: Written, where: str) -> datetime | None:
-        """The moment; None: clocks skip it. Of an hour that comes twice, the first is the earlier.
+        """The moment; None: clocks skip it. Of an hour that comes twice, the first is the earlier, or in a column that
+        begins with the newest the later.
 
         Raises:
             GigawatchError: it says neither its offset nor its time zone.
@@ -93,7 +99,7 @@ class Clock:
             return candidates[0] if candidates else None
         again = moment in self._seen
         self._seen.add(moment)
-        return candidates[again]
+        return candidates[again != self._falls]
 
     def end(self, start: Written, stop: Written, began: datetime, where: str) -> datetime:
         """When an interval that began then ends; labels of its end differ where clocks are set."""

@@ -16,6 +16,7 @@ from api.factors.intervals import Factors, Interval, check_pue, in_order, unfit
 from api.factors.layouts import Emissions
 from api.factors.store import FactorTable, Kind, Method
 from gigawatch import readings
+from gigawatch.known import require_known
 from gigawatch.readings import FactorImport
 from gigawatch.serving import store_flags
 from gigawatch.units import BYTES_PER_MIB
@@ -63,6 +64,7 @@ def list_and_remove(
     @click.pass_obj
     def _list(config: Path | None, /, site: str | None, as_json: bool, **of_store: Any) -> None:
         with store_of(config, **of_store) as engine, engine.connect() as connection:
+            require_known(connection, {"site": site})
             _show(imports(connection, site), as_json)
 
     @group.command(

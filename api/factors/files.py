@@ -228,10 +228,11 @@ def _intervals(table: Table, layout: Layout, zone: ZoneInfo | None) -> tuple[lis
 
 def times(table: Table, layout: Layout, zone: ZoneInfo | None) -> list[tuple[datetime, datetime] | None]:
     """Start and stop of each row; None where clocks skip it."""
-    clock = Clock(zone)
+    rows = list(_written(table, layout))
+    column = [clocks.parse(start, f"Line {line}: start", slashes=layout.slashes) for line, start, _ in rows]
+    clock = Clock(zone, column)
     spans = []
-    for line, start, stop in _written(table, layout):
-        begins = clocks.parse(start, f"Line {line}: start", slashes=layout.slashes)
+    for (line, _, stop), begins in zip(rows, column, strict=True):
         began = clock.utc(begins, f"Line {line}: start")
         if began is None or stop is None:
             spans.append((began, began))

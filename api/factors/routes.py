@@ -16,9 +16,10 @@ from api.documents import answers
 from api.factors import files, store
 from api.factors.intervals import Factors
 from api.factors.layouts import Emissions
-from api.factors.store import Conflict, FactorTable, Kind, Method, Removed, Taken, Unknown
+from api.factors.store import Conflict, FactorTable, Kind, Method, Removed, Taken
 from api.received import received
 from gigawatch.errors import GigawatchError
+from gigawatch.known import Unknown
 from gigawatch.units import BYTES_PER_MIB
 
 T = TypeVar("T", bound=Struct)

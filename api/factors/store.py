@@ -13,6 +13,7 @@ from sqlalchemy import Connection, text
 from api.factors.intervals import Factors, Interval, named, unfit
 from api.weighed_rollups import factors_changed
 from gigawatch.errors import ExitCode, GigawatchError
+from gigawatch.known import Unknown, require_known
 
 Method = Literal["location", "market"]
 FactorTable = Literal["tariff", "grid_intensity", "configured_pue"]
@@ -21,10 +22,6 @@ MOST_TEXT = 500
 
 class Conflict(GigawatchError):
     """There are values for that time already."""
-
-
-class Unknown(GigawatchError):
-    """There is no such site, or no such import."""
 
 
 class Kind(Struct, frozen=True, kw_only=True):
@@ -187,17 +184,14 @@ def remove(connection: Connection, table: FactorTable, import_id: int) -> Remove
 
 
 def site_number(connection: Connection, name: str) -> int:
-    """The site's number; its imports now wait for this one to end."""
-    found = connection.scalar(
-        text("SELECT site_id FROM gigawatch.site WHERE name = :name FOR NO KEY UPDATE"), {"name": name}
-    )
-    if found is None:
-        names = connection.scalars(text("SELECT name FROM gigawatch.site ORDER BY 1 LIMIT 20")).all()
-        raise Unknown(
-            f"There is no site named {name[:200]!r}",
-            f"Sites come from the agents' configuration; there are: {', '.join(names) or 'none yet'}.",
-        )
-    return int(found)
+    """The site's number; its imports now wait for this one to end.
+
+    Raises:
+        Unknown: there is no such site.
+    """
+    require_known(connection, {"site": name})
+    statement = text("SELECT site_id FROM gigawatch.site WHERE name = :name FOR NO KEY UPDATE")
+    return int(connection.execute(statement, {"name": name}).scalar_one())
 
 
 def _overlaps(connection: Connection, kind: Kind, present: dict[str, Any]) -> list[tuple[datetime, datetime]]:

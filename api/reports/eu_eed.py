@@ -9,6 +9,7 @@ from api.reports.model import Chart, Column, Fact, Missing, Report, Series, Tabl
 from api.reports.shown import shown
 from gigawatch import facility_readings, report_readings
 from gigawatch.facility_readings import EuIndicator, Pue, Water
+from gigawatch.known import require_known
 
 FIRST_YEAR, LAST_YEAR = 2023, 2100
 NAMES = {
@@ -77,7 +78,7 @@ def make(connection: Connection, site: str, year: int, category: int | None, now
     """
     start, stop = periods.year(year)
     over = periods.begun(start, now, str(year))
-    report_readings.require_site(connection, site)
+    require_known(connection, {"site": site})
     found = facility_readings.eu_eed(connection, site, year, category)
     chosen = found[0].category
     pues = facility_readings.pue(connection, start, stop, "1 month", "site", site, chosen) if chosen else []

@@ -11,6 +11,7 @@ from api.reports.model import Chart, Column, Fact, Report, Series, Table, Value
 from api.reports.shown import number, shown
 from gigawatch import facility_readings, readings, report_readings, token_readings
 from gigawatch.facility_readings import FacilityCarbon, FacilityCost, Heat, Pue, Water
+from gigawatch.known import require_known
 from gigawatch.readings import Where
 from gigawatch.token_readings import BOUNDARIES, EnergyPerToken, Of
 from gigawatch.units import SECONDS_PER_HOUR
@@ -38,7 +39,7 @@ def make(connection: Connection, site: str, month: str, zone: ZoneInfo, category
     """
     start, stop = periods.month(month, zone)
     over = min(stop, periods.begun(start, now, month))
-    report_readings.require_site(connection, site)
+    require_known(connection, {"site": site})
     days = periods.days(start, over, zone)
     totals = facility_readings.pue(connection, start, over, None, "site", site, category)
     by_day = {

@@ -17,7 +17,7 @@ from api.reports import eu_eed, monthly
 from api.reports.formats import FORMATS, file_name, snapshot
 from api.reports.model import Report
 from gigawatch.errors import GigawatchError
-from gigawatch.report_readings import UnknownSite
+from gigawatch.known import Unknown
 
 router = APIRouter(prefix="/api/v1/reports", dependencies=[Depends(require("viewer", "operator"))], tags=["reports"])
 DOCUMENTED: dict[int | str, dict[str, Any]] = answers(Problem) | {
@@ -72,10 +72,9 @@ def _answer(request: Request, written: str, make: Callable[[Connection, datetime
     try:
         with snapshot(request.app.state.report_engine) as connection:
             done = make(connection, datetime.now(UTC))
-    except UnknownSite as error:
-        raise HTTPException(404, f"{error.problem}. {error.remedy}") from error
     except GigawatchError as error:
-        raise HTTPException(422, f"{error.problem}. {error.remedy}") from error
+        status = 404 if isinstance(error, Unknown) else 422
+        raise HTTPException(status, f"{error.problem}. {error.remedy}") from error
     form = FORMATS[written]
     named = {"Content-Disposition": f"inline; filename*=UTF-8''{quote(file_name(done, written))}"}
     return Response(form.write(done), media_type=form.media_type, headers=named)

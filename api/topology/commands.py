@@ -15,6 +15,7 @@ from api.topology.store import SiteApplied
 from gigawatch import facility_readings
 from gigawatch.errors import ExitCode, GigawatchError
 from gigawatch.findings import Finding, some
+from gigawatch.known import require_known
 from gigawatch.serving import store_flags
 from gigawatch.topology import picture
 from gigawatch.topology.checks import SiteChecked
@@ -91,11 +92,10 @@ def show(
 ) -> None:
     """Show the topologies in force."""
     with store_of(config, **of_store) as engine, engine.connect() as connection:
+        require_known(connection, {"site": site})
         found = facility_readings.topologies(connection, site)
     if site is not None and not found:
-        raise GigawatchError(
-            f"No topology was applied to a site named {site[:200]!r}", "Apply one: topology apply FILE."
-        )
+        raise GigawatchError(f"No topology was applied to the site {site[:200]!r}", "Apply one: topology apply FILE.")
     if svg is not None:
         if len(found) != 1:
             raise GigawatchError(f"There are {len(found)} topologies, and a picture is of one", "Choose with --site.")

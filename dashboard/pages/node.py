@@ -12,9 +12,11 @@ from dashboard.pages.fleet import events_table
 from dashboard.theme import Theme
 from dashboard.view import View
 from gigawatch import readings
-from gigawatch.readings import Where
+from gigawatch.readings import NodeNow, Where
 
 TICKS = timedelta(minutes=5)
+HEARD_S = 60
+"""Of a node that is silent although something came so lately, what came was old."""
 
 
 def render(connection: Connection, asked: View, theme: Theme, now: datetime, name: str) -> Any:
@@ -32,7 +34,6 @@ def render(connection: Connection, asked: View, theme: Theme, now: datetime, nam
     parts = readings.node_series(connection, node.node_id, period.start, period.stop, period.step)
     ticks = readings.node_ticks(connection, node.node_id, now - TICKS, now)
     events = readings.events(connection, period.start, now, where, limit=50)
-    silent = node.silent_s > 60
     return html.Div(
         [
             html.Header(
@@ -40,9 +41,7 @@ def render(connection: Connection, asked: View, theme: Theme, now: datetime, nam
                     html.H1(
                         [
                             node.hostname, " ",
-                            components.badge(f"silent for {quantities.duration(node.silent_s)}", "bad")
-                            if silent
-                            else components.badge("reporting", "ok"),
+                            _state(node),
                             " ",
                             components.simulated_badge(node.simulated),
                         ]
@@ -79,6 +78,14 @@ def render(connection: Connection, asked: View, theme: Theme, now: datetime, nam
         ],
         className="grid",
     )  # fmt: skip
+
+
+def _state(node: NodeNow) -> Any:
+    if node.state != "silent":
+        return components.badge("reporting", "ok")
+    if node.silent_s <= HEARD_S:
+        return components.badge("sends what is old", "warn")
+    return components.badge(f"silent for {quantities.duration(node.silent_s)}", "bad")
 
 
 def _clock(offset_s: float | None, good: bool | None) -> Any:

@@ -423,6 +423,7 @@ def upgrade() -> None:
     for column in (
         sa.Column("clock_event_reasons", sa.BigInteger(), comment="Union of the GPUs' clock-event bits"),
         sa.Column("mem_temp_max_c", sa.SmallInteger(), comment="Greatest memory temperature, °C"),
+        sa.Column("told_until", sa.DateTime(timezone=True), comment="End of its newest window of the node itself"),
     ):
         op.add_column("node_now", column, schema="gigawatch")
     op.alter_column(

@@ -78,11 +78,13 @@ SELECT
     now.last_seen,
     now.clock_offset_ms,
     abs(now.clock_offset_ms) <= 2000 AS clock_ok,
+    coalesce(now.told_until, now.last_seen) AS told_until,
     silent.yes AS silent,
+    unknown.yes AS unknown,
     CASE WHEN fresh.yes THEN least(now.gpus, now.gpus_expected) ELSE 0 END AS gpus_reporting,
-    CASE WHEN silent.yes THEN 0 WHEN fresh.yes THEN greatest(now.gpus_expected - now.gpus, 0) ELSE now.gpus_expected END
+    CASE WHEN unknown.yes THEN 0 WHEN fresh.yes THEN greatest(now.gpus_expected - now.gpus, 0) ELSE now.gpus_expected END
         AS gpus_missing,
-    CASE WHEN silent.yes THEN now.gpus_expected ELSE 0 END AS gpus_silent,
+    CASE WHEN unknown.yes THEN now.gpus_expected ELSE 0 END AS gpus_silent,
     CASE WHEN fresh.yes THEN now.gpus_throttled ELSE 0 END AS gpus_throttled,
     CASE WHEN fresh.yes THEN now.time END AS window_time,
     CASE WHEN fresh.yes THEN now.power_mw / 1000.0::double precision END AS power_w,
@@ -96,11 +98,19 @@ SELECT
     CASE WHEN fresh.yes THEN now.gpu_util_max_pm / 10.0::double precision END AS gpu_util_max_pct
 FROM gigawatch.node_now AS now
 -- A SELECT of its own is evaluated once for all rows.
-CROSS JOIN LATERAL (SELECT now.last_seen < (SELECT now() - interval '60 s') AS yes) AS silent
 CROSS JOIN LATERAL (
-    SELECT NOT silent.yes AND now.time > (SELECT now() - interval '5 minutes')
-        AND now.time > now.last_seen - interval '90 s' AS yes
-) AS fresh;
+    SELECT now.time > (SELECT now() - interval '5 minutes') AND now.time > now.last_seen - interval '90 s' AS yes
+) AS recent
+-- While a spool is emptied, what a node sends is old, of itself as of its GPUs: nobody knows what is now. Without a window of
+-- the node itself its batches tell of it.
+CROSS JOIN LATERAL (
+    SELECT coalesce(NOT recent.yes AND coalesce(now.told_until, now.last_seen) <= now.time + interval '90 s', false) AS yes
+) AS old
+CROSS JOIN LATERAL (SELECT now.last_seen < (SELECT now() - interval '60 s') AS yes) AS unheard
+-- A clock that is off is said first of a node that sends: what it sends looks old.
+CROSS JOIN LATERAL (SELECT unheard.yes OR old.yes AND abs(now.clock_offset_ms) <= 2000 AS yes) AS silent
+CROSS JOIN LATERAL (SELECT unheard.yes OR old.yes AS yes) AS unknown
+CROSS JOIN LATERAL (SELECT NOT unheard.yes AND recent.yes AS yes) AS fresh;
 
 CREATE VIEW expanded.gpu_window AS
 SELECT

@@ -116,7 +116,6 @@ BEGIN
                 WHEN 'faulty' THEN CASE d.figure
                     WHEN 'pue' THEN ARRAY['energy of IT above that of the sources']
                     WHEN 'erf' THEN ARRAY['reused energy above that of the sources']
-                    WHEN 'ref' THEN ARRAY['energy made on site above that of the sources']
                     ELSE ARRAY['a sum below 0']
                 END
                 ELSE '{}'

@@ -1,6 +1,6 @@
 -- report.fleet_now: each GPU as it is now.
 -- Definition: the newest window of the last five minutes of each GPU that its node still has.
--- state: reporting; missing (its node reports, it does not); silent (nothing of its node for 60 s).
+-- state: reporting; missing (its node reports, it does not); silent (nothing of its node for 60 s, or what it sends is old).
 -- Missing data: a GPU that does not report has NULL in every measurement, never its last value.
 -- needs: expanded, clock_event_names
 CREATE VIEW report.fleet_now AS
@@ -14,7 +14,7 @@ SELECT
     gpu.index AS gpu_index,
     gpu.model AS gpu_model,
     CASE
-        WHEN node_now.last_seen < now() - interval '60 s' THEN 'silent'
+        WHEN node_now.unknown THEN 'silent'
         WHEN newest.time IS NULL THEN 'missing'
         ELSE 'reporting'
     END AS state,
@@ -34,7 +34,7 @@ SELECT
     report.clock_event_names(newest.clock_event_reasons) AS clock_events
 FROM gigawatch.gpu
 JOIN gigawatch.node USING (node_id)
-JOIN gigawatch.node_now USING (node_id)
+JOIN expanded.node_state AS node_now USING (node_id)
 JOIN gigawatch.gpu_slot USING (node_id, gpu_id)
 JOIN gigawatch.site ON site.site_id = node_now.site_id
 LEFT JOIN gigawatch.rack ON rack.rack_id = node_now.rack_id
@@ -45,7 +45,7 @@ LEFT JOIN LATERAL (
         AND w.time > now() - interval '5 minutes'
         -- A node's GPUs that stopped reporting long before its newest batch are missing, not slow.
         AND w.time > node_now.last_seen - interval '90 s'
-        AND node_now.last_seen >= now() - interval '60 s'
+        AND NOT node_now.unknown
     ORDER BY w.time DESC
     LIMIT 1
 ) AS newest ON true

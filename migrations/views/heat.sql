@@ -1,6 +1,6 @@
 -- report.heat(): reuse of energy, renewable energy made on site, and efficiency of cooling, by fleet, site or hall.
 -- Definition: erf = E_reuse / E_DC (ISO/IEC 30134-6); ere = (1 − erf) × PUE, which is (E_DC − E_reuse) / E_IT where both are of the
--- same hours; ref_on_site = energy made on site by others than backup generators / E_DC (the part of REF, ISO/IEC 30134-3, that meters know: certificates are in
+-- same hours; ref_on_site = energy made on site by others than backup generators, of each hour as much as the site took, / E_DC (the part of REF, ISO/IEC 30134-3, that meters know: certificates are in
 -- report.eu_eed()); cer = heat removed / electricity of cooling and pumps (ISO/IEC 30134-7). Each is a ratio of sums over the hours in which both of its sums are known. Unit: 1; J.
 -- Missing data: an hour in which a meter that a ratio wants is not known for 99 % of it, or cannot be right, is in neither of its sums; each
 -- has its own coverage. Without a meter of its role a figure is NULL, and not 0.

@@ -15,10 +15,10 @@ SELECT
     now.gpu_model,
     now.gpus,
     stored.gpus_throttled,
-    CASE WHEN unknown.yes THEN greatest(stored.gpus_expected - stored.gpus, 0) ELSE now.gpus_missing END AS gpus_missing,
-    unknown.yes AS silent,
+    CASE WHEN now.unknown THEN greatest(stored.gpus_expected - stored.gpus, 0) ELSE now.gpus_missing END AS gpus_missing,
+    now.unknown AS silent,
     stored.time,
-    told.until AS told_until,
+    now.told_until,
     stored.clock_event_reasons,
     stored.gpu_temp_max_c,
     stored.temp_slowdown_c - stored.gpu_temp_max_c AS margin_to_slowdown_c
@@ -27,20 +27,7 @@ JOIN expanded.kept_node USING (node_id)
 JOIN gigawatch.node_now AS stored USING (node_id)
 JOIN gigawatch.node USING (node_id)
 JOIN gigawatch.site ON site.site_id = now.site_id
-LEFT JOIN gigawatch.rack ON rack.rack_id = now.rack_id
-CROSS JOIN LATERAL (
-    SELECT coalesce((
-        SELECT w.time + w.covered_ms * interval '1 ms' FROM gigawatch.node_window AS w
-        WHERE w.node_id = now.node_id AND w.time > now() - interval '7 days'
-        ORDER BY w.time DESC
-        LIMIT 1
-    ), now.last_seen) AS until
-) AS told
--- Nodes are looked up one by one only where it matters: those that send, and none of whose GPUs has a window of now.
-CROSS JOIN LATERAL (
-    SELECT CASE WHEN now.silent THEN true WHEN now.window_time IS NOT NULL OR stored.time IS NULL THEN false
-        ELSE told.until <= stored.time + interval '90 s' END AS yes
-) AS unknown;
+LEFT JOIN gigawatch.rack ON rack.rack_id = now.rack_id;
 COMMENT ON VIEW report.node_conditions IS 'What the GPUs of each node have in common: held down, hot, missing';
 COMMENT ON COLUMN report.node_conditions.site IS 'Name of the site';
 COMMENT ON COLUMN report.node_conditions.rack IS 'Name of the rack within its site';

@@ -1,6 +1,6 @@
 -- report.nodes: what each node is, when it was last heard of, and how it is now.
 -- Definition: one row per node that ever sent a batch. What it measures now is its newest window of the last five
--- minutes, all its GPUs together. state: silent (nothing of it for 60 s), clock_off (its clock is off by more than 2 s),
+-- minutes, all its GPUs together. state: silent (nothing of it for 60 s, or what it sends is old), clock_off (its clock is off by more than 2 s),
 -- gpus_missing (some of its GPUs do not report) or reporting; the first that holds.
 -- Missing data: what an agent does not know is NULL; a silent node has NULL in every measurement, never its last value.
 -- needs: expanded
@@ -72,11 +72,11 @@ COMMENT ON COLUMN report.nodes.silent_s IS 'Time since last_seen, s';
 COMMENT ON COLUMN report.nodes.clock_offset_s IS 'Its clock minus the server''s at the last batch, s';
 COMMENT ON COLUMN report.nodes.clock_ok IS 'Whether its clock is within 2 s of the server''s';
 COMMENT ON COLUMN report.nodes.state IS
-    'silent (nothing of it for 60 s), clock_off (by more than 2 s), gpus_missing (some do not report) or reporting';
+    'silent (nothing of it for 60 s, or what it sends is old), clock_off (by more than 2 s), gpus_missing (some do not report) or reporting';
 COMMENT ON COLUMN report.nodes.gpu_models IS 'Models of its GPUs, as the driver names them';
 COMMENT ON COLUMN report.nodes.gpus_reporting IS 'Those with a window now';
 COMMENT ON COLUMN report.nodes.gpus_missing IS 'Those without one, while the node reports';
-COMMENT ON COLUMN report.nodes.gpus_silent IS 'Those of a node that is silent';
+COMMENT ON COLUMN report.nodes.gpus_silent IS 'Those of a node that is silent, or tells what is old';
 COMMENT ON COLUMN report.nodes.gpus_throttled IS 'Those held down by power cap, slowdown or power brake';
 COMMENT ON COLUMN report.nodes.window_time IS 'Start of the newest window, UTC';
 COMMENT ON COLUMN report.nodes.power_w IS 'Mean power of the GPUs over the newest window, W';
@@ -88,4 +88,4 @@ COMMENT ON COLUMN report.nodes.margin_to_slowdown_c IS
     'Least slowdown temperature of the GPUs minus their greatest temperature, K';
 COMMENT ON COLUMN report.nodes.gpu_power_max_w IS 'Greatest power of one of the GPUs, W';
 COMMENT ON COLUMN report.nodes.gpu_util_max_pct IS 'Greatest utilisation of one of the GPUs, %';
-COMMENT ON COLUMN report.nodes.silent IS 'Whether nothing of the node came for 60 s';
+COMMENT ON COLUMN report.nodes.silent IS 'Whether nothing of the node came for 60 s, or what comes is old';

@@ -1,6 +1,6 @@
 -- report.nodes_now: each node as it is now, its GPUs of one model together.
 -- Definition: the node's newest window of the last five minutes, as it was stored. States of its GPUs: reporting;
--- missing (the node reports, the GPU does not); silent (nothing of the node for 60 s).
+-- missing (the node reports, the GPU does not); silent (nothing of the node for 60 s, or what it sends is old).
 -- Missing data: a node that is silent has NULL in every measurement, never its last value.
 -- needs: fleet_now, expanded
 CREATE VIEW report.nodes_now AS
@@ -75,7 +75,7 @@ COMMENT ON COLUMN report.nodes_now.gpu_model IS 'Model of the GPUs, as the drive
 COMMENT ON COLUMN report.nodes_now.gpus IS 'Physical GPUs of this model that the node has';
 COMMENT ON COLUMN report.nodes_now.gpus_reporting IS 'Those with a window now';
 COMMENT ON COLUMN report.nodes_now.gpus_missing IS 'Those without one, while the node reports';
-COMMENT ON COLUMN report.nodes_now.gpus_silent IS 'Those of a node that is silent';
+COMMENT ON COLUMN report.nodes_now.gpus_silent IS 'Those of a node that is silent, or tells what is old';
 COMMENT ON COLUMN report.nodes_now.gpus_throttled IS 'Those held down by power cap, slowdown or power brake';
 COMMENT ON COLUMN report.nodes_now.window_time IS 'Start of the newest window, UTC';
 COMMENT ON COLUMN report.nodes_now.power_w IS 'Mean power of the GPUs over the newest window, W';
@@ -87,5 +87,5 @@ COMMENT ON COLUMN report.nodes_now.margin_to_slowdown_c IS
     'Least slowdown temperature of the GPUs minus their greatest temperature, K';
 COMMENT ON COLUMN report.nodes_now.gpu_power_max_w IS 'Greatest power of one of the GPUs, W';
 COMMENT ON COLUMN report.nodes_now.gpu_util_max_pct IS 'Greatest utilisation of one of the GPUs, %';
-COMMENT ON COLUMN report.nodes_now.silent IS 'Whether nothing of the node came for 60 s';
+COMMENT ON COLUMN report.nodes_now.silent IS 'Whether nothing of the node came for 60 s, or what comes is old';
 COMMENT ON COLUMN report.nodes_now.clock_ok IS 'Whether its clock is within 2 s of the server''s';

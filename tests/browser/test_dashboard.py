@@ -155,8 +155,14 @@ def test_filters_live_in_the_address_and_back_goes_back(watched: Watched) -> Non
 
 
 def test_a_filter_that_matches_nothing_says_so(watched: Watched) -> None:
-    page = watched.go("/?site=atlantis")
-    expect(page.get_by_text("Nothing matches these filters")).to_be_visible()
+    for address, said in (
+        ("/facility?site=atlantis", "There is no site named 'atlantis'"),
+        ("/nodes?rack=Z-1", "There is no rack named 'Z-1'"),
+        ("/?site=atlantis", "There is no site named 'atlantis'"),
+    ):
+        page = watched.go(address)
+        expect(page.get_by_role("heading", name=said)).to_be_visible()
+        expect(page.get_by_text("There are: ")).to_be_visible()
     page.get_by_role("link", name="Clear filters").click()
     expect(page.locator(".card").first).to_be_visible()
 

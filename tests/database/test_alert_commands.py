@@ -88,6 +88,8 @@ def test_alerts_are_listed_worst_first_and_shown(run: Run, alerts: Mapping[str, 
     assert [it["rule"] for it in json.loads(run("list", "--state", "resolved", "--json").output)] == ["breaker"]
     assert [it["rule"] for it in json.loads(run("list", "--site", "bergen", "--json").output)] == ["gpu_temperature"]
     assert len(json.loads(run("list", "--limit", "1", "--json").output)) == 1
+    assert "There is no site named 'olso'" in run("list", "--site", "olso").output
+    assert "There is no rule named 'x'" in run("list", "--rule", "x").output
     loud = run("list", "--loud", "--severity", "critical")
     assert loud.exit_code == 1 and "fatal it is" in loud.output
     quiet = run("list", "--loud", "--rule", "breaker")

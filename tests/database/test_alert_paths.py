@@ -347,9 +347,21 @@ def test_gpus_whose_node_tells_late_are_not_lost(watched: Watched) -> None:
     watched.at(START + HOUR)
     watched.go(watched.now + 5 * MINUTE, "gpu_lost", tell=tell)
     assert [watched.alerts("gpu_lost", it) for it in ("pending", "firing")] == [{}, {}]
+    # Pages say the same: nobody knows what is now, or the clock is why.
+    nodes = "SELECT hostname, state, gpus_missing, gpus_silent, gpus_reporting FROM report.nodes ORDER BY 1"
+    one_by_one = "SELECT hostname, state, count(*) FROM report.fleet_now GROUP BY 1, 2 ORDER BY 1"
+    old = [("n1", "silent", 0, 2, 0), ("n2", "silent", 0, 2, 0), ("n3", "clock_off", 0, 2, 0)]
+    assert [tuple(it) for it in watched.run(nodes)] == old
+    assert [tuple(it) for it in watched.run(one_by_one)] == [(name, "silent", 2) for name in ("n1", "n2", "n3")]
     gone.gpus = {}
     watched.go(watched.now + 10 * MINUTE, "gpu_lost", tell=tell)
     assert watched.alerts("gpu_lost").keys() == {"GPU-3", "GPU-4"}
+    assert [tuple(it) for it in watched.run(nodes)] == [
+        ("n1", "reporting", 0, 0, 2), ("n2", "gpus_missing", 2, 0, 0), old[2],
+    ]  # fmt: skip
+    assert [tuple(it) for it in watched.run(one_by_one)] == [
+        ("n1", "reporting", 2), ("n2", "missing", 2), ("n3", "silent", 2),
+    ]  # fmt: skip
 
 
 def test_breakers(watched: Watched) -> None:

@@ -207,6 +207,24 @@ def test_a_virtual_meter_is_known_where_all_its_terms_are(engine: Engine) -> Non
     assert [(it["name"], it["energy_mj"] // KWH_MJ) for it in virtual] == [("v", 14), ("v", 14), ("w", 15), ("w", 15)]
 
 
+def test_what_a_site_exports_is_not_its_own(engine: Engine, report: Report) -> None:
+    """E_DC = import - export + generation: (0 - 50 + 200) / 100 by day, (120 - 0 + 0) / 100 by night; REF 150 / 270."""
+    place(
+        engine,
+        {"in": {"role": "other"}, "out": {"role": "other"}, "net": {"role": "utility", "virtual": True},
+         "pv": {"role": "generation"}, "p": {"role": "pdu"}},
+        terms=[("net", "in", 1), ("net", "out", -1)],
+    )  # fmt: skip
+    for start, counted in ((START, (0, 50, 200)), (START + HOUR, (120, 0, 0))):
+        send(engine, [window(name, start, kwh=kwh) for name, kwh in zip(("in", "out", "pv"), counted, strict=True)])
+        send(engine, [window("p", start, kwh=100)])
+    fold(engine)
+    found = the_pue(report, stop=START + 2 * HOUR)
+    assert (found["pue"], found["hours"], found["hours_faulty"]) == (1.35, 2, 0)
+    (heat,) = report("SELECT * FROM report.heat(:start, :stop, NULL, 'site')", start=START, stop=START + 2 * HOUR)
+    assert (heat["ref_on_site"], heat["on_site_energy_j"]) == (pytest.approx(150 / 270), 150 * 3_600_000)
+
+
 def test_meters_count_while_figures_want_them(engine: Engine, report: Report) -> None:
     """One is replaced at a full hour, and one in mid-hour, when both measured all of it; one is long gone."""
     noon, later = START + 12 * HOUR, START + 18 * HOUR + timedelta(minutes=30)

@@ -168,6 +168,8 @@ def test_the_list_says_how_each_meter_is(site: Engine, database_url: str, tmp_pa
     assert "oslo / u  utility  ok  0.36 kW  0% of the last 24 h" in listed.output
     as_json = CliRunner().invoke(main, ["meter", "list", "--database-url", database_url, "--site", "oslo", "--json"])
     assert len(json.loads(as_json.output)) == 9
+    nowhere = CliRunner().invoke(main, ["meter", "list", "--database-url", database_url, "--site", "bergen"])
+    assert (nowhere.exit_code, "There is no site named 'bergen'\n  There are: oslo." in nowhere.output) == (1, True)
 
 
 def test_the_api_answers_with_the_facility_s_figures(site: Engine, database_url: str, tmp_path: Path) -> None:

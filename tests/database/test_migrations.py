@@ -47,6 +47,13 @@ def test_facts_are_hypertables_where_timescaledb_is(engine: Engine) -> None:
     assert set(names) == set(schema.hypertables)
 
 
+def test_nothing_of_ours_waits_for_plans_to_be_compiled(engine: Engine, report_engine: Engine) -> None:
+    for it in (engine, report_engine):
+        with it.connect() as connection:
+            asked = connection.execute(text("SELECT setting, source FROM pg_settings WHERE name = 'jit'")).one()
+        assert tuple(asked) == ("off", "client")
+
+
 def test_migrating_twice_and_at_once_changes_nothing(engine: Engine) -> None:
     failures: list[BaseException] = []
 

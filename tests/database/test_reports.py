@@ -324,8 +324,8 @@ def test_a_month_that_is_not_over_says_so(engine: Engine, run: Run) -> None:
 def test_what_cannot_be_reported_is_refused(engine: Engine, run: Run, tmp_path: Path) -> None:
     place(engine, UTILITY_AND_PDU)
     month = ("--month", "2026-01")
-    assert "there are: oslo" in run(command, "monthly", "--site", "bergen", *month, status=1, stderr=True)
-    assert "there are: oslo" in run(command, "eu-eed", "--site", "bergen", "--year", "2025", status=1, stderr=True)
+    assert "There are: oslo" in run(command, "monthly", "--site", "bergen", *month, status=1, stderr=True)
+    assert "There are: oslo" in run(command, "eu-eed", "--site", "bergen", "--year", "2025", status=1, stderr=True)
     asked = ("monthly", "--site", "oslo")
     assert "like 2026-01" in run(command, *asked, "--month", "2026-13", status=2, stderr=True)
     assert "No hour of 2099-12" in run(command, *asked, "--month", "2099-12", status=2, stderr=True)

@@ -86,6 +86,7 @@ WRONG: list[tuple[dict[str, Any], str]] = [
     ({"covered_ms": 60_000, "start": (minute() + timedelta(seconds=1)).isoformat()}, "covered_ms"),
     ({"start": (minute() + timedelta(days=1)).isoformat()}, "start"),
     ({"start": (minute() - timedelta(days=9)).isoformat()}, "start"),
+    ({"start": "9999-12-31T23:59:00-12:00", "covered_ms": 60_000}, "start"),
     ({"observed_ms": 10_001}, "observed_ms"),
     ({"observed_ms": 5_000}, "active_ms"),
     ({"generated_tokens": 10**13}, "generated_tokens"),

@@ -18,9 +18,10 @@ from sqlalchemy import Connection, Engine, text
 from sqlalchemy.exc import DBAPIError
 
 from api.factors import commands, files, store
-from api.factors.store import Conflict, Kind, Taken, Unknown
+from api.factors.store import Conflict, Kind, Taken
 from gigawatch import database, readings
 from gigawatch.errors import GigawatchError
+from gigawatch.known import Unknown
 from gigawatch.readings import Where
 from gigawatch.units import JOULES_PER_KWH
 from tests import flat
@@ -472,6 +473,8 @@ def test_the_verbs_import_list_and_remove(engine: Engine, tmp_path: Path) -> Non
     listed = json.loads(run(commands.tariff, "list", "--json"))
     assert [(it["site"], it["kind"], it["counting"]) for it in listed] == [("oslo", "EUR", 0), ("oslo", "EUR", 2)]
     assert "2 of 2 values count" in run(commands.tariff, "list", "--site", "oslo")
+    for verb in (commands.tariff, commands.intensity, commands.pue):
+        assert "There is no site named 'olso'\n  There are: oslo." in run(verb, "list", "--site", "olso", fails=True)
     last = str(listed[-1]["import_id"])
     assert run(commands.tariff, "remove", last) == f"Removed import {last}: 2 values no longer count.\n"
     assert "list" in run(commands.tariff, "remove", last, fails=True)
@@ -505,7 +508,7 @@ def test_a_pue_is_set_imported_listed_and_removed(engine: Engine, tmp_path: Path
     assert "'1,2' is not a valid float" in run(*given("1,2", *design), fails=True)
     assert "--to = '2027-13-01' is not a date" in run(*given("1.2", *design, "--to", "2027-13-01"), fails=True)
     assert "is not before stop" in run(*given("1.2", *design, "--to", "2026-01-01"), fails=True)
-    assert "there are: oslo" in run(*given("1.2", *design, "--site", "olso"), fails=True)
+    assert "There are: oslo" in run(*given("1.2", *design, "--site", "olso"), fails=True)
     said = (
         "1 values of 2026-01-01 00:00 to 2027-01-01 00:00 UTC for oslo, 1.2 to 1.2 (configured PUE), from design value"
     )
@@ -568,7 +571,7 @@ def test_the_api_takes_lists_and_removes(api: Api) -> None:
         assert status(admin.post("/api/v1/tariffs", params=where, json=schedule)) == 200
         assert status(admin.post("/api/v1/tariffs", params={"site": "oslo"}, content=prices), "come from") == 422
         assert (
-            status(admin.post("/api/v1/tariffs", params={**where, "site": "x"}, content=prices), "there are: oslo")
+            status(admin.post("/api/v1/tariffs", params={**where, "site": "x"}, content=prices), "There are: oslo")
             == 404
         )
         assert status(admin.post("/api/v1/tariffs", params=where, content="a,b"), "header of a known format") == 422

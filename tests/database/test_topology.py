@@ -283,7 +283,7 @@ def test_the_command_applies_and_shows(run: Any, tmp_path: Path) -> None:
     (document,) = json.loads(run("show", "--json").output)
     assert document["document"]["eu_report"]["years"] == {"2025": {"ppa_kwh": 5.0}}
     for words, said in (
-        (("show", "--site", "x"), "No topology was applied to a site named 'x'"),
+        (("show", "--site", "x"), "There is no site named 'x'\n  There are: oslo."),
         (("apply", "FILE"), "line 4: there is no meter 'x'"),
     ):
         result = run(*words, body="sites:\n  oslo:\n    meters:\n      a: {role: utility, feeds: x}\n")
