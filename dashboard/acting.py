@@ -15,6 +15,7 @@ from sqlalchemy import Engine
 
 from dashboard import quantities, view
 from dashboard.access import AWAY, Access
+from dashboard.alert_parts import counted
 from dashboard.pages import alert_silences, alerts
 from dashboard.view import View
 from gigawatch.alerts import actions, readings, sending
@@ -96,7 +97,7 @@ class Actions:
         meant = alerts.wanted(View(site=asked.site, severity=asked.severity, rule=rule), part)
         with self._access.engine.begin() as connection:
             done = actions.acknowledge(connection, readings.open_numbers(connection, meant), author)
-        return f"Acknowledged {quantities.count(done)} alerts of {rule} as {author}."
+        return f"Acknowledged {counted(done, 'alert')} of {rule} as {author}."
 
     def _silence(self, fields: Fields, author: str, _: View) -> str:
         hours = fields.get("hours", "")

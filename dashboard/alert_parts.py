@@ -18,7 +18,7 @@ from dashboard.components import badge
 from dashboard.quantities import UNKNOWN
 from dashboard.view import View
 from gigawatch.alerts import readings
-from gigawatch.alerts.notification import Severity
+from gigawatch.alerts.notification import Severity, with_unit
 from gigawatch.alerts.readings import Alert, Counts, Overview
 
 ACCESS = "ACCESS"
@@ -195,12 +195,7 @@ def value(number: float | None, unit: str | None) -> str:
     if unit == "°C":
         return quantities.with_unit(round(number, 1), unit)
     plain = f"{number:,.0f}".replace(",", "\u202f") if abs(number) >= 1_000 else f"{number:.4g}"
-    if unit is None or unit == "1":
-        return plain
-    # Of units only things that are counted are longer than three letters.
-    one = number == 1 and len(unit) > 3 and unit.endswith("s")
-    words = (unit, plain) if unit == "XID" else (plain, unit[:-1] if one else unit)
-    return quantities.SPACE.join(words)
+    return with_unit(plain, unit, quantities.SPACE)
 
 
 _UNITS = {"w": "W", "c": "°C", "s": "s", "k": "K", "j": "J", "a": "A", "pct": "%", "min": "min", "h": "h"}

@@ -108,6 +108,7 @@ def table(
     *,
     numbers: Sequence[int] = (),
     sorted_by: tuple[int, bool] | None = None,
+    stacked: bool = False,
 ) -> html.Div:
     """A small table.
 
@@ -118,6 +119,7 @@ def table(
         empty: what to say where there is no row.
         numbers: columns of numbers, which stand right.
         sorted_by: the column that the rows are sorted by, and whether the greatest come first.
+        stacked: on a narrow screen a row's cells stand below one another, so that what acts on it is in sight.
     """
     if not rows:
         return html.P(empty, className="empty")
@@ -139,13 +141,18 @@ def table(
                 ),
                 html.Tbody(
                     [
-                        html.Tr([html.Td(cell, className=it) for cell, it in zip(row, classes, strict=True)])
+                        html.Tr(
+                            [
+                                html.Td(cell, className=it, **({"data-name": name} if stacked else {}))
+                                for cell, it, name in zip(row, classes, header, strict=True)
+                            ]
+                        )
                         for row in rows
                     ]
                 ),
             ]
         ),
-        className="scroll",
+        className="scroll stacked" if stacked else "scroll",
         tabIndex=0,
         role="region",
         **{"aria-label": caption},

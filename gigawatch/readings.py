@@ -29,7 +29,7 @@ MOST_ROWS = 1_000_000
 MOST_AT_ONCE = 100_000
 """Points of a series that are read at once, some 60 MiB: those of 75,000 nodes, each a group, would fit no memory."""
 MOST_CHOICES = 100
-MOST_LAG_S = {"1m": 300, "1h": 3_900, "1d": 86_700, "meter_1h": 3_900, "facility_1d": 90_300}
+MOST_LAG_S = {"1m": 300, "1h": 3_900, "1d": 86_700, "weighed_1h": 3_900, "meter_1h": 3_900, "facility_1d": 90_300}
 """A level folded later than this, while newer windows are there, is behind: its bucket and minutes of grace; days of
 facilities wait for their hours besides."""
 
@@ -506,7 +506,7 @@ class Carbon(Struct, frozen=True, kw_only=True):
 class StoreRollup(Struct, frozen=True, kw_only=True):
     """How far windows are folded into one level."""
 
-    level: Literal["1m", "1h", "1d", "meter_1h", "facility_1d"]
+    level: Literal["1m", "1h", "1d", "weighed_1h", "meter_1h", "facility_1d"]
     """Of GPUs and nodes; hours of meters; all that is made of those."""
     closed: datetime | None
     folded: datetime | None
@@ -1257,7 +1257,7 @@ def store_rollups(connection: Connection) -> list[StoreRollup]:
         connection,
         StoreRollup,
         "SELECT * FROM report.store_rollups"
-        " ORDER BY array_position(ARRAY['1m', '1h', '1d', 'meter_1h', 'facility_1d'], level)",
+        " ORDER BY array_position(ARRAY['1m', '1h', '1d', 'weighed_1h', 'meter_1h', 'facility_1d'], level)",
     )
 
 

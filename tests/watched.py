@@ -168,6 +168,10 @@ class Node:
         """A batch without windows."""
         self._watched.send(self.name, self._inventory, self._behind, **items)
 
+    def forget(self) -> None:
+        """Have nothing to send of the time until now: it was off."""
+        self._sent = self._watched.now - self._behind
+
     def report(self, most: timedelta = LONG) -> None:
         """Send the windows that ended since, the oldest first, of so much time at most."""
         until = min(self._watched.now - self._behind, self._sent + most)

@@ -21,6 +21,7 @@ from api.declared.nodes import MOST_BYTES
 from gigawatch import settings
 from gigawatch.alerts import actions, matchers, readings, sending
 from gigawatch.alerts.actions import Wrong
+from gigawatch.alerts.notification import with_unit
 from gigawatch.errors import ExitCode, GigawatchError
 from gigawatch.known import require_known
 from gigawatch.serving import store_flags
@@ -111,9 +112,10 @@ def show(config: Path | None, /, number: int, as_json: bool, **of_store: Any) ->
     if as_json:
         _print({"alert": found, "changes": changes, "deliveries": told})
         return
-    value = "no data to tell" if found.value is None else f"{_plain(found.value)} {found.unit or ''}".strip()
+    value = "no data to tell" if found.value is None else with_unit(f"{found.value:.12g}", found.unit)
     click.echo(
-        f"{found.severity} {found.rule}: {found.summary}\n{found.state}, {value}; began {_time(found.started)} UTC"
+        f"{found.severity} {found.rule}: {_plain(found.summary)}\n"
+        f"{found.state}, {value}; began {_time(found.started)} UTC"
     )
     for name, text in {**found.labels, **found.details}.items():
         if text is not None:
@@ -122,15 +124,18 @@ def show(config: Path | None, /, number: int, as_json: bool, **of_store: Any) ->
         click.echo(f"What to do: {found.runbook}")
     for change in changes:
         click.echo(
-            f"{_time(change.time)}  {change.change}" + "".join(f"  {it}" for it in (change.author, change.note) if it)
+            f"{_time(change.time)}  {change.change}"
+            + "".join(f"  {_plain(it)}" for it in (change.author, change.note) if it)
         )
     for it in told:
         click.echo(f"{_time(it.created)}  {it.why} to {it.target}: {it.state}")
 
 
-def _plain(found: object) -> object:
-    """Numbers without the .0 and the noise that JSON gives them."""
-    return f"{found:.12g}" if isinstance(found, float) else found
+def _plain(found: object) -> str:
+    """Numbers without the .0 and the noise that JSON gives them; texts in a line, and nothing that a terminal obeys."""
+    if isinstance(found, float):
+        return f"{found:.12g}"
+    return "".join(it for it in " ".join(str(found).split()) if it.isprintable())
 
 
 @alert.command()
@@ -300,7 +305,7 @@ def send_test(config: Path | None, /, target: str, wait: bool, author: str, **of
             with engine.connect() as connection:
                 found = next(it for it in readings.deliveries(connection, target=target) if it.delivery_id == number)
             if found.state != "waiting" or time.monotonic() > end_s:
-                click.echo(f"{found.state} after {found.attempts} attempts: {found.answer or 'no answer yet'}")
+                click.echo(f"{found.state} (attempts: {found.attempts}): {found.answer or 'no answer yet'}")
                 if found.state != "sent":
                     raise SystemExit(ExitCode.FAILURE)
                 return
@@ -362,7 +367,7 @@ def check(file: BinaryIO, as_json: bool) -> None:
     for warning in found.warnings:
         click.echo(f"warning: {values.said(warning)}")
     at_work = sum(it.enabled for it in found.configured.rules.values())
-    click.echo(f"Good: {len(found.configured.configuration.targets)} targets, {at_work} rules at work.")
+    click.echo(f"Good; targets: {len(found.configured.configuration.targets)}, rules at work: {at_work}.")
 
 
 @alert.command()
@@ -392,7 +397,7 @@ def apply(config: Path | None, /, file: BinaryIO, dry_run: bool, author: str, as
         click.echo(f"warning: {values.said(warning)}")
     would = "Would be in force" if dry_run else "In force"
     others = f"; otherwise than shipped: {', '.join(done.changed_rules)}" if done.changed_rules else ""
-    click.echo(f"{would}: {done.targets} targets, {done.rules} rules, {done.budgets} budgets{others}.")
+    click.echo(f"{would}; targets: {done.targets}, rules: {done.rules}, budgets: {done.budgets}{others}.")
 
 
 @alert.command("config")
@@ -464,7 +469,7 @@ def _print(found: Any) -> None:
 
 def _table(head: Sequence[str], rows: Iterable[Sequence[str]], empty: str) -> None:
     """Columns as wide as they need to be, the last as it is."""
-    found = [head, *rows]
+    found = [head, *([_plain(cell) for cell in row] for row in rows)]
     if len(found) == 1:
         click.echo(empty)
         return

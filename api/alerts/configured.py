@@ -17,7 +17,7 @@ from api.alerts.durations import LONGEST_S, seconds
 from api.alerts.evaluation import problem_of
 from api.alerts.network import Place as Address
 from api.alerts.payloads import SECRET_NEEDED, USUAL_URLS
-from api.alerts.payloads.request import Impossible
+from api.alerts.payloads.request import Impossible, NotYet
 from api.alerts.payloads.template import render
 from api.alerts.rule import Rule
 from api.declared import values
@@ -225,7 +225,7 @@ def _check_targets(targets: Mapping[str, Target], findings: Findings) -> None:
             told = notification_of_test(name, "nobody", uuid4(), datetime.now(UTC))
             try:
                 render(target.template, msgspec.to_builtins(told))
-            except Impossible as error:
+            except (Impossible, NotYet) as error:
                 findings.warning((*place, "template"), f"{name}: of a test {error}", "Mend it: docs/alerts.md.")
 
 

@@ -30,7 +30,7 @@ import gigawatch
 from api.alerts.configuration import Configuration, Target
 from api.alerts.network import Guard, GuardedBackend, Place, Refused
 from api.alerts.payloads import KINDS, SECRET_NEEDED, USUAL_URLS
-from api.alerts.payloads.request import Impossible, Request, Telling
+from api.alerts.payloads.request import Impossible, NotYet, Request, Telling
 from gigawatch.alerts.notification import Notification
 from gigawatch.settings import Alerts
 
@@ -266,7 +266,7 @@ class Deliverer:
                 now=datetime.now(UTC),
             )
             request = await asyncio.to_thread(KINDS[target.kind], telling)
-        except Undeliverable as error:
+        except (Undeliverable, NotYet) as error:
             return Outcome(state="waiting", answer=str(error))
         except Impossible as error:
             return Outcome(state="dead", answer=str(error))

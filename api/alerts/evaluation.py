@@ -6,7 +6,7 @@ import string
 import threading
 from collections.abc import Mapping, Sequence
 from datetime import date, datetime
-from typing import Any
+from typing import Any, Literal
 
 import psycopg
 from msgspec import Struct
@@ -44,6 +44,8 @@ _AS_THEY_ARE = {16: "boolean", 20: "bigint", 21: "smallint", 23: "integer", 1082
 _REALS = {700, 701, 1700}
 _MOMENT, _NUMBERS, _WORDS = 1184, 1022, 1009
 """Types of what a rule is given: $1, its time, $2, its numbers, and $3, its texts."""
+_WRITTEN_OTHERWISE = _REALS | {1082, 1184}
+"""As text a number with a point, or a time, is not what it is as a label."""
 _SPECIAL = {
     "value": (_NUMBER, "CAST({name} AS double precision)"),
     "severity": (_TEXT, "left(CAST({name} AS text), 80)"),
@@ -80,7 +82,9 @@ class Observation(Struct, frozen=True, kw_only=True):
     """The other columns, as JSON has them."""
 
 
-def evaluate(engine: Engine, rule: Rule, now: datetime, settings: Alerts) -> list[Observation]:
+def evaluate(
+    engine: Engine, rule: Rule, now: datetime, settings: Alerts, *, unknown: Literal["open", "all"] = "open"
+) -> list[Observation]:
     """Run the rule, read-only, within the time and to the number of rows and bytes that a rule may have.
 
     Args:
@@ -88,6 +92,8 @@ def evaluate(engine: Engine, rule: Rule, now: datetime, settings: Alerts) -> lis
         rule: what to run.
         now: the time that it is evaluated for.
         settings: bounds of time and rows.
+        unknown: of which things rows without a value are wanted: of those with an open alert, which they hold; or of
+            all. A site in the dark has tens of thousands of things of which nobody can tell, and hardly an alert.
 
     Raises:
         EvaluationError: the rule is wrong, takes too long or gives too much, or there is no login for it.
@@ -99,7 +105,7 @@ def evaluate(engine: Engine, rule: Rule, now: datetime, settings: Alerts) -> lis
         watch = threading.Timer(settings.rule_timeout_s + GRACE_S, driver.cancel_safe)
         watch.start()
         try:
-            return _observed(driver, rule, now, settings)
+            return _observed(driver, rule, now, settings, unknown)
         except psycopg.Error as error:
             if driver.closed or error.sqlstate is None:
                 # Where the database answers, the rule has ended its own connection.
@@ -132,7 +138,9 @@ def _forget(connection: Connection, driver: "psycopg.Connection[Any]") -> None:
         connection.invalidate()
 
 
-def _observed(driver: "psycopg.Connection[Any]", rule: Rule, now: datetime, settings: Alerts) -> list[Observation]:
+def _observed(
+    driver: "psycopg.Connection[Any]", rule: Rule, now: datetime, settings: Alerts, unknown: Literal["open", "all"]
+) -> list[Observation]:
     driver.execute(
         "SELECT set_config('statement_timeout', %s, true)",
         [str(round(settings.rule_timeout_s * MILLISECONDS_PER_SECOND))],
@@ -141,14 +149,21 @@ def _observed(driver: "psycopg.Connection[Any]", rule: Rule, now: datetime, sett
     kinds = _kinds(rule, _described(driver, f"SELECT * FROM (\n{inner}\n) AS rule"))
     taken = {name: _taken(name, kind) for name, kind in kinds.items()}
     columns = ", ".join(expression for _, expression in taken.values())
+    wanted = "true"
+    if unknown == "open" and not any(kinds[name] in _WRITTEN_OTHERWISE for name in rule.labels):
+        labels = ", ".join(f"'{name}', CAST(\"{name}\" AS text)" for name in rule.labels)
+        texts.append(rule.name)
+        wanted = (
+            f"value IS NOT NULL OR jsonb_strip_nulls(jsonb_build_object({labels})) IN (SELECT labels FROM report.alerts"
+            f" WHERE rule = ($3)[{len(texts)}] AND state <> 'resolved')"
+        )
     # psycopg has a % for itself in its statements; a column's name has none.
     types = ", ".join(f'"{name}" {kind}' for name, (kind, _) in taken.items())
+    names = ", ".join(f'"{name}"' for name in taken)
+    found_rows = f"SELECT * FROM (SELECT {columns} FROM (\n{inner}\n) AS rule) AS taken ({names})"
     found = driver.execute(
         f"SELECT * FROM rules.answer(%s, %s, %s, %s, %s) AS it ({types})",
-        [
-            f"SELECT {columns} FROM (\n{inner}\n) AS rule LIMIT {settings.rule_max_rows + 1}",
-            MOST_BYTES, now, numbers, texts,
-        ],
+        [f"{found_rows} WHERE {wanted} LIMIT {settings.rule_max_rows + 1}", MOST_BYTES, now, numbers, texts],
     ).fetchall()  # fmt: skip
     if len(found) > settings.rule_max_rows:
         raise EvaluationError(

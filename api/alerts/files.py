@@ -26,6 +26,8 @@ FORM = Form(
 # Not the second colon of a cast, nor one within a time such as 12:30, nor one that is escaped.
 _NAMED = re.compile(r"(?<![:\w\\]):(\w+)")
 _NAME = re.compile(r"[a-z_][a-z0-9_]*")
+_NO_LABELS = (*SPECIAL, "rule", "alertname")
+"""What a row says of itself, and the rule's name here and at Alertmanager."""
 _MUST = ("about", "summary", "sql", "labels")
 
 
@@ -130,10 +132,10 @@ def _check(made: Rule, findings: Findings, place: Place) -> None:
             (*place, "thresholds", name), f"threshold {name!r} is not in the SQL of {made.name}", _known(name, made)
         )
     for label in made.labels:
-        if label in SPECIAL or _NAME.fullmatch(label) is None:
+        if label in _NO_LABELS or _NAME.fullmatch(label) is None:
             findings.error(
                 (*place, "labels"), f"labels = {label!r} cannot be a label",
-                f"Name columns of the SQL in small letters, other than {', '.join(SPECIAL)}.",
+                f"Name columns of the SQL in small letters, other than {', '.join(_NO_LABELS)}.",
             )  # fmt: skip
     for key in ("for", "keep_firing_for", "interval"):
         if getattr(made, f"{key}_s") > LONGEST_S:

@@ -22,6 +22,7 @@ import msgspec
 from msgspec import Meta, Struct
 from psycopg.types.json import Jsonb
 from sqlalchemy import Connection, Engine, select, text
+from sqlalchemy.exc import DataError
 
 from api.alerts import files, states
 from api.alerts.configuration import RuleName
@@ -47,6 +48,8 @@ FORM = Form(
     shorter="Give each rule a file of its own.",
     page="docs/alerts.md",
 )
+MOST_SHOWN = 300
+"""Characters of what the database says of a value."""
 MOST_EVALUATIONS = 20_000
 _OFFSET = re.compile(r"(now)?([+-]?)((?:[0-9]+[smhd])*)")
 
@@ -310,11 +313,20 @@ class _Store:
 
 def _fill(connection: Connection, table: str, rows: list[dict[str, Any]]) -> None:
     connection.execute(text(f"DELETE FROM report.{table}"))
-    if rows:
+    if not rows:
+        return
+    try:
         connection.execute(
             text(f"INSERT INTO report.{table} SELECT * FROM jsonb_populate_recordset(NULL::report.{table}, :rows)"),
             {"rows": Jsonb(rows)},
         )
+    except DataError as error:
+        words = str(error.orig).partition("\n")[0][:MOST_SHOWN]
+        raise GigawatchError(
+            f"report.{table} cannot hold its rows: {words}",
+            "Write what its columns may have, as docs/sql.md says; leave out what is not known.",
+            ExitCode.DATA,
+        ) from error
 
 
 def _moment(value: Any, kind: str, begun: datetime, now: datetime) -> Any:
@@ -344,7 +356,7 @@ def _differences(case: Case, rule: Rule, store: _Store) -> Iterator[str]:
             step = next((it for it in reversed(steps) if seconds(it["at"]) <= second), {"at": "0s"})
             store.show(step, START + timedelta(seconds=seconds(step["at"])), now)
             try:
-                observations = evaluate(store.rules, rule, now, Alerts())
+                observations = evaluate(store.rules, rule, now, Alerts(), unknown="all")
             except EvaluationError as error:
                 yield f"at {_written(second)}: the rule fails: {error}"
                 return

@@ -189,7 +189,7 @@ class Converter:
 
     def _leaf(self, node: Node, kind: Any, base: Any, path: Path, key: str) -> Any:
         if base is Any:
-            return _plain(node)
+            return self._any(node, path)
         if not isinstance(node, Scalar) or node.null:
             self._findings.error(path, f"{key} = {_shown(node)}: one value was expected", "Write one value.")
             return _NOTHING
@@ -204,6 +204,21 @@ class Converter:
             )
         return _NOTHING
 
+    def _any(self, node: Node, path: Path) -> Any:
+        """A value as JSON would have it."""
+        if isinstance(node, Mapping):
+            self._mapping(node, path, "")
+            return {name: self._any(child, (*path, name)) for name, (_, child) in node.items.items()}
+        if isinstance(node, Items):
+            return [self._any(it, path) for it in node.items]
+        if node.null:
+            return None
+        if node.plain and node.text in {"true", "false"}:
+            return node.text == "true"
+        if node.plain and _NUMBER.fullmatch(node.text) is not None and math.isfinite(number := float(node.text)):
+            return int(node.text) if node.text.lstrip("+-").isdecimal() else number
+        return node.text
+
 
 def _fitting(node: Node, kinds: tuple[Any, ...]) -> Any:
     """Of several kinds that a value may have, the one of its shape: keys where there are keys."""
@@ -211,21 +226,6 @@ def _fitting(node: Node, kinds: tuple[Any, ...]) -> Any:
     others = [it for it in kinds if it is not NoneType and it not in of_keys]
     first, last = (of_keys, others) if isinstance(node, Mapping) else (others, of_keys)
     return (first + last)[0]
-
-
-def _plain(node: Node) -> Any:
-    """A value as JSON would have it."""
-    if isinstance(node, Mapping):
-        return {name: _plain(child) for name, (_, child) in node.items.items()}
-    if isinstance(node, Items):
-        return [_plain(it) for it in node.items]
-    if node.null:
-        return None
-    if node.plain and node.text in {"true", "false"}:
-        return node.text == "true"
-    if node.plain and _NUMBER.fullmatch(node.text) is not None:
-        return int(node.text) if node.text.lstrip("+-").isdecimal() else float(node.text)
-    return node.text
 
 
 def _base(kind: Any) -> Any:

@@ -80,7 +80,7 @@ def _facts(alert: Alert, rule: RuleNow | None, now: datetime) -> html.Dl:
             ("Resolved", _time(alert.resolved)),
             ("Lasted" if alert.resolved else "For", lasted),
             ("No data since", _time(alert.unknown_since) if alert.state != "resolved" else None),
-            ("Came back", f"{alert.flaps} times" if alert.flaps else None),
+            ("Came back", alert_parts.counted(alert.flaps, "time") if alert.flaps else None),
             (
                 "Explained by",
                 None if alert.inhibited_by is None else alert_link(alert.inhibited_by, f"alert {alert.inhibited_by}"),

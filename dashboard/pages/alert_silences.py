@@ -84,6 +84,7 @@ def _table(silences: Sequence[Silence], now: datetime, empty: str) -> html.Div:
         ],
         empty,
         numbers=[5],
+        stacked=True,
     )  # fmt: skip
 
 

@@ -8,7 +8,7 @@ from dash import html
 from sqlalchemy import Connection
 
 from dashboard import alert_parts, quantities
-from dashboard.alert_parts import button, since
+from dashboard.alert_parts import button, counted, since
 from dashboard.components import badge, panel, table
 from dashboard.quantities import UNKNOWN
 from dashboard.theme import Theme
@@ -55,7 +55,7 @@ def _targets(targets: Sequence[TargetNow], now: datetime) -> html.Div:
             wait = quantities.duration((it.open_until - now).total_seconds())
             return [badge("not asked for a while", "bad"), html.Span(f"tried again in {wait}", className="note")]
         if it.failures:
-            return badge(f"failed {it.failures} times", "warn")
+            return badge(f"failed {counted(it.failures, 'time')}", "warn")
         if not it.routed:
             return [badge("no route", "warn"), html.Span("it is told of tests alone", className="note")]
         return badge("well", "ok") if it.succeeded else badge("not asked yet")
@@ -83,6 +83,7 @@ def _targets(targets: Sequence[TargetNow], now: datetime) -> html.Div:
         ],
         "No target is configured.",
         numbers=[6, 7],
+        stacked=True,
     )
 
 
@@ -135,4 +136,5 @@ def deliveries(found: Sequence[DeliveryLine], now: datetime, empty: str = "Nothi
         ],
         empty,
         numbers=[5],
+        stacked=True,
     )

@@ -154,6 +154,7 @@ def _groups(groups: Sequence[AlertGroup], asked: View, path: str, part: str, now
         ],
         "",
         numbers=[5],
+        stacked=True,
     )
 
 
@@ -212,6 +213,7 @@ def rows(alerts: Sequence[Alert], below: dict[int, list[Explained]], now: dateti
         ],
         "",
         numbers=[3],
+        stacked=True,
     )
 
 

@@ -23,6 +23,7 @@ NAMES = {
     "1m": "Minutes",
     "1h": "Hours",
     "1d": "Days",
+    "weighed_1h": "Hours by prices and intensities",
     "meter_1h": "Hours of meters",
     "facility_1d": "Facilities, and days of meters",
 }

@@ -11,6 +11,15 @@ SEVERITIES: tuple[Severity, ...] = get_args(Severity)
 Why = Literal["new", "changed", "resolved", "repeat", "test"]
 
 
+def with_unit(number: str, unit: str | None, space: str = " ") -> str:
+    """A value that is written already, with its rule's unit, as people read it: 0.82, 1 error, 79.4 °C, XID 79."""
+    if unit is None or unit in {"", "1"}:
+        return number
+    # Of units only things that are counted are longer than three letters.
+    one = number == "1" and len(unit) > 3 and unit.endswith("s")
+    return space.join((unit, number) if unit == "XID" else (number, unit[:-1] if one else unit))
+
+
 class AlertTold(Struct, frozen=True, kw_only=True):
     """An alert as it was when the notification was put out."""
 

@@ -1,7 +1,7 @@
 -- report.idle_draw(): power of GPUs that serve a deployment without a request, beside what is usual for their model.
--- Definition: of deployments all of whose engines were observed for the in_recent before at, as far as it is known, and ran no request in it: power_w is their energy over GPU-time.
+-- Definition: of deployments that nobody saw run a request in the in_recent before at, as far as it is known: power_w is their energy over GPU-time, where all of their engines were observed.
 -- baseline_w is the median over the minutes of the in_past before it in which deployments ran no request, of all deployments on GPUs of the model. excess = power_w / baseline_w − 1. Unit: W, 1.
--- Missing data: with fewer than 30 such minutes there is no baseline. GPUs that are assigned to nothing are not looked at: nobody knows what they should do.
+-- Missing data: where an engine was not observed, or nothing was heard of the GPUs, which are taken to serve what they served for a day, power_w, excess and energy_j are NULL. With fewer than 30 such minutes there is no baseline. GPUs that are assigned to nothing are not looked at: nobody knows what they should do.
 -- needs: deployments
 CREATE FUNCTION report.idle_draw(
     at timestamptz DEFAULT now(),
@@ -25,18 +25,20 @@ BEGIN
             AND d.active_mj = 0 AND d.observed_mj = d.energy_mj
         GROUP BY 1
     ), recent AS (
-        SELECT d.site_id, it.name, d.gpu_model, max(d.gpus) AS gpus, sum(d.energy_mj)::double precision AS mj, sum(d.energy_ms)::double precision AS ms
+        SELECT d.site_id, it.name, d.gpu_model, max(d.gpus) AS gpus, sum(d.energy_mj)::double precision AS mj, sum(d.energy_ms)::double precision AS ms,
+            sum(d.energy_ms) > 0 AND sum(d.energy_mj) > 0 AND sum(d.observed_mj) = sum(d.energy_mj) AS known
         FROM gigawatch.deployment_1m AS d
         JOIN gigawatch.deployment AS it USING (deployment_id)
         WHERE d.time >= until - in_recent AND d.time < until
         GROUP BY 1, 2, 3
-        HAVING sum(d.energy_ms) > 0 AND sum(d.energy_mj) > 0 AND sum(d.active_mj) = 0 AND sum(d.observed_mj) = sum(d.energy_mj)
+        HAVING sum(d.active_mj) = 0
     )
-    SELECT site.name, r.name, r.gpu_model, r.gpus, r.mj / r.ms, its.baseline_w, coalesce(u.minutes, 0), r.mj / r.ms / nullif(its.baseline_w, 0) - 1, r.mj / 1000
+    SELECT site.name, r.name, r.gpu_model, r.gpus, its.power_w, its.baseline_w, coalesce(u.minutes, 0), its.power_w / nullif(its.baseline_w, 0) - 1,
+        CASE WHEN r.known THEN r.mj / 1000 END
     FROM recent AS r
     JOIN gigawatch.site USING (site_id)
     LEFT JOIN usual AS u USING (gpu_model)
-    CROSS JOIN LATERAL (SELECT CASE WHEN u.minutes >= 30 THEN u.power_w END AS baseline_w) AS its
+    CROSS JOIN LATERAL (SELECT CASE WHEN u.minutes >= 30 THEN u.power_w END AS baseline_w, CASE WHEN r.known THEN r.mj / r.ms END AS power_w) AS its
     ORDER BY 1, 2, 3;
 END
 $$;

@@ -1,6 +1,6 @@
 -- report.store_rollups, report.store_tables, report.store_jobs: how the store itself is doing.
 -- Definition: lag_s is the time since the end of what a level is folded to, behind_s the part of it for which there
--- are windows. meter_1h are the hours of meters; all that is made of these, a site's day at a time (hours of virtual
+-- are windows. weighed_1h are the hours of GPUs weighed by prices and intensities, for budgets. meter_1h are the hours of meters; all that is made of these, a site's day at a time (hours of virtual
 -- meters, days, the facility's energy and ratios), is facility_1d: it is folded as far as those hours, or where the day
 -- of the newest of them waits, up to that day. The newest window is that of the 50 meters heard of last. Rows are what PostgreSQL last counted when it cleaned or analysed. Oldest and newest are those of up
 -- to 500 nodes, of the 250 heard of first and the 250 heard of last, and of the 500 meters heard of last: exact for small fleets,
@@ -32,14 +32,18 @@ SELECT
     dirty.oldest AS oldest_dirty
 FROM (
     VALUES
-        ('1m', '1m', false), ('1h', '1h', false), ('1d', '1d', false),
+        ('1m', '1m', false), ('1h', '1h', false), ('1d', '1d', false), ('weighed_1h', 'weighed_1h', false),
         ('meter_1h', 'meter_1h', true), ('facility_1d', 'meter_1h', true)
 ) AS level (name, follows, of_meters)
 JOIN newest ON newest.of_meters = level.of_meters
 LEFT JOIN gigawatch.rollup ON rollup.level = level.follows
 CROSS JOIN LATERAL (
     SELECT count(*) AS buckets, min(marked.time) AS oldest, max(marked.time) AS newest
-    FROM (SELECT DISTINCT d.time, d.node_id FROM gigawatch.rollup_dirty AS d WHERE d.level = level.name) AS marked
+    FROM (
+        SELECT DISTINCT d.time, d.node_id FROM gigawatch.rollup_dirty AS d
+        -- Hours that are not weighed yet are marked with the rest of them, and wait for nothing.
+        WHERE d.level = level.name AND (level.name <> 'weighed_1h' OR d.time < rollup.folded)
+    ) AS marked
 ) AS dirty
 CROSS JOIN LATERAL (
     SELECT CASE
@@ -49,9 +53,9 @@ CROSS JOIN LATERAL (
     END AS folded
 ) AS mark;
 COMMENT ON VIEW report.store_rollups IS
-    'How far windows are folded into minutes, hours and days, and those of meters into the facility''s';
+    'How far windows are folded into minutes, hours and days, hours weighed by prices and intensities, and meters folded into the facility''s';
 COMMENT ON COLUMN report.store_rollups.level IS
-    '1m, 1h or 1d of GPUs and nodes; meter_1h, hours of meters; facility_1d, all that is made of these';
+    '1m, 1h or 1d of GPUs and nodes; weighed_1h, those hours by prices and intensities, for budgets; meter_1h, hours of meters; facility_1d, all that is made of these';
 COMMENT ON COLUMN report.store_rollups.closed IS 'Buckets before it take windows as late ones alone, UTC';
 COMMENT ON COLUMN report.store_rollups.folded IS 'Buckets before it are folded, UTC';
 COMMENT ON COLUMN report.store_rollups.lag_s IS
@@ -59,7 +63,7 @@ COMMENT ON COLUMN report.store_rollups.lag_s IS
 COMMENT ON COLUMN report.store_rollups.behind_s IS
     'Time from the end of what is folded to the start of the newest window, s; 0 where nothing newer came';
 COMMENT ON COLUMN report.store_rollups.dirty_buckets IS
-    'Buckets of nodes or meters that wait to be folded again for late data; of facility_1d days of sites';
+    'Buckets of nodes or meters that wait to be folded again for late data; of facility_1d days of sites, of weighed_1h hours of sites';
 COMMENT ON COLUMN report.store_rollups.oldest_dirty IS 'Start of the oldest of them, UTC';
 
 -- Of a hypertable with compressed chunks, which are no children of it, what TimescaleDB alone knows: rows in them, their

@@ -2,7 +2,8 @@
 -- Definition: j_per_generated_token is that of report.energy_per_token() at boundary gpu over the in_recent before at, as far as it is known, and batch that of report.serving(). baseline is
 -- the median of the same figure over the hours of the in_past before, of all deployments of the same model on the same GPUs in the same band of batch; bands double: 1 to 2, 2 to 4, 4 to 8, …
 -- A deployment's model is that of which its engines generated the most tokens in these hours. excess = j_per_generated_token / baseline − 1. Unit: J, 1.
--- Missing data: hours, and a recent time, with fewer than 1,000 generated tokens or without a batch are not looked at. With fewer than 6 hours there is no baseline.
+-- Missing data: hours with fewer than 1,000 generated tokens or without a batch are not looked at; of such a recent time, as where nothing is heard of the GPUs, which are taken to serve what they served for a
+-- day, j_per_generated_token and excess are NULL. With fewer than 6 hours there is no baseline.
 -- needs: energy_per_token, serving
 CREATE FUNCTION report.token_baseline(
     at timestamptz DEFAULT now(),
@@ -37,25 +38,25 @@ BEGIN
         ORDER BY d.name, s.tokens DESC
     ), figures AS MATERIALIZED (
         SELECT part.recent, g.gpu_model, e.label AS deployment, m.model, e.generated_tokens, e.j_per_generated_token, e.coverage, s.batch,
-            floor(log(2, greatest(s.batch, 1)::numeric)) AS band
+            floor(log(2, greatest(s.batch, 1)::numeric)) AS band,
+            e.generated_tokens >= 1000 AND s.batch IS NOT NULL AND e.j_per_generated_token IS NOT NULL AS known
         FROM gpu_models AS g
         CROSS JOIN (
             VALUES (true, until - in_recent, until, NULL::interval), (false, past_start, past_stop, interval '1 hour')
         ) AS part (recent, first, beyond, step)
         CROSS JOIN LATERAL report.energy_per_token(part.first, part.beyond, part.step, 'deployment', 'gpu', NULL, g.gpu_model) AS e
-        JOIN LATERAL report.serving(part.first, part.beyond, part.step, 'deployment', NULL, g.gpu_model, NULL, '{}') AS s
+        LEFT JOIN LATERAL report.serving(part.first, part.beyond, part.step, 'deployment', NULL, g.gpu_model, NULL, '{}') AS s
             ON s.time = e.time AND s.label = e.label
         JOIN models AS m ON m.name = e.label
-        WHERE e.generated_tokens >= 1000 AND s.batch IS NOT NULL AND e.j_per_generated_token IS NOT NULL
     ), usual AS (
         SELECT f.model, f.gpu_model, f.band, percentile_cont(0.5) WITHIN GROUP (ORDER BY f.j_per_generated_token) AS median, count(*) AS hours
-        FROM figures AS f WHERE NOT f.recent GROUP BY 1, 2, 3
+        FROM figures AS f WHERE NOT f.recent AND f.known GROUP BY 1, 2, 3
     )
     SELECT f.deployment, f.model, f.gpu_model, f.generated_tokens, f.batch, power(2, f.band)::double precision, power(2, f.band + 1)::double precision,
-        f.j_per_generated_token, f.coverage, its.baseline, coalesce(u.hours, 0), f.j_per_generated_token / nullif(its.baseline, 0) - 1
+        its.j_per_generated_token, f.coverage, its.baseline, coalesce(u.hours, 0), its.j_per_generated_token / nullif(its.baseline, 0) - 1
     FROM figures AS f
     LEFT JOIN usual AS u USING (model, gpu_model, band)
-    CROSS JOIN LATERAL (SELECT CASE WHEN u.hours >= 6 THEN u.median END AS baseline) AS its
+    CROSS JOIN LATERAL (SELECT CASE WHEN u.hours >= 6 THEN u.median END AS baseline, CASE WHEN f.known THEN f.j_per_generated_token END AS j_per_generated_token) AS its
     WHERE f.recent
     ORDER BY 1, 2, 3;
 END

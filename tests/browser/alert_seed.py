@@ -174,7 +174,7 @@ def alerts(connection: Connection, now: datetime) -> dict[str, int]:
                      acknowledgement="A fan is on its way",
                      details={"gpu_temp_max_c": 89, "temp_slowdown_c": 90, "power_w": 812.4}),
         "feed": alert(connection, "feed_lost", "critical", {"site": "oslo", "meter": "pdu-a1", "feed": "A"},
-                      "pdu-a1 at oslo: 2 of 2 racks silent, 0 W after 81300 W", ago(6), fired=ago(5.6), value=2,
+                      "pdu-a1 at oslo: 0 W after 81300 W, racks silent: 2 of 2", ago(6), fired=ago(5.6), value=2,
                       details={"racks_silent": 2, "power_w": 0.0, "power_before_w": 81_300.0}),
         "rack": alert(connection, "breaker", "warning", {"site": "austin", "rack": "a01"},
                       "austin a01: 87 % of its breaker", ago(40), fired=ago(35), value=0.87, unknown_since=ago(3)),

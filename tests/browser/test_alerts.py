@@ -62,6 +62,17 @@ def test_the_pages_are_clean_wide_and_narrow_light_and_dark(
     look_at_each(browser, dashboard, VIEWS, width, scheme)
 
 
+def test_on_a_telephone_what_acts_on_an_alert_is_in_sight(browser: Browser, dashboard: Dashboard) -> None:
+    phone = Watched(browser, dashboard.url, viewport={"width": 390, "height": 844})
+    for path in ("/alerts", "/alerts/pending", "/alerts/silences", "/alerts/targets"):
+        page = phone.go(path)
+        beyond = "(all) => all.filter((it) => it.getBoundingClientRect().right > innerWidth).map((it) => it.outerHTML)"
+        acts = page.locator("tbody").locator("button, a.button")
+        expect(acts.first).to_be_visible()
+        assert acts.evaluate_all(beyond) == [], path
+    phone.page.close()
+
+
 def test_the_worst_come_first_and_what_they_explain_is_below_them(watched: Watched) -> None:
     page = watched.go("/alerts")
     table = page.get_by_role("region", name="Alerts, the worst first")

@@ -95,7 +95,7 @@ def test_alerts_are_listed_worst_first_and_shown(run: Run, alerts: Mapping[str, 
     quiet = run("list", "--loud", "--rule", "breaker")
     assert (quiet.exit_code, quiet.output) == (0, "No such alerts.\n")
     shown = run("show", str(alerts["fatal"]))
-    for words in ("critical xid_fatal: fatal it is\nfiring, 79.5 XID; began ", "  hostname: n-fatal\n", "gpu_index: 3",
+    for words in ("critical xid_fatal: fatal it is\nfiring, XID 79.5; began ", "  hostname: n-fatal\n", "gpu_index: 3",
                   "What to do: docs/runbooks/xid_fatal.md"):  # fmt: skip
         assert words in shown.output
     assert "message" not in shown.output  # it has none
@@ -115,7 +115,7 @@ def test_alerts_are_taken_on_and_silenced(run: Run, engine: Engine, alerts: Mapp
 
     assert run("silences").output == "No silences.\n"
     matcher = 'hostname=~"n-.*"'
-    done = run("silence", "rule=xid_fatal", matcher, "--for", "2h", "--reason", "new fans", "--author", "ada")
+    done = run("silence", "rule=xid_fatal", matcher, "--for", "2h", "--reason", "new\n\x1b[31m fans", "--author", "ada")
     assert done.exit_code == 0, done.output
     assert done.output.startswith('Silence 1: rule="xid_fatal", hostname=~"n-.*", ')
     tomorrow = datetime.now(UTC) + timedelta(days=1)
@@ -124,9 +124,10 @@ def test_alerts_are_taken_on_and_silenced(run: Run, engine: Engine, alerts: Mapp
     assert done.exit_code == 0, done.output
     found = json.loads(run("silences", "--json").output)
     assert [(it["silence_id"], it["kind"], it["state"], it["reason"]) for it in found] == [
-        (2, "maintenance", "to come", "UPS"), (1, "silence", "in force", "new fans"),
+        (2, "maintenance", "to come", "UPS"), (1, "silence", "in force", "new\n\x1b[31m fans"),
     ]  # fmt: skip
-    assert "new fans" in run("silences").output
+    # What somebody wrote is a line, and nothing of it is for the terminal to obey.
+    assert "new [31m fans" in run("silences").output
     assert run("unsilence", "1", "--author", "bob").output == "Silence 1 is over.\n"
     assert [it["silence_id"] for it in json.loads(run("silences", "--json").output)] == [2]
     ended = json.loads(run("silences", "--all", "--json").output)
@@ -185,16 +186,16 @@ def test_rules_are_listed_with_their_last_evaluation(run: Run, engine: Engine) -
 
 def test_a_configuration_is_checked_applied_and_shown(run: Run, engine: Engine) -> None:
     good = run("check", "FILE")
-    assert (good.exit_code, good.output) == (0, f"Good: 1 targets, {len(files.shipped()) - 1} rules at work.\n")
+    assert (good.exit_code, good.output) == (0, f"Good; targets: 1, rules at work: {len(files.shipped()) - 1}.\n")
     for verb in ("check", "apply"):
         bad = run(verb, "FILE", body=CONFIGURATION.replace("route: {target: chat,", "route: {target: cat,"))
         assert bad.exit_code == 7 and "line 4: there is no target 'cat'" in bad.output, bad.output
     assert rows(engine, "SELECT FROM gigawatch.alert_configuration") == []
-    assert run("apply", "FILE", "--dry-run").output.startswith("Would be in force: 1 targets")
+    assert run("apply", "FILE", "--dry-run").output.startswith("Would be in force; targets: 1")
     assert rows(engine, "SELECT FROM gigawatch.alert_configuration") == []
     done = run("apply", "FILE", "--author", "ada")
     assert done.output == (
-        f"In force: 1 targets, {len(files.shipped()) - 1} rules, 1 budgets;"
+        f"In force; targets: 1, rules: {len(files.shipped()) - 1}, budgets: 1;"
         " otherwise than shipped: gpu_temperature, power_cap.\n"
     )
     (kept,) = rows(engine, "SELECT author, source FROM gigawatch.alert_configuration")
@@ -247,6 +248,13 @@ def test_rules_are_tried_on_tables(run: Run) -> None:
     )
     assert bad.exit_code == 1 and bad.output.startswith("FAIL row_remap_failed: it fires"), bad.output
     assert run("test", "FILE", body="{rule: nothing, tests: []}").exit_code == 7
+    twice = "{rule: breaker, tests: [{name: a, rows: [{at: 0s, report.meters_now: [{site: a, site: b}]}], expect: []}]}"
+    huge = twice.replace("{site: a, site: b}", "{breaker_a: 1e400}").replace(
+        "expect: []", "expect: [{at: 0s, firing: []}]"
+    )
+    refused = run("test", "FILE", body=huge)
+    assert refused.exit_code == 7 and "report.meters_now cannot hold its rows" in refused.output
+    assert "'site' is there twice" in run("test", "FILE", body=twice).output
 
 
 # The same over HTTP, and what needs a running server.
@@ -378,14 +386,14 @@ def check_deliveries(ask: Ask, run: Run, receiver: Receiver) -> None:
     resent = ask("operator", "POST", f"/deliveries/{delivery['delivery_id']}/resend")
     assert resent.status_code == 422 and "is sent" in resent.text
     done = run("send-test", "hook", "--author", "ada")
-    assert (done.exit_code, done.output) == (0, "sent after 1 attempts: thanks\n")
+    assert (done.exit_code, done.output) == (0, "sent (attempts: 1): thanks\n")
     assert b"sent by ada" in receiver.received[-1].body
     assert "hook" in run("targets").output and "thanks" in run("deliveries").output
 
     # What a target refuses for good is dead, and can be sent again.
     receiver.behaviour = answers(404, b"gone")
     dead = run("send-test", "hook")
-    assert dead.exit_code == 1 and "dead after 1 attempts: HTTP 404: gone" in dead.output
+    assert dead.exit_code == 1 and "dead (attempts: 1): HTTP 404: gone" in dead.output
     receiver.behaviour = answers(200, b"thanks")
     (last,) = json.loads(run("deliveries", "--state", "dead", "--json").output)
     assert run("resend", str(last["delivery_id"])).output == "1 to be sent again.\n"

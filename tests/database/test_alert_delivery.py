@@ -25,6 +25,7 @@ from sqlalchemy import Engine, Row, text
 from api.alerts import delivery
 from api.alerts.configuration import Configuration, Target
 from api.alerts.delivery import UNKNOWN_ADDRESS, Deliverer, Pace
+from api.alerts.payloads import template
 from gigawatch.alerts.sending import resend, send_test
 from gigawatch.errors import ExitCode, GigawatchError
 from gigawatch.settings import Alerts
@@ -484,6 +485,21 @@ def test_files_elsewhere_are_not_read_whatever_leads_there(engine: Engine, tmp_p
         assert answered[name].startswith(f"{field} {path} ")
         assert wrong[path] in answered[name], (name, answered[name])
     assert refused in answered["url"] and refused in answered["certificates"]
+
+
+def test_a_template_that_a_busy_machine_does_not_render_is_tried_again(
+    engine: Engine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(template, "TIMEOUT_S", 0.001)
+    with Receiver(OK) as receiver:
+        busy = Target(kind="template", url=receiver.url, template="{{ notification.title }}")
+        put_out(engine, "busy")
+        with delivering(engine, Configuration(targets={"busy": busy})):
+            until(tried(engine, "busy"))
+            (row,) = deliveries(engine, "busy")
+            assert row.state == "waiting" and row.answer.startswith("the template was not rendered within")
+            monkeypatch.undo()
+            until(settled(engine, "busy"))
 
 
 def test_a_template_that_fails_is_put_aside_with_its_reason(engine: Engine) -> None:

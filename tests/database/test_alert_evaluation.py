@@ -57,7 +57,7 @@ def rule(sql: str, **values: Any) -> Rule:
 
 
 def run(engine: Engine, sql: str, **values: Any) -> list[Observation]:
-    return evaluate(engine, rule(sql, **values), NOW, SETTINGS)
+    return evaluate(engine, rule(sql, **values), NOW, SETTINGS, unknown="all")
 
 
 def rows(engine: Engine, sql: str, **values: Any) -> list[tuple[Any, ...]]:
@@ -92,6 +92,30 @@ def test_a_row_becomes_an_observation(rules_engine: Engine) -> None:
 def test_what_is_no_number_is_no_data(rules_engine: Engine, value: str) -> None:
     (found,) = run(rules_engine, f"SELECT 'a' AS host, {value} AS value, 'NaN'::real AS other")
     assert (found.value, found.details, found.summary) == (None, {"other": None}, "a: ? °C")
+
+
+def test_of_what_nobody_can_tell_only_what_has_an_alert_counts(engine: Engine, rules_engine: Engine) -> None:
+    """Breakers of a site in the dark are more than a rule may give rows, and one of them has an alert."""
+    with engine.begin() as connection:
+        for name, number, state in (("own", 7, "firing"), ("own", 8, "resolved"), ("another", 9, "firing")):
+            connection.execute(
+                text(
+                    "INSERT INTO gigawatch.alert (rule, fingerprint, labels, details, severity, state, summary,"
+                    " started, held, resolved) VALUES (:name, :print, CAST(:labels AS jsonb), '{}', 'warning',"
+                    " :state, 'x', now(), now(), :resolved)"
+                ),
+                {"name": name, "print": f"{number:032}", "state": state, "labels": f'{{"host": "{number}"}}',
+                 "resolved": NOW if state == "resolved" else None},
+            )  # fmt: skip
+    sql = (
+        "SELECT number AS host, NULL AS rack, CASE WHEN number > 19999 THEN 1 END AS value"
+        " FROM generate_series(1, 20000) AS number"
+    )
+    silent = rule(sql, labels=("host", "rack"))
+    found = evaluate(rules_engine, silent, NOW, SETTINGS)
+    assert [(it.labels, it.value) for it in found] == [({"host": "7"}, None), ({"host": "20000"}, 1)]
+    # What is not in the store as it is written there is not looked for.
+    assert len(evaluate(rules_engine, rule("SELECT 0.5 AS host, CAST(NULL AS real) AS value"), NOW, SETTINGS)) == 1
 
 
 def test_thresholds_are_values_by_site_rack_and_model(rules_engine: Engine) -> None:

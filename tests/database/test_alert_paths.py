@@ -236,7 +236,7 @@ def test_memory_that_is_not_well(watched: Watched) -> None:
             "GPU 0 (serial 165): a row remap failed, the GPU is to be replaced",
         ),
         "row_remap_pending": ("GPU-pending", "warning", "GPU 1: a row remap waits for a reset of the GPU"),
-        "ecc_double_bit": ("GPU-ecc", "critical", "GPU 2: 1 uncorrectable memory errors since the driver was loaded"),
+        "ecc_double_bit": ("GPU-ecc", "critical", "GPU 2: uncorrectable memory errors since the driver was loaded: 1"),
     }
     for rule, (gpu, severity, summary) in words.items():
         ((uuid, it),) = watched.alerts(rule).items()
@@ -281,7 +281,7 @@ def test_silence(watched: Watched) -> None:
     watched.go(START + 90 * SECOND, *rules, tell=all_but("n1"))
     (silent,) = watched.alerts("agent_silent").values()
     assert (silent.severity, silent.value, silent.summary) == (
-        "warning", 70, "n1: nothing heard for 70 s, its 1 GPUs are not seen",
+        "warning", 70, "n1: nothing heard for 70 s (GPUs: 1)",
     )  # fmt: skip
     assert silent.labels == {"site": "oslo", "rack": "A1", "hostname": "n1"}
     assert watched.alerts("rack_silent", "pending") == {}
@@ -298,12 +298,12 @@ def test_silence(watched: Watched) -> None:
     assert (rack.labels, rack.severity, rack.value, rack.racks) == (
         {"site": "oslo", "rack": "A1"}, "critical", 0.2, ["A1"],
     )  # fmt: skip
-    assert rack.summary.startswith("A1: 2 of 10 nodes silent since 2026-03-10 12:05:30")
+    assert rack.summary.startswith("A1: nodes silent: 2 of 10, since 2026-03-10 12:05:30")
     assert watched.alerts("site_silent", "pending") == {}
     watched.go(START + 450 * SECOND, *rules)
     (site,) = watched.alerts("site_silent").values()
     assert (site.labels, site.severity, site.value) == ({"site": "oslo"}, "critical", 1)
-    assert site.summary.startswith("oslo: 22 of 22 nodes silent since 2026-03-10 12:06:30")
+    assert site.summary.startswith("oslo: nodes silent: 22 of 22, since 2026-03-10 12:06:30")
     watched.go(START + 500 * SECOND, *rules, tell=all_but())
     assert all(watched.alerts(rule) for rule in rules)
     watched.go(START + 520 * SECOND, *rules, tell=all_but())
@@ -321,7 +321,7 @@ def test_a_gpu_that_its_node_reports_no_more(watched: Watched) -> None:
     (found,) = watched.alerts("gpu_lost").values()
     assert found.labels["gpu_uuid"] == "GPU-2"
     assert (found.severity, found.summary) == (
-        "critical", f"n1: GPU 1 ({H100}, 00:3B) does not report; 1 of 2 GPUs are missing",
+        "critical", f"n1: GPU 1 ({H100}, 00:3B) does not report (GPUs missing: 1 of 2)",
     )  # fmt: skip
     # While the node is silent nobody knows.
     watched.at(watched.now + 2 * HOUR)
@@ -723,7 +723,7 @@ def test_power_caps(watched: Watched) -> None:
         for model, gpus in ((H100, 2), ("NVIDIA B200", 1))
     }
     assert by_model[H100].summary == (
-        f"A1: 2 GPUs ({H100}) at their power limit, the most held down for 52% of the hour"
+        f"A1: {H100} at the power limit (GPUs: 2), the most held down for 52% of the hour"
     )
     watched.at(began + 3 * HOUR - MINUTE)
     watched.go(began + 3 * HOUR, "power_cap", tell=tell)
@@ -777,6 +777,52 @@ def test_counters_against_power(watched: Watched) -> None:
     assert watched.alerts("counter_against_power").keys() == found.keys()
     watched.go(ceased + HOUR, "counter_against_power", tell=tell)
     assert watched.alerts("counter_against_power") == {}
+
+
+def test_what_nobody_can_tell_any_more_stays_what_it_is(watched: Watched) -> None:
+    """Caps, counters, idle draw and J/token of nodes that fall silent; known to be well, or another's, they end."""
+    rules = ("power_cap", "counter_against_power", "idle_draw", "energy_per_token_regression")
+    watched.at(START - 8 * HOUR)
+    serving = {name: Serving(watched, name, 300, 4_500, 10) for name in ("worse", "well")}
+    watched.at(START - 2 * HOUR)
+    serving["idle"] = Serving(watched, "idle", 100, 0, 0)
+    watched.at(START)
+    bad = Node(watched, "bad", {"GPU-bad": drawing(400, 300) | {"clock_event_reasons": 4}}, length=MINUTE)
+    telling: list[Node] = [bad, *serving.values()]
+
+    def tell() -> None:
+        for it in telling:
+            it.report()
+        watched.fold()
+
+    def unknown() -> list[str]:
+        return [it for it in rules for alert in watched.alerts(it).values() if alert.unknown_since is not None]
+
+    tell()
+    serving["worse"].does(300, 3_000, 10)
+    watched.at(START + HOUR)
+    watched.go(START + 80 * MINUTE, *rules, tell=tell)
+    serving["idle"].does(200, 0, 0)
+    watched.go(START + 2 * HOUR + 10 * MINUTE, *rules, tell=tell)
+    assert [len(watched.alerts(it)) for it in rules] == [1, 1, 1, 1]
+    assert unknown() == []
+    # All but one fall silent, and what it is with them nobody knows.
+    telling = [serving["well"]]
+    watched.go(START + 5 * HOUR, *rules, tell=tell)
+    assert [len(watched.alerts(it)) for it in rules] == [1, 1, 1, 1]
+    assert unknown() == list(rules)
+    # They are well again, or serve another.
+    telling = [bad, *serving.values()]
+    for it in telling:
+        it.forget()
+    bad.gpus = {"GPU-bad": drawing(300, 300)}
+    serving["worse"].does(300, 4_500, 10)
+    serving["idle"].gpus = {"GPU-idle": drawing(200)}
+    watched.go(START + 5 * HOUR + 30 * MINUTE, *rules, tell=tell)
+    assert [len(watched.alerts(it)) for it in rules] == [1, 1, 0, 0]
+    watched.at(START + 7 * HOUR)
+    watched.go(START + 8 * HOUR, *rules, tell=tell)
+    assert [len(watched.alerts(it)) for it in rules] == [0, 0, 0, 0]
 
 
 BUDGETS = ("budget_energy", "budget_cost", "budget_carbon")

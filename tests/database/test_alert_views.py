@@ -25,7 +25,7 @@ Said = Callable[[str], list[Observation]]
 @pytest.fixture
 def said(rules_engine: Engine) -> Said:
     """What a shipped rule gives now."""
-    return lambda name: evaluate(rules_engine, files.shipped()[name], datetime.now(UTC), Alerts())
+    return lambda name: evaluate(rules_engine, files.shipped()[name], datetime.now(UTC), Alerts(), unknown="all")
 
 
 def labelled(found: list[Observation], label: str) -> dict[str, Observation]:
@@ -138,7 +138,7 @@ def test_gpus_that_are_held_down_hot_or_missing(engine: Engine, rules_engine: En
     assert missing.details["missing"] == 1
     (of_site,) = evaluate(rules_engine, with_most_gpus("gpu_lost", 0), datetime.now(UTC), Alerts())
     assert (of_site.labels, of_site.value) == ({"site": "oslo"}, 1)
-    assert of_site.summary == "oslo: 1 GPUs do not report, on 1 nodes in 1 racks"
+    assert of_site.summary == "oslo: GPUs do not report (GPUs: 1, nodes: 1, racks: 1)"
 
 
 @pytest.mark.parametrize(("most", "kinds"), [(3, {"gpu"}), (2, {"gpu", "site"}), (1, {"site"})])
@@ -164,18 +164,18 @@ def test_above_so_many_gpus_a_site_is_told_of_and_above_twice_as_many_alone(
         other = Floor(connection, "bergen")
         hot = other.node("n9", has=1, time=newest, gpus=1, gpus_throttled=1, clock_event_reasons=224, gpu_temp_max_c=85)
         other.window(hot, newest, slots=1, clock_event_reasons=[224], gpu_temp_max_c=[85], energy_mj=[1])
-    where, closest = "on 2 nodes in 1 racks", "the least margin is 2 K"
+    where, closest = "nodes: 2, racks: 1)", "the least margin is 2 K"
     sums = {
-        "hw_thermal_slowdown": (224, f"oslo: hardware thermal slowdown of up to 3 GPUs, {where}"),
-        "sw_thermal_slowdown": (224, f"oslo: software thermal slowdown of up to 3 GPUs, {where}"),
-        "power_brake": (224, f"oslo: power brake of up to 3 GPUs, {where}"),
-        "gpu_temperature": (2, f"oslo: up to 3 GPUs are close to their slowdown temperature, {where}; {closest}"),
-        "row_remap_failed": (3, f"oslo: a row remap failed on 3 GPUs, {where}"),
-        "ecc_double_bit": (6, f"oslo: uncorrectable memory errors of 3 GPUs, {where}"),
-        "xid_fatal": (79, f"oslo: 3 GPUs {where}, the newest: XID 79"),
-        "xid_contained": (94, f"oslo: 3 GPUs {where}, the newest: XID 94"),
-        "gpu_reset_needed": (46, f"oslo: 3 GPUs {where}, the newest: XID 46"),
-        "nvlink5_error": (144, f"oslo: 3 GPUs {where}, the newest: XID 144"),
+        "hw_thermal_slowdown": (224, f"oslo: hardware thermal slowdown (GPUs: up to 3, {where}"),
+        "sw_thermal_slowdown": (224, f"oslo: software thermal slowdown (GPUs: up to 3, {where}"),
+        "power_brake": (224, f"oslo: power brake (GPUs: up to 3, {where}"),
+        "gpu_temperature": (2, f"oslo: close to the slowdown temperature (GPUs: up to 3, {where}, {closest}"),
+        "row_remap_failed": (3, f"oslo: a row remap failed (GPUs: 3, {where}"),
+        "ecc_double_bit": (6, f"oslo: uncorrectable memory errors (GPUs: 3, {where}"),
+        "xid_fatal": (79, f"oslo (GPUs: 3, {where}, the newest: XID 79"),
+        "xid_contained": (94, f"oslo (GPUs: 3, {where}, the newest: XID 94"),
+        "gpu_reset_needed": (46, f"oslo (GPUs: 3, {where}, the newest: XID 46"),
+        "nvlink5_error": (144, f"oslo (GPUs: 3, {where}, the newest: XID 144"),
     }  # fmt: skip
     for name, told in sums.items():
         found = evaluate(rules_engine, with_most_gpus(name, most), datetime.now(UTC), Alerts())

@@ -65,12 +65,22 @@ def tables(status: StoreStatus) -> dict[str, StoreTable]:
 
 def test_an_empty_store_is_well_and_knows_no_times(report_engine: Engine) -> None:
     status = asked(report_engine)
-    assert [it.level for it in status.rollups] == ["1m", "1h", "1d", "meter_1h", "facility_1d"]
+    assert [it.level for it in status.rollups] == ["1m", "1h", "1d", "weighed_1h", "meter_1h", "facility_1d"]
     assert all(it.folded is it.lag_s is it.behind_s is None and it.dirty_buckets == 0 for it in status.rollups)
     assert status.jobs == []
     assert {"gpu_window", "site_second", "event", "node", "rollup"} <= tables(status).keys()
     assert all(it.oldest is it.newest is None and it.holds and it.total_bytes for it in status.tables)
     assert readings.store_problems(status) == []
+
+
+def test_hours_by_prices_are_a_level_that_follows_hours(folded: Engine, report_engine: Engine) -> None:
+    levels = {it.level: it for it in asked(report_engine).rollups}
+    hours, weighed = levels["1h"], levels["weighed_1h"]
+    assert weighed.folded == hours.folded is not None and weighed.behind_s == hours.behind_s
+    for hour in (hours.folded - HOUR, hours.folded):
+        change(folded, f"INSERT INTO gigawatch.rollup_dirty VALUES ('weighed_1h', '{hour}', 1)")
+    (weighed,) = (it for it in asked(report_engine).rollups if it.level == "weighed_1h")
+    assert (weighed.dirty_buckets, weighed.oldest_dirty) == (1, hours.folded - HOUR)
 
 
 def test_tables_are_as_large_and_as_old_as_a_count_says(folded: Engine, report_engine: Engine) -> None:

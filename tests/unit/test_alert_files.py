@@ -44,6 +44,8 @@ def test_a_rule_of_ones_own(tmp_path: Path) -> None:
         (("labels: [site, meter]", "label: [site]"), "line 4: unknown key 'label'\n    Did you mean 'labels'?"),
         (("labels: [site, meter]", ""), "hot has no labels\n    Add `labels:`."),
         (("labels: [site, meter]", "labels: [site, value]"), "line 4: labels = 'value' cannot be a label"),
+        (("labels: [site, meter]", "labels: [site, rule]"), "line 4: labels = 'rule' cannot be a label"),
+        (("labels: [site, meter]", "labels: [site, alertname]"), "line 4: labels = 'alertname' cannot be a label"),
         (("about: Hot", "about: Hot\nfor: 5 minutes"), "line 3: for = '5 minutes': Expected `str` matching regex"),
         (("about: Hot", "about: Hot\ninterval: 0s"), "line 3: interval = '0s' is no interval"),
         (("about: Hot", "about: Hot\nseverity: page"), "line 3: severity = 'page' is not known\n    Known are: info"),

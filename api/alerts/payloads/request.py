@@ -9,7 +9,7 @@ import msgspec
 from msgspec import Struct
 
 from api.alerts.configuration import Target
-from gigawatch.alerts.notification import AlertTold, Notification
+from gigawatch.alerts.notification import AlertTold, Notification, with_unit
 
 JSON = "application/json"
 
@@ -39,6 +39,10 @@ class Impossible(Exception):
     """It cannot be made, and never will; the message says why."""
 
 
+class NotYet(Exception):
+    """It could not be made, and may be later; the message says why."""
+
+
 def json_request(url: str, content: object, **headers: str) -> Request:
     """A request whose body is JSON."""
     return Request(url=url, body=msgspec.json.encode(content), headers=headers)
@@ -62,7 +66,7 @@ def all_acknowledged(notification: Notification) -> bool:
 
 def value(alert: AlertTold) -> str | None:
     """The alert's value with its unit, as people read it."""
-    return None if alert.value is None else f"{alert.value:.6g} {alert.unit or ''}".rstrip()
+    return None if alert.value is None else with_unit(f"{alert.value:.6g}", alert.unit)
 
 
 def about(alert: AlertTold) -> dict[str, str]:

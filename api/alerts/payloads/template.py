@@ -8,7 +8,7 @@ import sys
 
 import msgspec
 
-from api.alerts.payloads.request import Impossible, Request, Telling
+from api.alerts.payloads.request import Impossible, NotYet, Request, Telling
 
 TIMEOUT_S = 20.0
 """Its process may use two seconds of a processor, for which a busy machine takes so long."""
@@ -19,6 +19,7 @@ def request(telling: Telling) -> Request:
 
     Raises:
         Impossible: the template fails, or takes more time or memory than it may.
+        NotYet: the machine is too busy to say.
     """
     if telling.target.template is None:
         raise Impossible("a target of kind template needs a template")
@@ -31,6 +32,7 @@ def render(template: str, notification: object) -> str:
 
     Raises:
         Impossible: it fails; the message names its line and the reason.
+        NotYet: its process had too little of the machine's time to end, or to be ended for the time that it takes.
     """
     try:
         rendering = subprocess.run(
@@ -42,7 +44,7 @@ def render(template: str, notification: object) -> str:
             check=False,
         )
     except subprocess.TimeoutExpired as error:
-        raise Impossible(f"the template was not rendered within {TIMEOUT_S:g} s") from error
+        raise NotYet(f"the template was not rendered within {TIMEOUT_S:g} s, as the machine is busy") from error
     if rendering.returncode != 0:
         # A process that runs out of memory may have no words left.
         words = rendering.stderr.decode(errors="replace").strip().rpartition("\n")[2]
