@@ -6,7 +6,7 @@ import msgspec
 import pytest
 
 from api.alerts import rendering
-from api.alerts.payloads import KINDS, alertmanager, alertmanager_api, request, template
+from api.alerts.payloads import KINDS, alertmanager, alertmanager_api, request
 from api.alerts.payloads.request import Impossible, NotYet, key
 from gigawatch.alerts.notification import Notification
 from tests.alerting import alert, made, notification, telling
