@@ -152,7 +152,7 @@ def status_(config: Path | None, /, database_url: str | None, data_dir: str | No
 
 @contextmanager
 def store_of(config: Path | None, database_url: str | None, data_dir: str | None) -> Iterator[Engine]:
-    """An engine on the store that settings and flags name."""
+    """An engine on the store that settings and flags name, also while `gigawatch up` runs on it."""
     loaded = settings.load(config, {"store.database_url": database_url, "store.data_dir": data_dir})
-    with serving.opened(loaded.store) as engine, database.border(engine.url):
+    with serving.opened(loaded.store, beside=True) as engine, database.border(engine.url):
         yield engine

@@ -47,6 +47,10 @@ SETTINGS = {
 }
 
 
+class InUse(GigawatchError):
+    """Another process has started the server of that folder."""
+
+
 class Credentials(TypedDict, total=False):
     """Whom to run as, as subprocess takes it."""
 
@@ -94,8 +98,9 @@ class EmbeddedServer:
         installation: by default the first of installations() that fits the data.
 
     Raises:
-        GigawatchError: no server is installed, the folder is in use or cannot be reached, or the server
-            does not start; the error names its log.
+        InUse: another process has started it.
+        GigawatchError: no server is installed, the folder cannot be reached, or the server does not start; the
+            error names its log.
     """
 
     def __init__(self, data_dir: Path, installation: Installation | None = None) -> None:
@@ -212,7 +217,14 @@ class EmbeddedServer:
             )
 
     def _take_lock(self) -> None:
-        self._lock = (self.data_dir / "lock").open("a+", encoding="ascii")
+        try:
+            self._lock = (self.data_dir / "lock").open("a+", encoding="ascii")
+        except OSError as error:
+            raise GigawatchError(
+                f"{self.data_dir / 'lock'} cannot be opened: {error.strerror}",
+                "Be the user whose store it is, or choose another --data-dir.",
+                ExitCode.CONFIGURATION,
+            ) from error
         try:
             fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
@@ -220,7 +232,7 @@ class EmbeddedServer:
             owner = self._lock.read().strip()
             self._lock.close()
             self._lock = None
-            raise GigawatchError(
+            raise InUse(
                 f"The data directory {self.data_dir} is in use by process {owner}",
                 "Stop that one, or choose another --data-dir.",
                 ExitCode.CONFIGURATION,

@@ -2,7 +2,7 @@
 
 import os
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any, Literal
 
@@ -11,7 +11,7 @@ import msgspec
 from sqlalchemy import Engine
 
 from gigawatch import database
-from gigawatch.embedded import EmbeddedServer
+from gigawatch.embedded import EmbeddedServer, InUse
 from gigawatch.errors import GigawatchError
 from gigawatch.ports import require_free
 from gigawatch.schema import require_revision
@@ -32,19 +32,30 @@ def store_flags(command: Any) -> Any:
 
 
 @contextmanager
-def running(store: Store) -> Iterator[str]:
-    """The database's URL; the embedded one is started where none is named."""
+def running(store: Store, *, beside: bool = False) -> Iterator[str]:
+    """The database's URL; the embedded one is started where none is named.
+
+    Args:
+        store: its settings.
+        beside: also where another process, such as `gigawatch up`, has started the embedded one and will stop it.
+    """
     if store.database_url is not None:
         yield store.database_url
-    else:
-        with EmbeddedServer(Path(store.data_dir)) as server:
-            yield server.url
+        return
+    server = EmbeddedServer(Path(store.data_dir))
+    with ExitStack() as stack:
+        try:
+            stack.enter_context(server)
+        except InUse:
+            if not beside:
+                raise
+        yield server.url
 
 
 @contextmanager
-def opened(store: Store) -> Iterator[Engine]:
-    """An engine on a database that answers and has this version's schema."""
-    with running(store) as url:
+def opened(store: Store, *, beside: bool = False) -> Iterator[Engine]:
+    """An engine on a database that answers and has this version's schema; arguments as of running()."""
+    with running(store, beside=beside) as url:
         engine = database.engine(url, pool_size=1)
         try:
             with database.border(url), engine.connect() as connection:

@@ -222,6 +222,8 @@ class _Parts:
             secret = self._token("operator").read_text(encoding="ascii").strip()
             click.echo(f"\nThe dashboard is at {address}?token={secret}")
         click.echo(f"The API is at http://127.0.0.1:{self._settings.server.port}/docs")
+        if self._settings.store.database_url is None:
+            click.echo(f"Other verbs work beside it: gigawatch alert list --data-dir {self._settings.store.data_dir}")
         click.echo("Ctrl-C stops everything.\n")
 
     def watch(self, *, demo: bool) -> None:

@@ -1,5 +1,6 @@
 """`gigawatch up` as a person runs it: it starts everything, shows data, mends what fails, and stops cleanly."""
 
+import json
 import os
 import re
 import signal
@@ -151,6 +152,10 @@ def test_the_demo_answers_and_has_a_day_of_history(public_dir: Path) -> None:
         assert prices == intensities == made_up
         # Its PUE is measured.
         assert configured == set()
+        # Other verbs work beside it.
+        command = [*GIGAWATCH, "topology", "show", "--json", "--data-dir", str(up.data_dir)]
+        shown = subprocess.run(command, capture_output=True, text=True, check=True, timeout=60)
+        assert {it["site"] for it in json.loads(shown.stdout)} == {"dublin", "lulea"}
         assert up.interrupt() == 0
     finally:
         up.close()

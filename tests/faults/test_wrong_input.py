@@ -130,6 +130,13 @@ def test_a_data_directory_in_use_is_named_with_its_owner(public_dir: Path) -> No
     refused(done, ExitCode.CONFIGURATION, f"in use by process {os.getpid()}")
 
 
+def test_a_data_directory_that_is_not_ours_is_named(public_dir: Path) -> None:
+    # Root may open what belongs to others, and no folder as a file.
+    (public_dir / "store" / "lock").mkdir(parents=True)
+    done = run("migrate", "--data-dir", str(public_dir / "store"))
+    refused(done, ExitCode.CONFIGURATION, "store/lock cannot be opened", "Be the user whose store it is")
+
+
 def test_an_interrupted_server_stops_cleanly(embedded_server: Any, tmp_path: Path) -> None:
     url = embedded_server.create()
     with running_api(url, tmp_path / "api.log") as api:
