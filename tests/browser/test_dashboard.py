@@ -477,7 +477,7 @@ def test_the_store_shows_its_folding_tables_and_jobs(watched: Watched, store: Em
         expect(page.locator("main .banner.bad", has_text="Job retain failed: no room")).to_be_visible()
         expect(page.locator("main .banner.bad", has_text="not folded into minutes")).to_be_visible()
         levels = page.get_by_role("region", name="Levels of folding")
-        expect(levels.locator(".badge")).to_have_text(["behind", "up to date", *["nothing folded yet"] * 3])
+        expect(levels.locator(".badge")).to_have_text(["behind", "up to date", *["nothing folded yet"] * 4])
         expect(page.get_by_role("region", name="Jobs of the scheduler").locator("tbody tr")).to_contain_text(["failed"])
         tables = page.get_by_role("region", name="Tables of the store")
         expect(tables.locator("tbody tr").first).to_contain_text("gpu_window")
@@ -506,7 +506,7 @@ def test_an_empty_store_says_what_to_do(browser: Browser, embedded_server: Any, 
         expect(page.get_by_text("No data yet")).to_be_visible()
         expect(page.locator("main")).to_contain_text("gigawatch collect")
         page = watched.go("/store")
-        expect(page.get_by_text("nothing folded yet")).to_have_count(5)
+        expect(page.get_by_text("nothing folded yet")).to_have_count(6)
         expect(page.get_by_text("No job ran yet")).to_be_visible()
         assert watched.problems == []
         page.close()
