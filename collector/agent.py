@@ -138,6 +138,20 @@ class Agent:
         self._wake.set()
 
     def _tick(self) -> int:
+        self._reading_since_s = time.monotonic()
+        self._node.keep_open(self._now_ms())
+        at_ms = self._now_ms()
+        if self._engines:
+            self._engines.tick(at_ms)
+        if self._meters:
+            self._meters.tick(at_ms)
+        self._node.tick(at_ms)
+        self._reading_since_s = None
+        self._node.assign(at_ms, self._assigner.find(self._node.gpus, self._node.pids))
+        return at_ms
+
+    def _now_ms(self) -> int:
+        """Now; where the wall clock was set, what is open ends and goes on by the new time."""
         at_ms, stepped_ms = self._clock.now_ms()
         if stepped_ms:
             before_ms = at_ms - stepped_ms
@@ -147,14 +161,6 @@ class Agent:
                 self._engines.shift(stepped_ms)
             if self._meters:
                 self._meters.shift(stepped_ms)
-        if self._engines:
-            self._engines.tick(at_ms)
-        if self._meters:
-            self._meters.tick(at_ms)
-        self._reading_since_s = time.monotonic()
-        self._node.tick(at_ms)
-        self._reading_since_s = None
-        self._node.assign(at_ms, self._assigner.find(self._node.gpus, self._node.pids))
         return at_ms
 
     def _wait_for_next_tick(self) -> None:

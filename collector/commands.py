@@ -169,11 +169,11 @@ def _print_once(loaded: Settings, *, as_json: bool) -> None:
     """Read one window's length from now on, and print it."""
     node = Node(loaded.agent, Host(), Nvml(), socket.gethostname())
     clock = Clock()
-    first_ms, _ = clock.now_ms()
-    end_ms = first_ms + loaded.agent.window_s * MILLISECONDS_PER_SECOND
     shown = not as_json and sys.stderr.isatty()
-    at_ms = first_ms
     try:
+        node.keep_open(clock.now_ms()[0])
+        at_ms, _ = clock.now_ms()
+        end_ms = at_ms + loaded.agent.window_s * MILLISECONDS_PER_SECOND
         while True:
             node.tick(at_ms)
             if at_ms >= end_ms:

@@ -121,9 +121,40 @@ class Node:
         """GPUs that the node is known to have, the lost ones too."""
         return tuple(sorted(self._known.values(), key=lambda gpu: gpu.index))
 
+    def keep_open(self, at_ms: int) -> None:
+        """Start NVML if it is not started, and anew while GPUs are lost. It may take seconds, which belong to no reading: a
+        tick's time is taken after it."""
+        if time.monotonic() < self._reopen_due_s or (self._nvml.is_open and not self._missing):
+            return
+        self._reopen_due_s = time.monotonic() + (LOST_REOPEN_S if self._nvml.is_open else REOPEN_S)
+        self.shut()
+        try:
+            self._nvml.open()
+        except DriverGone as error:
+            if self._driver_was_there is None:
+                self.add_event(
+                    at_ms, "no_driver", Severity.WARNING if self._known else Severity.INFO,
+                    f"This node has no usable NVIDIA driver: {error}; it is looked for every {REOPEN_S:.0f} s",
+                )  # fmt: skip
+                self._driver_was_there = False
+            self._describe(at_ms)
+            return
+        if self._driver_was_there is False:
+            self.add_event(at_ms, "driver_reload", Severity.WARNING, "The NVIDIA driver is there again")
+        self._driver_was_there = True
+        present = {device.uuid for device in self._nvml.devices}
+        for uuid in self._missing & present:
+            self.add_event(at_ms, "gpu_back", Severity.INFO, f"{self._name(uuid)} answers again", uuid)
+        self._missing &= set(self._known) - present
+        for uuid in set(self._known) - present - self._missing:
+            self._lose_gpu(at_ms, uuid)
+        if self._nvml.has_events:
+            self._listener = Listener(self._nvml, self._hear)
+            self._listener.start()
+        self._inventory_due_s = 0.0
+
     def tick(self, at_ms: int) -> None:
         """Read everything once. at_ms grows from call to call."""
-        self._keep_open(at_ms)
         readings = self._read(at_ms)
         for reading in readings:
             folder = self._folders.get(reading.uuid)
@@ -222,37 +253,6 @@ class Node:
             self._listener.stop()
             self._listener = None
         self._nvml.close()
-
-    def _keep_open(self, at_ms: int) -> None:
-        """Start NVML if it is not started, and anew while GPUs are lost."""
-        if time.monotonic() < self._reopen_due_s or (self._nvml.is_open and not self._missing):
-            return
-        self._reopen_due_s = time.monotonic() + (LOST_REOPEN_S if self._nvml.is_open else REOPEN_S)
-        self.shut()
-        try:
-            self._nvml.open()
-        except DriverGone as error:
-            if self._driver_was_there is None:
-                self.add_event(
-                    at_ms, "no_driver", Severity.WARNING if self._known else Severity.INFO,
-                    f"This node has no usable NVIDIA driver: {error}; it is looked for every {REOPEN_S:.0f} s",
-                )  # fmt: skip
-                self._driver_was_there = False
-            self._describe(at_ms)
-            return
-        if self._driver_was_there is False:
-            self.add_event(at_ms, "driver_reload", Severity.WARNING, "The NVIDIA driver is there again")
-        self._driver_was_there = True
-        present = {device.uuid for device in self._nvml.devices}
-        for uuid in self._missing & present:
-            self.add_event(at_ms, "gpu_back", Severity.INFO, f"{self._name(uuid)} answers again", uuid)
-        self._missing &= set(self._known) - present
-        for uuid in set(self._known) - present - self._missing:
-            self._lose_gpu(at_ms, uuid)
-        if self._nvml.has_events:
-            self._listener = Listener(self._nvml, self._hear)
-            self._listener.start()
-        self._inventory_due_s = 0.0
 
     def _read(self, at_ms: int) -> list[GpuReading]:
         if not self._nvml.is_open:

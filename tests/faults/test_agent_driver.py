@@ -101,6 +101,15 @@ def test_once_prints_a_window_as_table_and_as_json(tmp_path: Path) -> None:
     assert sum(it["covered_ms"] for it in of_one) >= 1_000
 
 
+def test_what_opening_the_driver_takes_is_in_no_window(tmp_path: Path) -> None:
+    path = write(tmp_path, nvml.Scenario(h100s(1), actions=[nvml.hang(0, 2)]))
+    done = agents.collect(path, "--once", "--json", "--window-s", "1", "--tick-s", "0.2")
+    windows = json.loads(done.stdout)["gpu_windows"]
+    # Of two seconds in which nothing was read it would be a third of the 300 W.
+    power_w = sum(it["energy_mj"] for it in windows) / sum(it["covered_ms"] for it in windows)
+    assert power_w == pytest.approx(300, rel=0.25)
+
+
 def test_a_node_without_any_gpu_is_reported_and_survived(tmp_path: Path) -> None:
     with running_agent(None, tmp_path / "data", *QUICK) as agent:
         time.sleep(3)
