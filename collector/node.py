@@ -122,8 +122,10 @@ class Node:
         return tuple(sorted(self._known.values(), key=lambda gpu: gpu.index))
 
     def keep_open(self, at_ms: int) -> None:
-        """Start NVML if it is not started, and anew while GPUs are lost. It may take seconds, which belong to no reading: a
-        tick's time is taken after it."""
+        """Start NVML if it is not started, and anew while GPUs are lost.
+
+        It may take seconds, which belong to no reading: a tick's time is taken after it.
+        """
         if time.monotonic() < self._reopen_due_s or (self._nvml.is_open and not self._missing):
             return
         self._reopen_due_s = time.monotonic() + (LOST_REOPEN_S if self._nvml.is_open else REOPEN_S)
