@@ -45,7 +45,22 @@
     document.addEventListener("focusout", (event) => setTimeout(() => {
         if (focused === event.target && focused.isConnected) focused = null;
     }));
+    // And what was opened in it is opened again: by the part of the page, the row's first link and its own words.
+    const opened = new Set();
+    const place = (details) => {
+        const part = details.closest("[id^=live-]"), row = details.closest("tr"), link = row && row.querySelector("a");
+        const said = details.querySelector("summary").textContent.replace(/\d+/g, "");
+        return part && [location.pathname, part.id, link ? link.href : "", said].join("\n");
+    };
+    // The event does not bubble.
+    document.addEventListener("toggle", (event) => {
+        const its = event.target.tagName === "DETAILS" && place(event.target);
+        if (its) opened[event.target.open ? "add" : "delete"](its);
+    }, true);
     document.addEventListener("DOMContentLoaded", () => new MutationObserver(() => {
+        for (const details of document.querySelectorAll("main details:not([open])")) {
+            if (opened.has(place(details))) details.open = true;
+        }
         // The page's name without its badges is that of the window.
         const heading = document.querySelector("main h1");
         const title = [...(heading ? heading.childNodes : [])]
