@@ -78,8 +78,11 @@ def test_the_page_is_clean_wide_and_narrow_light_and_dark(
 
 def test_each_figure_bears_its_name_category_and_coverage(watched: Watched) -> None:
     page = watched.go("/")
-    page.get_by_role("link", name="PUE & facility").click()
+    link = page.get_by_role("link", name="PUE & facility")
+    link.click()
     expect(page).to_have_url(re.compile("/facility$"))
+    # The page's filters come with it.
+    expect(link).to_have_class("chosen")
     page.locator("#site").click()
     page.get_by_role("option", name="oslo").click()
     expect(page.locator("main h1")).to_contain_text("oslo")

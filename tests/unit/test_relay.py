@@ -24,7 +24,7 @@ from gigawatch.records import Event, MeterWindow, NodeWindow
 from gigawatch.settings import Agent
 from gigawatch.wire import BATCHES, JSON, MSGPACK, Batch, Outcome, encode, pack_nodes
 from tests.agents import environment, wait_for
-from tests.processes import GIGAWATCH
+from tests.processes import GIGAWATCH, STOP_TIMEOUT_S
 from tests.relays import Relay, Upstream, running_relay, running_upstream
 
 NOW = datetime.now(UTC)
@@ -258,8 +258,9 @@ def test_an_end_while_the_server_is_away_leaves_all_to_the_next_relay(upstream: 
             upstream.stop()
             for seq in range(1, 4):
                 assert post(client, batch(seq)).status_code == 200
+        # Nothing but that: Python, as it ends, no longer heeds what it is sent next.
         relay.process.send_signal(signal.SIGINT)
-        assert relay.stop() == 0, relay.words()
+        assert relay.process.wait(STOP_TIMEOUT_S) == 0, relay.words()
         assert "3 batches wait for the next relay" in relay.words()
         upstream.start()
         relay.start()
