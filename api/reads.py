@@ -127,6 +127,11 @@ def _read(request: Request, read: Callable[[Connection], Any]) -> Response:
     return Response(msgspec.json.encode(found), media_type="application/json")
 
 
+def _read_of_node(request: Request, node_id: int, read: Callable[[Connection], Any]) -> Response:
+    """Run a read that of an unknown node would be empty."""
+    return _read(request, lambda connection: readings.node_now(connection, _node(node_id)) and read(connection))
+
+
 @router.get("/fleet", responses=answers(readings.FleetSummary))
 def fleet(request: Request, where: WhereQuery) -> Response:
     """The fleet now: power, utilisation, how many GPUs report. Boundary: GPUs only."""
@@ -174,12 +179,10 @@ def node(request: Request, node_id: int) -> Response:
 @router.get("/nodes/{node_id}/series", responses=answers(list[readings.NodePoint]))
 def node_series(request: Request, node_id: int, period: PeriodQuery) -> Response:
     """Power over time of one node, by part."""
-    return _read(
+    return _read_of_node(
         request,
-        lambda connection: (
-            readings.node_now(connection, _node(node_id))
-            and readings.node_series(connection, node_id, period.start, period.stop, period.step)
-        ),
+        node_id,
+        lambda connection: readings.node_series(connection, node_id, period.start, period.stop, period.step),
     )
 
 
@@ -188,12 +191,8 @@ def node_ticks(request: Request, node_id: int, period: PeriodQuery) -> Response:
     """Power of a node's GPUs together, tick by tick; for up to an hour."""
     if period.stop - period.start > timedelta(hours=1):
         raise HTTPException(422, "start and stop are more than an hour apart: ticks are for short periods")
-    return _read(
-        request,
-        lambda connection: (
-            readings.node_now(connection, _node(node_id))
-            and readings.node_ticks(connection, node_id, period.start, period.stop)
-        ),
+    return _read_of_node(
+        request, node_id, lambda connection: readings.node_ticks(connection, node_id, period.start, period.stop)
     )
 
 
